@@ -1,0 +1,62 @@
+# One command each; everything is installed into .venv. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := admin_console audit_log authz_server countersign credential_providers database \
+            idp_connectors mcp_gateway policies registry token_exchange
+SOURCES := $(PACKAGES) tests bench compose
+
+.PHONY: help run test check format docs bench mutation lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/run.stamp: requirements/run.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing what Countersign needs into $(VENV) (once)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: requirements/dev.lock $(VENV)/run.stamp
+	@echo "installing what the tests need into $(VENV) (once)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@touch $@
+
+run: $(VENV)/run.stamp ## start everything and play the story; ONCE=1 ends after it
+	@$(BIN)/python -m compose.demo.story $(if $(ONCE),--once)
+
+check: $(VENV)/dev.stamp ## format, lint, types, import contracts, unit tests (about a minute)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pytest -q -n 2 -m "not processes and not slow"
+
+test: $(VENV)/dev.stamp ## every test, with the real processes
+	$(BIN)/pytest -q -n 2 -m "not processes and not slow" \
+	    --cov=token_exchange --cov=policies --cov-branch --cov-fail-under=100
+	$(BIN)/pytest -q -m "processes or slow"
+
+format: $(VENV)/dev.stamp ## rewrite the sources in the house format
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+bench: $(VENV)/dev.stamp ## our processes and the peers, interleaved, as ratios
+	$(BIN)/python -m bench.run
+
+mutation: $(VENV)/dev.stamp ## mutate the two pure packages; at least 90 % must be caught
+	$(BIN)/python tests/mutation.py
+
+docs: $(VENV)/dev.stamp ## write the generated pages of docs/ again
+	$(BIN)/python -m tests.generate_docs
+
+lock: ## pin every dependency again
+	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-header --no-emit-index-url \
+	    --no-emit-find-links --extra demo -o requirements/run.lock pyproject.toml
+	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-header --no-emit-index-url \
+	    --no-emit-find-links --allow-unsafe --extra demo --extra dev -c requirements/run.lock \
+	    -o requirements/dev.lock pyproject.toml
+
+clean: ## remove what the commands made
+	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .hypothesis mutants
