@@ -1,0 +1,569 @@
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.token_exchange.exchanges import (
+    CALL,
+    CONTROL,
+    CRM,
+    DISCOVERY,
+    GATEWAY,
+    NOTES,
+    TOOLS,
+    agent_alone,
+    control_token,
+    discovery,
+    exchange,
+    subject,
+)
+from tests.token_exchange.signing import ENDPOINT, ISSUER, NOW
+from token_exchange.claims import Actor, AuthorizationDetail, Refusal, UserContext
+from token_exchange.delegation import actors_of
+from token_exchange.exchange import plan_exchange
+from token_exchange.exchange_plan import ExchangePlan, ExchangeRequest
+from token_exchange.exchange_refusals import REFUSALS
+
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
+STATIC_SECRET = "urn:countersign:params:oauth:token-type:static-secret"
+NOTES_ENDPOINT = ENDPOINT.replace("crm", "notes")
+OTHER_GATEWAY_ENDPOINT = "http://127.0.0.1:9999/crm/mcp"
+AGENT = {
+    "iss": f"{ISSUER}/attest/local",
+    "sub": "unix:host/1000/bot",
+    "sub_profile": "ai_agent",
+    "agent": "support-bot",
+}
+
+
+def rule_of(result: object) -> str | None:
+    return result.rule if isinstance(result, Refusal) else None
+
+
+def planned(request: ExchangeRequest) -> ExchangePlan:
+    plan = plan_exchange(request)
+    assert isinstance(plan, ExchangePlan), plan
+    return plan
+
+
+def notes_call(**changes: Any) -> ExchangeRequest:
+    """A granted request at the server whose provider hands out a secret, bound to the call."""
+    granted = {"type": "mcp_tool", "server": "notes", "tools": ["*"], "actions": ["call"]}
+    return exchange(
+        **{
+            "subject": subject(aud=NOTES_ENDPOINT, authorization_details=[granted]),
+            "resource": (NOTES.url,),
+            "details": (msgspec.structs.replace(CALL, server="notes"),),
+            "requested_token_type": STATIC_SECRET,
+            **changes,
+        }
+    )
+
+
+@pytest.mark.requirement("RFC8693-2.1")
+def test_exchange_for_a_person_plans_the_most_the_target_token_may_say() -> None:
+    request = exchange()
+
+    plan = planned(request)
+
+    assert plan == ExchangePlan(
+        kind="tool_call",
+        server="crm",
+        resource="https://crm.internal/mcp",
+        audience="https://crm.internal",
+        issued_token_type=ACCESS_TOKEN,
+        binding="run",
+        client_id=GATEWAY,
+        gateway_name="demo",
+        subject=request.subject.token,
+        agent="support-bot",
+        actor=Actor(ISSUER, GATEWAY, "service", act=request.subject.token.act),
+        scope="mcp:tools",
+        details=(TOOLS,),
+        expires_at=NOW + 300,
+        now=NOW,
+        tool="get_account",
+        decision_id=CALL.decision,
+        args_sha256=CALL.args_sha256,
+        user_context=UserContext(groups=("local/support",), ticket="T-1"),
+    )
+    assert plan.transaction == "txn_1"
+    assert plan.invocation == "inv_1"
+    assert plan.lifetime_seconds == 300
+
+
+@pytest.mark.requirement("RFC8693-4.1")
+def test_exchange_keeps_the_inbound_actor_chain_inside_the_gateway() -> None:
+    chain = {**AGENT, "agent": "sub-agent", "act": AGENT}
+
+    plan = planned(exchange(subject=subject(act=chain)))
+
+    assert [actor.agent or actor.sub for actor in actors_of(plan.actor)] == [
+        GATEWAY,
+        "sub-agent",
+        "support-bot",
+    ]
+    assert plan.agent == "sub-agent"
+
+
+def test_exchange_of_an_agent_alone_has_the_gateway_as_its_only_actor() -> None:
+    plan = planned(exchange(subject=agent_alone()))
+
+    assert plan.actor == Actor(ISSUER, GATEWAY, "service")
+    assert plan.agent == "report-bot"
+    assert plan.user_context is None
+    assert type(plan.actor.sub_profile) is str
+
+
+def test_exchange_bound_to_the_call_carries_only_that_call() -> None:
+    plan = planned(notes_call())
+
+    assert plan.details == (msgspec.structs.replace(CALL, server="notes"),)
+    assert (plan.binding, plan.issued_token_type) == ("call", STATIC_SECRET)
+    assert plan.expires_at == NOW + 120
+    assert plan.user_context is None
+
+
+def test_exchange_bound_to_the_run_carries_what_is_granted_at_this_server_only() -> None:
+    granted = [
+        {"type": "mcp_tool", "server": "crm", "tools": ["get_*"], "actions": ["call"]},
+        {"type": "mcp_tool", "server": "notes", "tools": ["*"], "actions": ["call"]},
+        {"type": "mcp_discovery", "server": "crm"},
+        {"type": "mcp_tool", "server": "crm", "tools": ["refund"], "actions": ["call"]},
+    ]
+
+    plan = planned(exchange(subject=subject(authorization_details=granted)))
+
+    refund = AuthorizationDetail("mcp_tool", "crm", ("refund",), ("call",))
+    assert plan.details == (TOOLS, refund)
+
+
+@pytest.mark.requirement("attack-28")
+def test_exchange_of_a_revoked_token_is_refused() -> None:
+    assert plan_exchange(exchange(revoked="agent support-bot is blocked")) == Refusal(
+        "invalid_request",
+        "The subject token has been revoked.",
+        "agent support-bot is blocked",
+        "exchange.revoked",
+    )
+
+
+@pytest.mark.requirement("attack-16")
+@pytest.mark.requirement("RFC8693-2.2.2")
+@pytest.mark.parametrize(
+    "audience",
+    [OTHER_GATEWAY_ENDPOINT, CRM.url, CRM.audience, f"{ISSUER}/admin", ISSUER, ENDPOINT + "/", ""],
+)
+def test_exchange_of_a_token_for_another_audience_is_refused(audience: str) -> None:
+    refusal = plan_exchange(exchange(subject=subject(aud=audience)))
+
+    assert refusal == REFUSALS["exchange.subject_audience"]
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "invalid_request"
+
+
+@pytest.mark.requirement("attack-16")
+@pytest.mark.requirement("attack-17")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"act": None},  # a person directly
+        {"act": {**AGENT, "agent": None}},
+        {"agent": "support-bot"},
+        {"sub_profile": "service", "sub": GATEWAY, "client_id": GATEWAY, "act": None},
+        {"sub_profile": "ai_agent", "agent": "report-bot"},
+    ],
+)
+def test_exchange_of_a_token_no_agent_holds_is_refused(changes: dict[str, object]) -> None:
+    refusal = plan_exchange(exchange(subject=subject(**changes)))
+
+    assert refusal == REFUSALS["exchange.subject_form"]
+
+
+@pytest.mark.requirement("attack-16")
+@pytest.mark.requirement("RFC8707-2")
+@pytest.mark.parametrize("resource", [(), (CRM.url, NOTES.url), (CRM.url, CRM.url)])
+def test_exchange_without_exactly_one_resource_is_refused(resource: tuple[str, ...]) -> None:
+    refusal = plan_exchange(exchange(resource=resource))
+
+    assert refusal == REFUSALS["exchange.resource_count"]
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "invalid_target"
+
+
+@pytest.mark.requirement("attack-16")
+@pytest.mark.requirement("RFC8707-2")
+@pytest.mark.parametrize(
+    "resource",
+    [NOTES.url, CRM.audience, CRM.url + "/", CRM.url.upper(), ENDPOINT, CONTROL, "", "crm"],
+)
+def test_exchange_for_a_resource_the_audience_does_not_name_is_refused(resource: str) -> None:
+    refusal = plan_exchange(exchange(resource=(resource,)))
+
+    assert refusal == REFUSALS["exchange.resource"]
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "invalid_target"
+
+
+@pytest.mark.requirement("attack-16")
+def test_exchange_for_the_target_of_another_server_is_refused_whatever_the_detail_says() -> None:
+    detail = msgspec.structs.replace(CALL, server="notes")
+
+    refusal = plan_exchange(
+        exchange(resource=(NOTES.url,), details=(detail,), requested_token_type=STATIC_SECRET)
+    )
+
+    assert refusal == REFUSALS["exchange.resource"]
+
+
+def test_exchange_for_a_server_without_a_target_is_refused() -> None:
+    assert plan_exchange(exchange(targets={"notes": CRM})) == REFUSALS["exchange.resource"]
+
+
+@pytest.mark.requirement("RFC9396-5")
+@pytest.mark.parametrize(
+    "details",
+    [
+        (),
+        (CALL, CALL),
+        (CALL, DISCOVERY),
+        (DISCOVERY,),
+        (TOOLS,),
+        (msgspec.structs.replace(CALL, tool="get_*"),),
+        (msgspec.structs.replace(CALL, tool=None),),
+        (msgspec.structs.replace(CALL, decision=None),),
+        (msgspec.structs.replace(CALL, decision="tok_aaaqeayeaudaocajbifqydiob4"),),
+        (msgspec.structs.replace(CALL, args_sha256=None),),
+        (msgspec.structs.replace(CALL, tools=("get_*",)),),
+    ],
+)
+def test_exchange_without_exactly_one_well_formed_call_is_refused(
+    details: tuple[AuthorizationDetail, ...],
+) -> None:
+    refusal = plan_exchange(exchange(details=details))
+
+    assert refusal == REFUSALS["exchange.detail_form"]
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "invalid_authorization_details"
+
+
+@pytest.mark.requirement("attack-16")
+@pytest.mark.parametrize("server", ["notes", "billing", "unknown"])
+def test_exchange_for_a_call_at_another_server_is_refused(server: str) -> None:
+    detail = msgspec.structs.replace(CALL, server=server)
+
+    refusal = plan_exchange(exchange(details=(detail,)))
+
+    assert refusal == REFUSALS["exchange.detail_server"]
+
+
+@pytest.mark.requirement("attack-16")
+@pytest.mark.parametrize(
+    "granted",
+    [
+        [],
+        [{"type": "mcp_tool", "server": "crm", "tools": ["refund"], "actions": ["call"]}],
+        [{"type": "mcp_tool", "server": "notes", "tools": ["*"], "actions": ["call"]}],
+        [{"type": "mcp_tool", "server": "crm", "tools": ["get_*"], "actions": ["list"]}],
+        [{"type": "mcp_discovery", "server": "crm"}],
+    ],
+)
+def test_exchange_for_a_tool_beyond_the_token_is_refused(granted: list[dict[str, object]]) -> None:
+    refusal = plan_exchange(exchange(subject=subject(authorization_details=granted)))
+
+    assert refusal == REFUSALS["exchange.detail_widened"]
+
+
+@pytest.mark.requirement("attack-16")
+@pytest.mark.parametrize("scope", ["", "mcp:discover", "mcp:tools:x", "openid"])
+def test_exchange_of_a_token_not_for_tools_is_refused(scope: str) -> None:
+    refusal = plan_exchange(exchange(subject=subject(scope=scope)))
+
+    assert refusal == REFUSALS["exchange.subject_scope"]
+
+
+@pytest.mark.requirement("RFC8693-2.1")
+def test_exchange_for_a_token_asks_for_an_access_token_by_default() -> None:
+    assert planned(exchange(requested_token_type=None)).issued_token_type == ACCESS_TOKEN
+
+
+@pytest.mark.requirement("RFC8693-2.1")
+@pytest.mark.parametrize(
+    "request_",
+    [
+        exchange(requested_token_type=STATIC_SECRET),
+        exchange(requested_token_type="urn:ietf:params:oauth:token-type:jwt"),
+        exchange(requested_token_type="urn:ietf:params:oauth:token-type:refresh_token"),
+        notes_call(requested_token_type=ACCESS_TOKEN),
+        notes_call(requested_token_type=None),
+        exchange(targets={"crm": replace(CRM, provider_type="unknown")}),
+    ],
+)
+def test_exchange_for_another_type_than_the_provider_makes_is_refused(
+    request_: ExchangeRequest,
+) -> None:
+    assert plan_exchange(request_) == REFUSALS["exchange.token_type"]
+
+
+@pytest.mark.requirement("attack-16")
+@pytest.mark.parametrize(
+    ("asked", "scope"),
+    [("", "a b mcp:tools"), ("a", "a"), ("b a", "a b"), ("mcp:tools", "mcp:tools")],
+)
+def test_exchange_scope_within_the_tokens_is_planned(asked: str, scope: str) -> None:
+    plan = planned(exchange(subject=subject(scope="mcp:tools a b"), scope=asked))
+
+    assert plan.scope == scope
+
+
+@pytest.mark.requirement("attack-16")
+@pytest.mark.parametrize("asked", ["c", "mcp:tools c", "MCP:tools", "mcp:discover"])
+def test_exchange_for_a_wider_scope_is_refused(asked: str) -> None:
+    refusal = plan_exchange(exchange(scope=asked))
+
+    assert refusal == REFUSALS["exchange.scope_widened"]
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "invalid_scope"
+
+
+@pytest.mark.parametrize("asked", [" mcp:tools", "mcp:tools  a", '"'])
+def test_exchange_for_a_malformed_scope_is_refused(asked: str) -> None:
+    assert rule_of(plan_exchange(exchange(scope=asked))) == "scope.form"
+
+
+@pytest.mark.requirement("attack-16")
+@pytest.mark.requirement("RFC8693-4.1")
+def test_exchange_that_would_make_a_fifth_actor_is_refused() -> None:
+    def chained(depth: int) -> dict[str, object]:
+        chain: dict[str, object] = {**AGENT}
+        for _ in range(depth - 1):
+            chain = {**AGENT, "act": chain}
+        return chain
+
+    assert len(actors_of(planned(exchange(subject=subject(act=chained(3)))).actor)) == 4
+    refusal = plan_exchange(exchange(subject=subject(act=chained(4))))
+    assert rule_of(refusal) == "delegation.depth"
+
+
+@pytest.mark.requirement("attack-16")
+@pytest.mark.parametrize(
+    ("subject_seconds", "target_seconds", "expected"),
+    [
+        (900, 300, 300),
+        (900, 60, 60),
+        (120, 300, 120),
+        (1, 300, 1),
+        (900, 301, 300),
+        (900, 900, 300),
+    ],
+)
+def test_exchange_lifetime_is_the_shortest_of_all(
+    subject_seconds: int, target_seconds: int, expected: int
+) -> None:
+    plan = planned(
+        exchange(
+            subject=subject(exp=NOW + subject_seconds),
+            targets={"crm": replace(CRM, lifetime_seconds=target_seconds)},
+        )
+    )
+
+    assert plan.lifetime_seconds == expected
+
+
+@pytest.mark.requirement("attack-16")
+@pytest.mark.parametrize(("subject_seconds", "target_seconds"), [(0, 300), (-1, 300), (900, 0)])
+def test_exchange_with_no_lifetime_left_is_refused(
+    subject_seconds: int, target_seconds: int
+) -> None:
+    refusal = plan_exchange(
+        exchange(
+            subject=subject(exp=NOW + subject_seconds),
+            targets={"crm": replace(CRM, lifetime_seconds=target_seconds)},
+        )
+    )
+
+    assert refusal == REFUSALS["exchange.lifetime"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ((), None),
+        (("purpose",), None),
+        (("name",), UserContext(name="Alice")),
+        (
+            ("name", "groups", "acr", "auth_time", "purpose", "ticket"),
+            UserContext(name="Alice", groups=("local/support",), acr="pwd", ticket="T-1"),
+        ),
+    ],
+)
+def test_exchange_shows_the_target_only_the_attributes_it_declared(
+    attributes: tuple[str, ...], expected: UserContext | None
+) -> None:
+    plan = planned(exchange(targets={"crm": replace(CRM, person_attributes=attributes)}))
+
+    assert plan.user_context == expected
+
+
+def test_discovery_plans_a_short_token_of_the_gateway_itself() -> None:
+    request = discovery()
+
+    assert planned(request) == ExchangePlan(
+        kind="discovery",
+        server="crm",
+        resource=CRM.url,
+        audience=CRM.audience,
+        issued_token_type=ACCESS_TOKEN,
+        binding="run",
+        client_id=GATEWAY,
+        gateway_name="demo",
+        subject=request.subject.token,
+        agent=None,
+        actor=None,
+        scope="mcp:discover",
+        details=(DISCOVERY,),
+        expires_at=NOW + 60,
+        now=NOW,
+    )
+
+
+def test_discovery_at_a_server_with_a_secret_is_planned() -> None:
+    detail = msgspec.structs.replace(DISCOVERY, server="notes")
+
+    plan = planned(
+        discovery(resource=(NOTES.url,), details=(detail,), requested_token_type=STATIC_SECRET)
+    )
+
+    assert (plan.server, plan.issued_token_type) == ("notes", STATIC_SECRET)
+
+
+def test_discovery_at_one_of_two_servers_of_the_same_target_is_planned() -> None:
+    detail = msgspec.structs.replace(DISCOVERY, server="notes")
+
+    plan = planned(discovery(targets={"crm": CRM, "notes": CRM}, details=(detail,)))
+
+    assert plan.server == "notes"
+
+
+@pytest.mark.requirement("attack-16")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sub": "gateway:other"},
+        {"client_id": "gateway:other"},
+        {"sub": "gateway:other", "client_id": "gateway:other"},
+        {"sub_profile": "user"},
+        {"sub_profile": "ai_agent", "agent": "support-bot"},
+        {"act": AGENT},
+    ],
+)
+def test_discovery_with_a_token_that_is_not_the_gateways_own_is_refused(
+    changes: dict[str, object],
+) -> None:
+    refusal = plan_exchange(discovery(subject=control_token(**changes)))
+
+    assert refusal == REFUSALS["exchange.discovery_subject"]
+
+
+@pytest.mark.requirement("attack-16")
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"resource": ()}, "exchange.resource_count"),
+        ({"resource": ("https://billing.internal/mcp",)}, "exchange.resource"),
+        ({"details": (CALL,)}, "exchange.detail_form"),
+        ({"details": (TOOLS,)}, "exchange.detail_form"),
+        ({"details": ()}, "exchange.detail_form"),
+        (
+            {"details": (msgspec.structs.replace(DISCOVERY, server="billing"),)},
+            "exchange.detail_server",
+        ),
+        (
+            {"details": (msgspec.structs.replace(DISCOVERY, server="notes"),)},
+            "exchange.detail_server",
+        ),
+        ({"requested_token_type": STATIC_SECRET}, "exchange.token_type"),
+        ({"scope": "mcp:tools"}, "exchange.scope_widened"),
+        ({"scope": "mcp:discover mcp:tools"}, "exchange.scope_widened"),
+        ({"subject": control_token(exp=NOW)}, "exchange.lifetime"),
+        ({"revoked": "blocked"}, "exchange.revoked"),
+    ],
+)
+def test_discovery_beyond_its_bounds_is_refused(changes: dict[str, object], rule: str) -> None:
+    assert rule_of(plan_exchange(discovery(**changes))) == rule
+
+
+def test_discovery_may_name_its_scope() -> None:
+    assert planned(discovery(scope="mcp:discover")).scope == "mcp:discover"
+
+
+@pytest.mark.requirement("attack-16")
+def test_discovery_is_no_way_to_call_a_tool() -> None:
+    plan = planned(discovery())
+
+    assert plan.scope.split() == ["mcp:discover"]
+    assert all(detail.type == "mcp_discovery" for detail in plan.details)
+
+
+@pytest.mark.parametrize(
+    ("ttl_seconds", "scopes", "lifetime", "scope"),
+    [
+        (None, None, 300, "a b mcp:tools"),
+        (60, None, 60, "a b mcp:tools"),
+        (300, None, 300, "a b mcp:tools"),
+        (301, None, 300, "a b mcp:tools"),
+        (1, None, 1, "a b mcp:tools"),
+        (None, ["b", "a"], 300, "a b"),
+        (None, ["a", "z"], 300, "a"),
+        (10, ("mcp:tools",), 10, "mcp:tools"),
+    ],
+)
+def test_plan_narrowed_is_the_smaller_of_both(
+    ttl_seconds: int | None, scopes: list[str] | None, lifetime: int, scope: str
+) -> None:
+    plan = planned(exchange(subject=subject(scope="mcp:tools a b")))
+
+    narrowed = plan.narrowed_to(ttl_seconds, scopes)
+
+    assert isinstance(narrowed, ExchangePlan)
+    assert (narrowed.lifetime_seconds, narrowed.scope) == (lifetime, scope)
+    assert replace(narrowed, expires_at=plan.expires_at, scope=plan.scope) == plan
+
+
+def test_plan_narrowed_to_no_lifetime_is_refused() -> None:
+    plan = planned(exchange())
+
+    assert plan.narrowed_to(0) == REFUSALS["exchange.lifetime"]
+    assert plan.narrowed_to(-1) == REFUSALS["exchange.lifetime"]
+
+
+def test_plan_narrowed_to_no_scope_is_refused() -> None:
+    plan = planned(exchange())
+
+    assert plan.narrowed_to(scopes=()) == REFUSALS["exchange.scope_narrowed"]
+    assert plan.narrowed_to(scopes=["other"]) == REFUSALS["exchange.scope_narrowed"]
+
+
+def test_plan_without_scope_may_be_narrowed() -> None:
+    plan = replace(planned(exchange()), scope="")
+
+    assert plan.narrowed_to(60, []) == replace(plan, expires_at=NOW + 60)
+
+
+@pytest.mark.requirement("attack-17")
+def test_plan_takes_nothing_the_gateway_sent_into_who_acts_for_whom() -> None:
+    honest = planned(exchange())
+    other = planned(exchange(details=(msgspec.structs.replace(CALL, tool="get_other"),)))
+
+    assert (other.actor, other.subject, other.agent, other.audience) == (
+        honest.actor,
+        honest.subject,
+        honest.agent,
+        honest.audience,
+    )
+
+
+def test_refusals_are_filed_under_their_own_rule() -> None:
+    assert all(refusal.rule == rule for rule, refusal in REFUSALS.items())
+    assert all(rule.startswith("exchange.") for rule in REFUSALS)
