@@ -1,0 +1,21 @@
+"""What can go wrong between us and the database, as one tree."""
+
+
+class DatabaseError(Exception):
+    """The database did not do what was asked; nothing of the work was committed."""
+
+
+class UnsupportedDatabaseError(DatabaseError):
+    """The URL names a database this release cannot use."""
+
+
+class DatabaseUnavailableError(DatabaseError):
+    """The database cannot be opened or reached."""
+
+
+class DatabaseBusyError(DatabaseError):
+    """The write queue is full, or another process held the write lock for too long."""
+
+
+class DatabaseClosedError(DatabaseError):
+    """The database was closed before the work was done."""

@@ -1,0 +1,127 @@
+"""Opening a database, reading it, and noticing that somebody wrote."""
+
+import stat
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
+
+from database import engine
+from database.engine import Database
+from database.errors import (
+    DatabaseBusyError,
+    DatabaseClosedError,
+    DatabaseUnavailableError,
+    UnsupportedDatabaseError,
+)
+from tests.database.samples import create_notes, note_texts, put_note
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file.db?mode=memory",
+        "postgresql+psycopg://user:hunter2@db.example.com/countersign",
+        "no url at all",
+    ],
+)
+def test_open_what_is_no_plain_sqlite_file_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(UnsupportedDatabaseError) as refused:
+        Database.open(url)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_open_new_file_is_readable_by_its_owner_only(database: Database) -> None:
+    assert stat.S_IMODE(database.path.stat().st_mode) == 0o600
+
+
+def test_open_in_missing_directory_names_the_path(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailableError, match="missing"):
+        Database.open(f"sqlite:///{tmp_path}/missing/countersign.db")
+
+
+def test_open_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "countersign.db"
+    path.write_bytes(b"this is a text file, and long enough to be one" * 100)
+    with pytest.raises(DatabaseUnavailableError):
+        Database.open(f"sqlite:///{path}")
+
+
+def test_read_after_write_sees_it(database: Database) -> None:
+    database.write_now(lambda connection: put_note(connection, 1, "first"))
+    assert database.read(note_texts) == ["first"]
+
+
+def test_read_that_writes_fails_closed(database: Database) -> None:
+    with pytest.raises(DatabaseUnavailableError):
+        database.read(lambda connection: put_note(connection, 1, "sneaked in"))
+    assert database.read(note_texts) == []
+
+
+def test_read_is_one_picture_although_somebody_writes_meanwhile(database: Database) -> None:
+    database.write_now(lambda connection: put_note(connection, 1, "before"))
+
+    def reads_twice(connection: Connection) -> tuple[list[str], list[str]]:
+        first = note_texts(connection)
+        database.write_now(lambda writing: put_note(writing, 2, "meanwhile"))
+        return first, note_texts(connection)
+
+    assert database.read(reads_twice) == (["before"], ["before"])
+    assert database.read(note_texts) == ["before", "meanwhile"]
+
+
+def test_foreign_keys_are_enforced(database: Database) -> None:
+    with pytest.raises(IntegrityError):
+        database.write_now(
+            lambda connection: connection.execute(text("INSERT INTO replies VALUES (1, 99)"))
+        )
+
+
+def test_data_version_changes_by_own_and_foreign_commits_and_not_by_reads(
+    database: Database,
+) -> None:
+    second = Database.open(f"sqlite:///{database.path}")
+    versions = [database.data_version()]
+    database.read(note_texts)
+    versions.append(database.data_version())
+    database.write_now(lambda connection: put_note(connection, 1, "own"))
+    versions.append(database.data_version())
+    second.write_now(lambda connection: put_note(connection, 2, "foreign"))
+    versions.append(database.data_version())
+    second.close()
+    assert versions[0] == versions[1]
+    assert len(set(versions[1:])) == 3
+
+
+def test_write_after_close_is_refused_and_closing_again_is_harmless(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/countersign.db")
+    database.close()
+    database.close()
+    with pytest.raises(DatabaseClosedError):
+        database.write_now(create_notes)
+
+
+def test_data_version_after_close_is_refused(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/countersign.db")
+    database.close()
+    with pytest.raises(DatabaseUnavailableError):
+        database.data_version()
+
+
+def test_read_while_all_connections_are_taken_is_refused_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("READ_POOL", 1), ("READ_OVERFLOW", 0), ("POOL_WAIT_SECONDS", 0.01)):
+        monkeypatch.setattr(engine, name, value)
+    database = Database.open(f"sqlite:///{tmp_path}/countersign.db")
+
+    def reads_inside(_connection: Connection) -> None:
+        with pytest.raises(DatabaseBusyError):
+            database.read(lambda connection: connection.execute(text("SELECT 1")).scalar())
+
+    database.read(reads_inside)
+    assert database.read(lambda connection: connection.execute(text("SELECT 1")).scalar()) == 1
+    database.close()

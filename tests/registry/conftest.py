@@ -1,0 +1,77 @@
+"""A registry in a real SQLite file."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlmodel import SQLModel
+
+from database.engine import Database
+from registry.enrolment import EnrolmentStore
+from registry.live import LiveRegistry
+from registry.revocations import RevocationStore
+from registry.store import RegistryStore
+from registry.tool_catalogue import ToolCatalogue
+from tests.registry.samples import (
+    ISSUER,
+    SETTINGS_MODELS,
+    FakeClock,
+    Registry,
+    naming_compiler,
+)
+
+
+@pytest.fixture
+def open_database(tmp_path: Path) -> Iterator[Callable[[], Database]]:
+    """Opens the one file of a test, any number of times."""
+    opened: list[Database] = []
+
+    def open_it() -> Database:
+        database = Database.open(f"sqlite:///{tmp_path}/countersign.db")
+        opened.append(database)
+        return database
+
+    yield open_it
+    for database in opened:
+        database.close()
+
+
+@pytest.fixture
+def database(open_database: Callable[[], Database]) -> Database:
+    found = open_database()
+    found.write_now(SQLModel.metadata.create_all)
+    return found
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def registry(database: Database, clock: FakeClock) -> Registry:
+    return Registry(
+        database,
+        RegistryStore(
+            database,
+            issuer=ISSUER,
+            settings_models=SETTINGS_MODELS,
+            clock=clock,
+            compiler=naming_compiler,
+        ),
+        ToolCatalogue(
+            database,
+            issuer=ISSUER,
+            settings_models=SETTINGS_MODELS,
+            clock=clock,
+            compiler=naming_compiler,
+        ),
+        RevocationStore(database),
+        EnrolmentStore(database),
+        clock,
+    )
+
+
+@pytest.fixture
+def live(database: Database, clock: FakeClock) -> LiveRegistry:
+    return LiveRegistry(database, issuer=ISSUER, settings_models=SETTINGS_MODELS, clock=clock)

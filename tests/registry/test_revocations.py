@@ -1,0 +1,253 @@
+"""The revocation sequence: append-only, gapless, and folding to one state everywhere."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, text
+
+from database.engine import Database
+from registry.blocks import BlockEntry, BlockKind, BlockState, RevocationEvent, Subject
+from registry.revocations import (
+    InvalidSubjectError,
+    RevocationStore,
+    append_block,
+    append_epoch,
+    entry_of,
+)
+
+NOW_MS = 1_700_000_000_123
+ACTION = {"reason": "leaked", "author": "usr_alice"}
+
+
+@pytest.fixture
+def revocations(database: Database) -> RevocationStore:
+    return RevocationStore(database)
+
+
+def block(
+    revocations: RevocationStore, kind: BlockKind, name: str, now_ms: int = NOW_MS
+) -> RevocationEvent:
+    return asyncio.run(revocations.block(kind, name, now_ms=now_ms, **ACTION))
+
+
+def restore(
+    revocations: RevocationStore, kind: BlockKind, name: str, now_ms: int = NOW_MS
+) -> RevocationEvent | None:
+    return asyncio.run(revocations.restore(kind, name, now_ms=now_ms, **ACTION))
+
+
+@pytest.mark.requirement("C57")
+def test_block_sets_block_and_an_epoch_rounded_up_to_the_next_second(
+    revocations: RevocationStore,
+) -> None:
+    event = block(revocations, BlockKind.AGENT, "support-bot")
+    assert event == RevocationEvent(
+        1, BlockKind.AGENT, "support-bot", True, 1_700_000_001, "leaked", "usr_alice", NOW_MS
+    )
+    assert revocations.events_after(0) == (event,)
+
+
+@pytest.mark.requirement("trap-epoch-rounding")
+@pytest.mark.parametrize(
+    ("now_ms", "epoch"), [(5_000, 5), (5_001, 6), (5_999, 6), (6_000, 6), (0, 0)]
+)
+def test_epoch_refuses_everything_issued_in_the_second_of_the_action(
+    revocations: RevocationStore, now_ms: int, epoch: int
+) -> None:
+    event = asyncio.run(
+        revocations.bump_claims("usr_1", reason="groups", author="idp", now_ms=now_ms)
+    )
+    assert event.not_before == epoch
+    state = revocations.state()
+    subject = Subject(BlockKind.CLAIMS, "usr_1")
+    # A token issued in the same second, before or after the action, is refused ...
+    assert state.first_hit([subject], now_ms // 1000) is not None
+    # ... and one issued after the epoch is not.
+    assert state.first_hit([subject], epoch + 1) is None
+
+
+@pytest.mark.requirement("trap-restore-revives")
+def test_restore_clears_the_block_and_keeps_the_epoch(revocations: RevocationStore) -> None:
+    blocked = block(revocations, BlockKind.AGENT, "support-bot")
+    restored = restore(revocations, BlockKind.AGENT, "support-bot", NOW_MS + 60_000)
+    assert restored is not None
+    assert (restored.blocked, restored.not_before) == (False, blocked.not_before)
+    state = revocations.state()
+    subject = Subject(BlockKind.AGENT, "support-bot")
+    assert state.first_hit([subject], blocked.not_before) is not None
+    assert state.first_hit([subject], blocked.not_before + 1) is None
+
+
+@pytest.mark.requirement("C58")
+def test_agent_class_is_blocked_and_restored_like_an_agent(revocations: RevocationStore) -> None:
+    subjects = [Subject(BlockKind.AGENT_GROUP, "support-agents")]
+    event = block(revocations, BlockKind.AGENT_GROUP, "support-agents")
+    assert revocations.state().first_hit(subjects, event.not_before + 100) is not None
+    restore(revocations, BlockKind.AGENT_GROUP, "support-agents")
+    assert revocations.state().first_hit(subjects, event.not_before + 100) is None
+
+
+def test_restore_of_what_is_not_blocked_writes_no_event(revocations: RevocationStore) -> None:
+    assert restore(revocations, BlockKind.AGENT, "support-bot") is None
+    block(revocations, BlockKind.AGENT, "support-bot")
+    restore(revocations, BlockKind.AGENT, "support-bot")
+    assert restore(revocations, BlockKind.AGENT, "support-bot") is None
+    assert revocations.sequence() == 2
+
+
+def test_claims_epoch_never_blocks_even_when_asked_to(revocations: RevocationStore) -> None:
+    assert not block(revocations, BlockKind.CLAIMS, "usr_1").blocked
+
+
+def test_epoch_of_a_blocked_subject_leaves_the_block(
+    revocations: RevocationStore, database: Database
+) -> None:
+    block(revocations, BlockKind.CONSENT, "grt_1")
+    event = database.write_now(
+        lambda connection: append_epoch(
+            connection,
+            BlockKind.CONSENT,
+            "grt_1",
+            reason="code replayed",
+            author="authz-server",
+            now_ms=NOW_MS + 5_000,
+        )
+    )
+    assert event.blocked
+    assert event.not_before == 1_700_000_006
+
+
+@pytest.mark.requirement("trap-epoch-rounding")
+def test_clock_that_runs_back_never_moves_an_epoch_back(revocations: RevocationStore) -> None:
+    first = block(revocations, BlockKind.SUBJECT, "usr_1", NOW_MS)
+    second = block(revocations, BlockKind.SUBJECT, "usr_1", NOW_MS - 60_000)
+    assert second.not_before == first.not_before
+
+
+@pytest.mark.parametrize("name", ["", "x" * 513])
+def test_subject_without_a_usable_id_is_refused(revocations: RevocationStore, name: str) -> None:
+    with pytest.raises(InvalidSubjectError):
+        block(revocations, BlockKind.SUBJECT, name)
+    assert revocations.sequence() == 0
+
+
+@pytest.mark.requirement("trap-gapless-revocations")
+def test_write_that_fails_after_taking_a_number_leaves_no_gap(
+    revocations: RevocationStore, database: Database
+) -> None:
+    def fails(connection: Connection) -> None:
+        append_block(connection, BlockKind.AGENT, "a", now_ms=NOW_MS, **ACTION)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        database.write_now(fails)
+    assert block(revocations, BlockKind.AGENT, "b").sequence == 1
+
+
+def test_events_are_handed_out_in_portions(revocations: RevocationStore) -> None:
+    for number in range(5):
+        block(revocations, BlockKind.TOKEN, f"tok_{number}")
+    first = revocations.events_after(1, limit=3)
+    assert [each.sequence for each in first] == [2, 3, 4]
+    assert [each.sequence for each in revocations.events_after(4, limit=3)] == [5]
+
+
+@pytest.mark.requirement("trap-gapless-revocations")
+def test_stores_on_one_file_share_one_sequence_without_gaps(
+    open_database: Callable[[], Database], database: Database
+) -> None:
+    stores = [RevocationStore(database), RevocationStore(open_database())]
+
+    async def scenario() -> list[RevocationEvent]:
+        return await asyncio.gather(
+            *(
+                stores[number % 2].block(BlockKind.TOKEN, f"tok_{number}", now_ms=NOW_MS, **ACTION)
+                for number in range(60)
+            )
+        )
+
+    sequences = sorted(event.sequence for event in asyncio.run(scenario()))
+    assert sequences == list(range(1, 61))
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["block", "restore", "epoch"]),
+        st.sampled_from([BlockKind.AGENT, BlockKind.SUBJECT, BlockKind.CLAIMS]),
+        st.sampled_from(["a", "b"]),
+        st.integers(min_value=0, max_value=10_000),
+    ),
+    max_size=25,
+)
+
+
+@pytest.mark.requirement("trap-gapless-revocations")
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(actions=ACTIONS, resume_at=st.integers(min_value=0, max_value=25))
+def test_folding_events_from_anywhere_gives_the_stored_state(
+    database: Database, actions: list[tuple[str, BlockKind, str, int]], resume_at: int
+) -> None:
+    store = RevocationStore(database)
+    database.write_now(forget_everything)
+    model: dict[tuple[BlockKind, str], BlockEntry] = {}
+    states = [BlockState()]
+    for action, kind, name, now_ms in actions:
+        perform(store, action, kind, name, now_ms)
+        expect(model, action, kind, name, now_ms)
+        states.append(store.state())
+    events = store.events_after(0)
+    assert [each.sequence for each in events] == list(range(1, len(events) + 1))
+    resumed = states[min(resume_at, len(states) - 1)]
+    for event in (*events, *events):  # sending an event twice changes nothing
+        resumed = resumed.applying(event)
+    assert dict(resumed.entries) == model
+    assert resumed == store.state()
+
+
+def forget_everything(connection: Connection) -> None:
+    connection.execute(text("DELETE FROM revocations"))
+    connection.execute(text("DELETE FROM registry_counters"))
+
+
+def perform(store: RevocationStore, action: str, kind: BlockKind, name: str, now_ms: int) -> None:
+    if action == "block":
+        block(store, kind, name, now_ms)
+    elif action == "restore":
+        restore(store, kind, name, now_ms)
+    else:
+        store._database.write_now(
+            lambda connection: append_epoch(connection, kind, name, now_ms=now_ms, **ACTION)
+        )
+
+
+def expect(
+    model: dict[tuple[BlockKind, str], BlockEntry],
+    action: str,
+    kind: BlockKind,
+    name: str,
+    now_ms: int,
+) -> None:
+    """What design.md §8 says, in other words than the code."""
+    before = model.get((kind, name), BlockEntry(kind, name, False, 0))
+    epoch = max(before.not_before, (now_ms + 999) // 1000)
+    if action == "restore":
+        if before.blocked:
+            model[kind, name] = BlockEntry(kind, name, False, before.not_before)
+    elif action == "block":
+        model[kind, name] = BlockEntry(kind, name, kind is not BlockKind.CLAIMS, epoch)
+    else:
+        model[kind, name] = BlockEntry(kind, name, before.blocked, epoch)
+
+
+def test_state_of_one_subject_is_its_last_event(database: Database) -> None:
+    store = RevocationStore(database)
+    block(store, BlockKind.SESSION, "ses_1")
+    restore(store, BlockKind.SESSION, "ses_1")
+    found = database.read(lambda connection: entry_of(connection, BlockKind.SESSION, "ses_1"))
+    assert found == BlockEntry(BlockKind.SESSION, "ses_1", False, 1_700_000_001)
+    assert database.read(lambda connection: entry_of(connection, BlockKind.SESSION, "-")) is None
