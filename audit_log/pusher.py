@@ -1,0 +1,80 @@
+"""Carries what the spool holds to the store: in order, again until acknowledged.
+
+The answer of `send` is the last sequence of that source the store holds durably; only then does
+the spool delete. Anything that goes wrong is tried again with growing pauses, for ever: a spool
+that cannot be emptied fills up and refuses, it never forgets.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from audit_log.batch import Batch
+from audit_log.spool import BATCH_EVENTS, Spool
+
+IDLE_SECONDS: Final = 0.05
+HEARTBEAT_SECONDS: Final = 2.0  # an empty batch: the store learns that nothing is missing
+ADOPT_SECONDS: Final = 10.0
+SEND_SECONDS: Final = 10.0
+FIRST_BACKOFF_SECONDS: Final = 0.1
+MAXIMUM_BACKOFF_SECONDS: Final = 5.0
+
+Send = Callable[[Batch], Awaitable[int]]
+
+_logger = structlog.get_logger(__name__)
+
+
+class SpoolPusher:
+    """Pushes the own and the adopted sources of one spool."""
+
+    def __init__(self, spool: Spool, *, batch_events: int = BATCH_EVENTS) -> None:
+        """Take the spool, and how many events one request carries at most."""
+        self._spool = spool
+        self._batch_events = batch_events
+
+    async def run(self, send: Send) -> None:
+        """Push until cancelled. Safe to cancel at any point: unacknowledged events are kept."""
+        loop = asyncio.get_running_loop()
+        backoff, adopt_at, heartbeat_at = FIRST_BACKOFF_SECONDS, loop.time(), loop.time()
+        while True:
+            try:
+                if loop.time() >= adopt_at:
+                    adopt_at = loop.time() + ADOPT_SECONDS
+                    await asyncio.to_thread(self._spool.adopt_orphans)
+                if await self._push_one(send):
+                    heartbeat_at = loop.time() + HEARTBEAT_SECONDS
+                elif loop.time() >= heartbeat_at:
+                    heartbeat_at = loop.time() + HEARTBEAT_SECONDS
+                    await _sent(send, self._spool.heartbeat())
+                else:
+                    await asyncio.sleep(IDLE_SECONDS)
+                backoff = FIRST_BACKOFF_SECONDS
+            except Exception as error:  # noqa: BLE001 - outermost: whatever it is, try again
+                _logger.warning("audit_push_failed", error=type(error).__name__)
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, MAXIMUM_BACKOFF_SECONDS)
+
+    async def drain(self, send: Send, *, within_seconds: float) -> bool:
+        """After `Spool.stop`: push what is there; whether all of it went out in time."""
+        with suppress(Exception):  # what stays is adopted by the next process
+            async with asyncio.timeout(within_seconds):
+                while await self._push_one(send):
+                    pass
+        return self._spool.pending(1) is None
+
+    async def _push_one(self, send: Send) -> bool:
+        batch = self._spool.pending(self._batch_events)
+        if batch is None:
+            return False
+        self._spool.acknowledge(batch.source, await _sent(send, batch))
+        return True
+
+
+async def _sent(send: Send, batch: Batch) -> int:
+    # Not wait_for: on Python 3.11 it can swallow a cancellation that meets the result.
+    async with asyncio.timeout(SEND_SECONDS):
+        await asyncio.sleep(0)  # a backlog never keeps the loop for itself
+        return await send(batch)

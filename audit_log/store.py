@@ -1,0 +1,196 @@
+"""The audit store: takes events in once, in the order of each source, and finds them again.
+
+Taking in is idempotent: the same event twice is one event. What contradicts something already
+here (another event under the same source and sequence, or the same id elsewhere) is refused
+whole, and the first word stands. An event out of line is kept, not refused: what is missing stays
+visible as a gap and makes every answer incomplete, instead of holding back what did arrive.
+
+Left out: whether the sender may speak for the source (the control endpoint compares
+`source_owner`), retention, and proof against whoever can rewrite the whole database.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, func, insert, or_, select, update
+
+from audit_log.completeness import Completeness, completeness
+from audit_log.event import AuditEvent, EventType
+from audit_log.event_rows import EVENTS, SOURCES, event_values
+from audit_log.search import AuditFilter, FoundEvent, events_of_decision, find_events
+from database.engine import Database
+
+MAXIMUM_BATCH_EVENTS: Final = 1_000
+MAXIMUM_PAGE: Final = 1_000
+
+
+class IngestRefusedError(ValueError):
+    """A batch is malformed: nothing of it was taken in."""
+
+
+class IngestConflictError(Exception):
+    """A batch contradicts what is already stored: nothing of it was taken in."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """How far a source has come, when we last heard of it (Unix ms), and whether it ended."""
+
+    source: str
+    high_water: int
+    is_stopped: bool
+    reported_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """One page, newest first. `next_before` continues it; None at the end."""
+
+    events: tuple[FoundEvent, ...]
+    next_before: int | None
+    completeness: Completeness
+
+
+class AuditStore:
+    """Audit events in the database."""
+
+    def __init__(self, database: Database, *, clock: Callable[[], float]) -> None:
+        """Take the database and the clock that says when something was received."""
+        self._database = database
+        self._clock = clock
+
+    async def ingest(self, source: str, high_water: int, events: Sequence[AuditEvent]) -> int:
+        """Take in events of one source; the last sequence that need not be sent again.
+
+        Raises:
+            IngestRefusedError: the batch is malformed.
+            IngestConflictError: it contradicts what is stored.
+        """
+        received_at_ms = int(self._clock() * 1000)
+        _require_well_formed(source, high_water, events)
+        try:
+            rows = [event_values(event, received_at_ms) for event in events]
+        except ValueError as error:
+            raise IngestRefusedError("an event has an invalid timestamp") from error
+        has_end = any(event.type is EventType.SOURCE_STOPPED for event in events)
+
+        def work(connection: Connection) -> int:
+            _insert_new(connection, source, rows)
+            _note_source(connection, source, high_water, rows, received_at_ms, has_end=has_end)
+            if rows:
+                last: int = rows[-1]["sequence"]
+                return last
+            stored = select(func.max(EVENTS.c.sequence)).where(EVENTS.c.source == source)
+            return connection.scalar(stored) or 0
+
+        return await self._database.write(work)
+
+    def search(
+        self, wanted: AuditFilter, *, limit: int = 100, before: int | None = None
+    ) -> SearchResult:
+        """One page of matching events, and whether anything may be missing from it."""
+        now_ms = int(self._clock() * 1000)
+        limit = max(1, min(limit, MAXIMUM_PAGE))
+
+        def work(connection: Connection) -> SearchResult:
+            found = find_events(connection, wanted, limit + 1, before)
+            page = found[:limit]
+            return SearchResult(
+                page,
+                page[-1].position if len(found) > limit else None,
+                completeness(connection, since_ms=wanted.since_ms, now_ms=now_ms),
+            )
+
+        return self._database.read(work)
+
+    def sources(self) -> tuple[SourceStatus, ...]:
+        """Every source that ever reported."""
+        query = select(
+            SOURCES.c.source,
+            SOURCES.c.high_water,
+            SOURCES.c.is_stopped,
+            SOURCES.c.reported_at_ms,
+        ).order_by(SOURCES.c.source)
+        return self._database.read(
+            lambda connection: tuple(SourceStatus(*row) for row in connection.execute(query))
+        )
+
+    def get(self, decision_id: str) -> tuple[FoundEvent, ...]:
+        """Everything recorded under one decision id, oldest first."""
+        return self._database.read(lambda connection: events_of_decision(connection, decision_id))
+
+
+def _require_well_formed(source: str, high_water: int, events: Sequence[AuditEvent]) -> None:
+    if len(events) > MAXIMUM_BATCH_EVENTS:
+        raise IngestRefusedError(f"more than {MAXIMUM_BATCH_EVENTS} events at once")
+    previous = 0
+    for event in events:
+        if event.source != source:
+            raise IngestRefusedError("an event is of another source than its batch")
+        if not previous < event.sequence <= high_water:
+            raise IngestRefusedError("sequences must rise and stay within high_water")
+        previous = event.sequence
+
+
+def _insert_new(connection: Connection, source: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert what is not here yet; refuse what contradicts."""
+    if not rows:
+        return
+    first, last = rows[0]["sequence"], rows[-1]["sequence"]
+    of_range = (EVENTS.c.source == source) & EVENTS.c.sequence.between(first, last)
+    of_ids = EVENTS.c.event_id.in_([row["event_id"] for row in rows])
+    stored = connection.execute(
+        select(EVENTS.c.source, EVENTS.c.sequence, EVENTS.c.event_id, EVENTS.c.body).where(
+            or_(of_range, of_ids)
+        )
+    ).all()
+    here = {row.sequence: row for row in stored if row.source == source}
+    strangers = {row.event_id for row in stored if row.source != source}
+    ids_here = {row.event_id for row in here.values()}
+    new: list[dict[str, Any]] = []
+    for row in rows:
+        known = here.get(row["sequence"])
+        if known is not None and (known.event_id, known.body) == (row["event_id"], row["body"]):
+            continue
+        if known is not None or row["event_id"] in strangers | ids_here:
+            raise IngestConflictError(f"sequence {row['sequence']} of {source} is already taken")
+        ids_here.add(row["event_id"])
+        new.append(row)
+    if new:
+        connection.execute(insert(EVENTS), new)
+
+
+def _note_source(
+    connection: Connection,
+    source: str,
+    high_water: int,
+    rows: Sequence[dict[str, Any]],
+    received_at_ms: int,
+    *,
+    has_end: bool,
+) -> None:
+    last_event_ms = max((row["timestamp_ms"] for row in rows), default=0)
+    known = connection.execute(select(SOURCES).where(SOURCES.c.source == source)).one_or_none()
+    if known is None:
+        connection.execute(
+            insert(SOURCES).values(
+                source=source,
+                high_water=high_water,
+                is_stopped=has_end,
+                first_reported_at_ms=received_at_ms,
+                reported_at_ms=received_at_ms,
+                last_event_ms=last_event_ms,
+            )
+        )
+        return
+    connection.execute(
+        update(SOURCES)
+        .where(SOURCES.c.source == source)
+        .values(
+            high_water=max(known.high_water, high_water),
+            is_stopped=known.is_stopped or has_end,
+            reported_at_ms=max(known.reported_at_ms, received_at_ms),
+            last_event_ms=max(known.last_event_ms, last_event_ms),
+        )
+    )

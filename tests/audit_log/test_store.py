@@ -1,0 +1,308 @@
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from sqlalchemy import delete
+from sqlmodel import SQLModel
+
+from audit_log.completeness import Gap
+from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp
+from audit_log.event_rows import EVENTS, SOURCES
+from audit_log.search import AuditFilter
+from audit_log.store import AuditStore, IngestConflictError, IngestRefusedError, SearchResult
+from database.engine import Database
+from tests.audit_log.samples import NOW, intent
+
+SOURCE = "gateway.demo.0001"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database.open(f"sqlite:///{tmp_path}/countersign.db")
+    opened.write_now(SQLModel.metadata.create_all)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def store(database: Database, clock: Clock) -> AuditStore:
+    return AuditStore(database, clock=clock)
+
+
+def events(first: int, last: int, source: str = SOURCE) -> list[AuditEvent]:
+    return [
+        msgspec.structs.replace(
+            intent(f"dec_{number}"),
+            event_id=f"evt_{source}_{number}",
+            source=source,
+            sequence=number,
+        )
+        for number in range(first, last + 1)
+    ]
+
+
+def ingest(
+    store: AuditStore,
+    batch: Sequence[AuditEvent],
+    *,
+    high_water: int | None = None,
+    source: str = SOURCE,
+) -> int:
+    high_water = batch[-1].sequence if high_water is None else high_water
+    return asyncio.run(store.ingest(source, high_water, batch))
+
+
+def found(store: AuditStore, **wanted: object) -> SearchResult:
+    return store.search(replace(AuditFilter(), **wanted))  # type: ignore[arg-type]
+
+
+@pytest.mark.requirement("audit-push")
+def test_store_same_batch_twice_is_stored_once(store: AuditStore) -> None:
+    first = ingest(store, events(1, 5))
+    again = ingest(store, events(1, 5))
+    overlapping = ingest(store, events(4, 7))
+
+    assert (first, again, overlapping) == (5, 5, 7)
+    result = found(store)
+    assert [each.event.sequence for each in result.events] == [7, 6, 5, 4, 3, 2, 1]
+    assert result.completeness.complete
+
+
+@pytest.mark.requirement("audit-push")
+def test_store_event_that_contradicts_a_stored_one_is_refused_and_the_first_stands(
+    store: AuditStore,
+) -> None:
+    ingest(store, events(1, 3))
+    forged = msgspec.structs.replace(events(2, 2)[0], agent="somebody-else")
+
+    with pytest.raises(IngestConflictError):
+        ingest(store, [forged], high_water=3)
+
+    assert {each.event.agent for each in found(store).events} == {"support-bot"}
+
+
+@pytest.mark.requirement("audit-push")
+def test_store_event_id_of_another_source_is_refused_whole(store: AuditStore) -> None:
+    ingest(store, events(1, 1))
+    taken = msgspec.structs.replace(events(1, 1)[0], source="gateway.other.0002", sequence=2)
+    fresh = events(1, 1, source="gateway.other.0002")
+
+    with pytest.raises(IngestConflictError):
+        ingest(store, [*fresh, taken], source="gateway.other.0002")
+
+    assert len(found(store).events) == 1
+
+
+@pytest.mark.requirement("audit-push")
+@pytest.mark.parametrize(
+    ("batch", "high_water", "message"),
+    [
+        (events(1, 2, source="gateway.other.9"), 2, "another source"),
+        (list(reversed(events(1, 2))), 2, "rise"),
+        (events(1, 2), 1, "high_water"),
+        (events(0, 0), 1, "rise"),
+        (events(1, 1_001), 1_001, "at once"),
+        ([msgspec.structs.replace(events(1, 1)[0], timestamp="yesterday")], 1, "timestamp"),
+        (
+            [msgspec.structs.replace(events(1, 1)[0], timestamp="2026-11-21T00:00:00.000")],
+            1,
+            "timestamp",
+        ),
+    ],
+)
+def test_store_malformed_batch_is_refused(
+    store: AuditStore, batch: list[AuditEvent], high_water: int, message: str
+) -> None:
+    with pytest.raises(IngestRefusedError, match=message):
+        ingest(store, batch, high_water=high_water)
+
+    assert found(store).events == ()
+
+
+@pytest.mark.requirement("audit-complete")
+def test_store_gap_makes_answers_incomplete_until_it_is_filled(store: AuditStore) -> None:
+    ingest(store, events(3, 4))
+    ingest(store, events(7, 8), high_water=9)
+
+    before = found(store).completeness
+    ingest(store, events(1, 2))
+    ingest(store, events(5, 6))
+    ingest(store, events(9, 9))
+    after = found(store).completeness
+
+    assert not before.complete
+    assert before.gaps == (Gap(SOURCE, 1, 2), Gap(SOURCE, 5, 6), Gap(SOURCE, 9, 9))
+    assert after.complete
+    assert after.gaps == ()
+
+
+@pytest.mark.requirement("audit-complete")
+def test_store_source_that_reported_more_than_arrived_is_incomplete(store: AuditStore) -> None:
+    ingest(store, [], high_water=3)
+
+    assert found(store).completeness.gaps == (Gap(SOURCE, 1, 3),)
+    assert ingest(store, [], high_water=3) == 0
+
+
+@pytest.mark.requirement("audit-complete")
+def test_store_source_not_heard_of_is_silent_and_a_heartbeat_mends_it(
+    store: AuditStore, clock: Clock
+) -> None:
+    ingest(store, events(1, 2))
+    clock.now += 11
+
+    before = found(store).completeness
+    ingest(store, [], high_water=2)
+    after = found(store).completeness
+
+    assert (before.complete, before.silent) == (False, (SOURCE,))
+    assert before.as_of_ms == int(NOW * 1000)
+    assert (after.complete, after.silent) == (True, ())
+
+
+@pytest.mark.requirement("audit-complete")
+def test_store_source_that_ended_need_not_be_heard_of(store: AuditStore, clock: Clock) -> None:
+    (end,) = events(2, 2)
+    end = msgspec.structs.replace(end, type=EventType.SOURCE_STOPPED, decision_id=None)
+    ingest(store, [*events(1, 1), end])
+    clock.now += 3_600
+
+    assert found(store).completeness.complete
+
+
+@pytest.mark.requirement("audit-complete")
+def test_store_gap_of_a_source_that_ended_before_the_time_asked_for_does_not_count(
+    store: AuditStore, clock: Clock
+) -> None:
+    (end,) = events(3, 3)
+    end = msgspec.structs.replace(end, type=EventType.SOURCE_STOPPED, decision_id=None)
+    ingest(store, [*events(1, 1), end])
+    clock.now += 3_600
+
+    assert not found(store).completeness.complete
+    assert found(store, since_ms=int((NOW + 60) * 1000)).completeness.complete
+
+
+@pytest.mark.requirement("audit-complete")
+@pytest.mark.parametrize("sequence", [1, 2, 3])
+def test_store_deleted_row_is_noticed(store: AuditStore, database: Database, sequence: int) -> None:
+    ingest(store, events(1, 3))
+    database.write_now(
+        lambda connection: (
+            connection.execute(delete(EVENTS).where(EVENTS.c.sequence == sequence)).rowcount
+        )
+    )
+
+    result = found(store).completeness
+
+    assert result.gaps == (Gap(SOURCE, sequence, sequence),)
+
+
+@pytest.mark.requirement("audit-complete")
+def test_store_deleted_source_line_is_noticed(store: AuditStore, database: Database) -> None:
+    ingest(store, events(1, 3))
+    database.write_now(lambda connection: connection.execute(delete(SOURCES)).rowcount)
+
+    assert not found(store).completeness.complete
+
+
+@pytest.mark.requirement("audit-search")
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({"agent": "support-bot"}, {1, 2}),
+        ({"agent": "support"}, set()),
+        ({"user": "usr_bob"}, {2, 3}),
+        ({"tool": "crm/refund"}, {1}),
+        ({"target_service": "notes"}, {2, 3}),
+        ({"type": EventType.CALL_DECIDED}, {1, 2}),
+        ({"outcome": Outcome.DENIED}, {2}),
+        ({"decision_id": "dec_2"}, {2, 3}),
+        ({"session": "ses_9"}, {3}),
+        ({"agent": "support-bot", "outcome": Outcome.ALLOWED}, {1}),
+        ({"since_ms": int(NOW * 1000) + 5_000}, {2, 3}),
+        ({"until_ms": int(NOW * 1000) + 5_000}, {1, 2}),
+        ({"agent": "' OR 1=1 --"}, set()),
+    ],
+)
+def test_store_search_filters_exactly(
+    store: AuditStore, wanted: dict[str, object], expected: set[int]
+) -> None:
+    base = intent("dec_1")
+    change = msgspec.structs.replace
+    batch = [
+        change(base, event_id="evt_1", sequence=1),
+        change(
+            base,
+            event_id="evt_2",
+            sequence=2,
+            user="usr_bob",
+            outcome=Outcome.DENIED,
+            tool="notes/search",
+            target_service="notes",
+            decision_id="dec_2",
+            timestamp=iso_timestamp(NOW + 5),
+        ),
+        change(
+            base,
+            event_id="evt_3",
+            sequence=3,
+            type=EventType.CALL_FINISHED,
+            outcome=Outcome.SUCCEEDED,
+            agent="other-bot",
+            user="usr_bob",
+            tool="notes/search",
+            target_service="notes",
+            session="ses_9",
+            decision_id="dec_2",
+            timestamp=iso_timestamp(NOW + 9),
+        ),
+    ]
+    ingest(store, [change(event, source=SOURCE) for event in batch])
+
+    assert {each.event.sequence for each in found(store, **wanted).events} == expected
+
+
+@pytest.mark.requirement("audit-search")
+def test_store_search_pages_newest_first_without_repeating(store: AuditStore) -> None:
+    ingest(store, events(1, 7))
+    seen: list[int] = []
+    before: int | None = None
+
+    while True:
+        page = store.search(AuditFilter(), limit=3, before=before)
+        seen.extend(each.event.sequence for each in page.events)
+        before = page.next_before
+        if before is None:
+            break
+
+    assert seen == [7, 6, 5, 4, 3, 2, 1]
+
+
+@pytest.mark.requirement("audit-search")
+def test_store_events_of_a_decision_come_oldest_first(store: AuditStore) -> None:
+    (one,) = events(1, 1)
+    (two,) = events(2, 2)
+    two = msgspec.structs.replace(two, type=EventType.CALL_FINISHED, decision_id="dec_1")
+    ingest(store, [one, two])
+
+    recorded = store.get("dec_1")
+
+    assert [each.event.type for each in recorded] == ["call.decided", "call.finished"]
+    assert store.get("dec_unknown") == ()
