@@ -1,0 +1,64 @@
+"""Type name → settings model and factory, for people and for workloads. Nothing else.
+
+Adding a connector is one file and one row here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from idp_connectors.workforce.local_accounts import (
+    LocalAccounts,
+    LocalAccountsSettings,
+    WorkforceParts,
+)
+from idp_connectors.workforce.login import PersonLogin
+from idp_connectors.workload.unix_process import UnixProcessSettings, UnixProcessVerifier
+from idp_connectors.workload.verifier import WorkloadParts, WorkloadVerifier
+from registry.snapshot import ProviderRecord
+
+
+@dataclass(frozen=True, slots=True)
+class WorkforceType:
+    """One type of IdentityProvider. `build` gets the record and its validated settings."""
+
+    settings: type[BaseModel]
+    build: Callable[[ProviderRecord, Any, WorkforceParts], PersonLogin]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadType:
+    """One type of TrustProvider. `build` gets the record and its validated settings."""
+
+    settings: type[BaseModel]
+    build: Callable[[ProviderRecord, Any, WorkloadParts], WorkloadVerifier]
+
+
+def _local_accounts(
+    record: ProviderRecord, settings: LocalAccountsSettings, parts: WorkforceParts
+) -> LocalAccounts:
+    return LocalAccounts(record.name, settings, record.groups, parts)
+
+
+def _unix_process(
+    record: ProviderRecord, settings: UnixProcessSettings, parts: WorkloadParts
+) -> UnixProcessVerifier:
+    return UnixProcessVerifier(record.name, settings, parts)
+
+
+WORKFORCE: Final[Mapping[str, WorkforceType]] = {
+    "local_accounts": WorkforceType(LocalAccountsSettings, _local_accounts),
+}
+
+WORKLOAD: Final[Mapping[str, WorkloadType]] = {
+    "unix_process": WorkloadType(UnixProcessSettings, _unix_process),
+}
+
+
+def settings_models() -> dict[tuple[str, str], type[BaseModel]]:
+    """(kind, type) → settings model, for the registry to name a bad field at apply."""
+    people = {("IdentityProvider", name): row.settings for name, row in WORKFORCE.items()}
+    workloads = {("TrustProvider", name): row.settings for name, row in WORKLOAD.items()}
+    return {**people, **workloads}

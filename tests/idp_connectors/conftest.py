@@ -1,0 +1,40 @@
+"""A database with the tables of local accounts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlmodel import SQLModel
+
+from database.engine import Database
+from idp_connectors.workforce.account_store import LocalAccountRow
+from idp_connectors.workforce.local_accounts import (
+    LocalAccounts,
+    WorkforceParts,
+)
+from idp_connectors.workforce.login_attempts import (
+    LoginAttemptRow,
+)
+from tests.idp_connectors.people import Hashing, accounts
+from tests.idp_connectors.samples import ISSUER, counting_random
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database.open(f"sqlite:///{tmp_path}/people.db")
+    tables = [LocalAccountRow.__table__, LoginAttemptRow.__table__]  # type: ignore[attr-defined]  # SQLModel's own
+    opened.write_now(lambda connection: SQLModel.metadata.create_all(connection, tables=tables))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def parts(database: Database) -> WorkforceParts:
+    return WorkforceParts(
+        issuer=ISSUER, database=database, hashing=Hashing(), random=counting_random()
+    )
+
+
+@pytest.fixture
+def local(parts: WorkforceParts) -> LocalAccounts:
+    return accounts(parts)

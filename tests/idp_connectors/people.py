@@ -1,0 +1,75 @@
+"""Local accounts in a real database, with argon2id that takes no time."""
+
+import asyncio
+import sqlite3
+from collections.abc import Coroutine
+from typing import TypeVar
+
+import argon2
+
+from database.engine import Database
+from idp_connectors.evidence import Person
+from idp_connectors.workforce.account_store import Account
+from idp_connectors.workforce.local_accounts import (
+    LocalAccounts,
+    LocalAccountsSettings,
+    WorkforceParts,
+)
+from idp_connectors.workforce.login import LoginFailure
+from idp_connectors.workforce.password_hashing import PasswordHashing
+from tests.idp_connectors.samples import NOW, cheap
+
+T = TypeVar("T")
+
+PASSWORD = "correct horse battery staple"
+
+
+class Hashing(PasswordHashing):
+    """Real argon2id with tiny parameters, counting what it did."""
+
+    def __init__(
+        self, parameters: argon2.Parameters | None = None, *, maximum_waiting: int = 32
+    ) -> None:
+        super().__init__(parameters or cheap(), maximum_waiting=maximum_waiting)
+        self.verified: list[str] = []
+
+    async def verify(self, password_hash: str, password: str) -> bool:
+        self.verified.append(password_hash)
+        return await super().verify(password_hash, password)
+
+
+def run(coroutine: Coroutine[None, None, T]) -> T:
+    return asyncio.run(coroutine)
+
+
+def accounts(
+    parts: WorkforceParts, *, name: str = "local", permitted: tuple[str, ...] = ("*",)
+) -> LocalAccounts:
+    return LocalAccounts(name, LocalAccountsSettings(), permitted, parts)
+
+
+def add(local: LocalAccounts, username: str = "alice", *groups: str) -> Account:
+    added = run(local.add(username, PASSWORD, groups or ("support",), author="setup", now=NOW))
+    assert isinstance(added, Account)
+    return added
+
+
+def login(
+    local: LocalAccounts, username: str = "alice", password: str = PASSWORD, *, now: int = NOW
+) -> Person | LoginFailure:
+    return run(local.authenticate(username, password, now))
+
+
+def failure(
+    local: LocalAccounts, username: str = "alice", password: str = "wrong", *, now: int = NOW
+) -> LoginFailure:
+    answer = login(local, username, password, now=now)
+    assert isinstance(answer, LoginFailure)
+    return answer
+
+
+def hash_of(database: Database) -> str:
+    with sqlite3.connect(database.path) as outside:
+        found = str(outside.execute("SELECT password_hash FROM local_accounts").fetchone()[0])
+    outside.close()
+    return found

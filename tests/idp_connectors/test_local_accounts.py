@@ -1,0 +1,275 @@
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from database.engine import Database
+from idp_connectors.catalog import settings_models
+from idp_connectors.evidence import Person
+from idp_connectors.workforce.account_store import Account
+from idp_connectors.workforce.catalog import PersonLogins
+from idp_connectors.workforce.local_accounts import (
+    LocalAccounts,
+    WorkforceParts,
+)
+from idp_connectors.workforce.login import LoginFailureCode
+from idp_connectors.workforce.password_hashing import PasswordHashing
+from registry.snapshot import ProviderRecord
+from tests.idp_connectors.people import (
+    PASSWORD,
+    Hashing,
+    accounts,
+    add,
+    failure,
+    hash_of,
+    login,
+    run,
+)
+from tests.idp_connectors.samples import ISSUER, NOW, cheap
+from token_exchange.claims import Refusal
+
+
+def test_login_with_the_right_password_is_the_person(local: LocalAccounts) -> None:
+    account = add(local, "alice", "support", "staff")
+    assert login(local) == Person(
+        identity_provider="local",
+        issuer=f"{ISSUER}/identity/local",
+        subject=account.id,
+        name="alice",
+        groups=("local/support", "local/staff"),
+        acr="pwd",
+        auth_time=NOW,
+        attributes={"username": "alice"},
+    )
+
+
+@pytest.mark.requirement("attack-24")
+def test_login_failures_of_known_and_unknown_accounts_are_the_same_value_and_work(
+    local: LocalAccounts, parts: WorkforceParts
+) -> None:
+    add(local)
+    hashing = parts.hashing
+    assert isinstance(hashing, Hashing)
+    known, unknown = failure(local, "alice"), failure(local, "mallory")
+    assert known == unknown
+    assert known.code is LoginFailureCode.INVALID_CREDENTIALS
+    assert len(hashing.verified) == 2
+    assert hashing.verified[1] == hashing.nobody
+
+
+def test_disabled_account_fails_like_a_wrong_password(local: LocalAccounts) -> None:
+    add(local)
+    assert run(local.set_disabled("alice", True, author="ops", now=NOW)) is None
+    disabled, wrong = failure(local, password=PASSWORD), failure(local)
+    assert (disabled.code, disabled.description) == (wrong.code, wrong.description)
+    assert run(local.set_disabled("alice", False, author="ops", now=NOW)) is None
+    assert isinstance(login(local), Person)
+
+
+@pytest.mark.requirement("trap-group-prefix")
+def test_login_leaves_out_groups_the_provider_may_not_assert_any_more(
+    local: LocalAccounts, parts: WorkforceParts
+) -> None:
+    add(local, "alice", "support", "admins")
+    person = login(accounts(parts, permitted=("support",)))
+    assert isinstance(person, Person)
+    assert person.groups == ("local/support",)
+
+
+@pytest.mark.requirement("trap-group-prefix")
+@pytest.mark.parametrize("group", ["admins", "keycloak/support", "", " x", "a\nb"])
+def test_add_with_a_group_of_another_or_not_permitted_is_refused(
+    parts: WorkforceParts, group: str
+) -> None:
+    strict = accounts(parts, permitted=("support",))
+    answer = run(strict.add("alice", PASSWORD, (group,), author="setup", now=NOW))
+    assert isinstance(answer, Refusal)
+    assert answer.rule == "account.groups"
+    assert add(strict, "alice", "support").groups == ("support",)
+
+
+@pytest.mark.requirement("attack-29")
+def test_same_username_at_two_providers_is_two_subjects(
+    local: LocalAccounts, parts: WorkforceParts
+) -> None:
+    partners = accounts(parts, name="partners")
+    one, other = add(local), add(partners)
+    assert one.id != other.id
+    person = login(partners)
+    assert isinstance(person, Person)
+    assert (person.issuer, person.groups) == (f"{ISSUER}/identity/partners", ("partners/support",))
+
+
+@pytest.mark.parametrize(
+    "username", ["", "a b", "álice", "alice\n!", "../x", "x" * 65, "-alice", "İx", "a\0b"]
+)
+def test_add_with_an_unacceptable_username_is_refused(local: LocalAccounts, username: str) -> None:
+    answer = run(local.add(username, PASSWORD, (), author="setup", now=NOW))
+    assert isinstance(answer, Refusal)
+    assert answer.rule == "account.username"
+
+
+def test_username_is_one_whatever_its_case(local: LocalAccounts) -> None:
+    add(local, "Alice")
+    assert isinstance(login(local, "  ALICE "), Person)
+    again = run(local.add("aLICE", PASSWORD, (), author="setup", now=NOW))
+    assert isinstance(again, Refusal)
+    assert again.rule == "account.exists"
+
+
+@pytest.mark.parametrize(
+    "password", ["short", "aaaaaaaaaaaaaaaaaaaa", "my name is alice!!", "x" * 2000, "\ud800" * 20]
+)
+def test_add_with_a_weak_or_impossible_password_is_refused(
+    local: LocalAccounts, password: str
+) -> None:
+    answer = run(local.add("alice", password, (), author="setup", now=NOW))
+    assert isinstance(answer, Refusal)
+    assert answer.rule == "account.password"
+    assert password not in answer.detail
+
+
+@pytest.mark.parametrize(
+    "password", ["", "x" * 2000, "\ud800", "a\0b", "é" * 600, "correct horse battery stapl"]
+)
+def test_login_with_any_other_password_fails(local: LocalAccounts, password: str) -> None:
+    add(local)
+    assert failure(local, password=password).code is LoginFailureCode.INVALID_CREDENTIALS
+
+
+@pytest.mark.parametrize("username", ["", "\ud800", "x" * 100_000, "a\0b", "álice"])
+def test_login_with_any_other_username_fails(local: LocalAccounts, username: str) -> None:
+    add(local)
+    assert failure(local, username, PASSWORD).code is LoginFailureCode.INVALID_CREDENTIALS
+
+
+def test_password_is_the_same_in_both_unicode_spellings(local: LocalAccounts) -> None:
+    added = run(local.add("alice", "café au lait, très bon", (), author="setup", now=NOW))
+    assert isinstance(added, Account)
+    assert isinstance(login(local, password="cafe\u0301 au lait, tre\u0300s bon"), Person)
+
+
+def test_set_password_replaces_the_old_one(local: LocalAccounts) -> None:
+    add(local)
+    assert run(local.set_password("alice", "another good long one", author="a", now=NOW)) is None
+    assert isinstance(login(local, password="another good long one"), Person)
+    assert failure(local, password=PASSWORD).code is LoginFailureCode.INVALID_CREDENTIALS
+
+
+def test_set_password_that_is_weak_is_refused_and_changes_nothing(local: LocalAccounts) -> None:
+    add(local)
+    assert isinstance(run(local.set_password("alice", "weak", author="a", now=NOW)), Refusal)
+    assert isinstance(login(local), Person)
+
+
+def test_set_groups_takes_effect_at_the_next_login(local: LocalAccounts) -> None:
+    add(local)
+    assert run(local.set_groups("alice", ("staff",), author="a", now=NOW)) is None
+    person = login(local)
+    assert isinstance(person, Person)
+    assert person.groups == ("local/staff",)
+
+
+def test_change_of_an_absent_account_is_refused(local: LocalAccounts) -> None:
+    for change in (
+        local.set_disabled("nobody", True, author="a", now=NOW),
+        local.set_groups("nobody", (), author="a", now=NOW),
+        local.set_password("nobody", PASSWORD, author="a", now=NOW),
+    ):
+        refusal = run(change)
+        assert isinstance(refusal, Refusal)
+        assert refusal.rule == "account.absent"
+
+
+def test_accounts_are_listed_without_their_hashes(local: LocalAccounts) -> None:
+    add(local, "bob")
+    add(local, "alice")
+    assert [account.username for account in local.accounts()] == ["alice", "bob"]
+    assert not hasattr(local.accounts()[0], "password_hash")
+
+
+@pytest.mark.requirement("attack-26")
+def test_database_holds_argon2id_hashes_and_never_a_password(
+    local: LocalAccounts, tmp_path: Path
+) -> None:
+    add(local)
+    failure(local, "typed-password-as-name", "x")
+    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"$argon2id$" in content
+    assert PASSWORD.encode() not in content
+    assert b"typed-password-as-name" not in content
+
+
+def test_login_rehashes_when_the_parameters_have_changed(parts: WorkforceParts) -> None:
+    add(accounts(parts))
+    stronger = cheap(time_cost=2)
+    renewed = accounts(replace(parts, hashing=Hashing(stronger)))
+    before = hash_of(parts.database)
+    assert isinstance(login(renewed), Person)
+    after = hash_of(parts.database)
+    assert "t=1" in before
+    assert "t=2" in after
+    assert isinstance(login(renewed), Person)
+    assert hash_of(parts.database) == after
+
+
+def test_damaged_hash_matches_no_password(local: LocalAccounts, database: Database) -> None:
+    add(local)
+    with sqlite3.connect(database.path) as outside:
+        outside.execute("UPDATE local_accounts SET password_hash = 'rubbish'")
+    outside.close()
+    assert failure(local, password=PASSWORD).code is LoginFailureCode.INVALID_CREDENTIALS
+
+
+def test_default_parameters_are_argon2id_as_rfc_9106_recommends() -> None:
+    assert PasswordHashing().nobody.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+
+
+def test_logins_are_empty_unless_an_identity_provider_is_declared(parts: WorkforceParts) -> None:
+    declared: dict[str, ProviderRecord] = {}
+    logins = PersonLogins(lambda: declared, parts)
+    assert logins() == {}
+    declared = {"local": ProviderRecord("local", "local_accounts", {}, ("support",))}
+    assert list(logins()) == ["local"]
+    assert logins() is logins()
+    assert logins.local_accounts("local") is not None
+    declared = {}
+    assert logins() == {}
+    assert logins.local_accounts("local") is None
+
+
+@pytest.mark.parametrize(
+    ("of_type", "settings"), [("no_such", {}), ("local_accounts", {"minimum_passwrd": 3})]
+)
+def test_login_of_an_unusable_record_is_left_out_and_the_others_stay(
+    parts: WorkforceParts, of_type: str, settings: dict[str, object]
+) -> None:
+    declared = {
+        "odd": ProviderRecord("odd", of_type, settings),
+        "local": ProviderRecord("local", "local_accounts", {}),
+    }
+    assert list(PersonLogins(lambda: declared, parts)()) == ["local"]
+
+
+def test_settings_models_name_every_connector_type() -> None:
+    assert set(settings_models()) == {
+        ("IdentityProvider", "local_accounts"),
+        ("TrustProvider", "unix_process"),
+    }
+    for model in settings_models().values():
+        assert model.model_config["extra"] == "forbid"
+
+
+def test_group_beyond_the_bound_is_refused(local: LocalAccounts) -> None:
+    add(local)
+    many = tuple(f"group{number}" for number in range(65))
+    assert isinstance(run(local.set_groups("alice", many, author="a", now=NOW)), Refusal)
+    assert run(local.set_groups("alice", many[:64], author="a", now=NOW)) is None
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 129])
+def test_display_name_that_cannot_be_shown_is_refused(local: LocalAccounts, name: str) -> None:
+    for shown, accepted in ((name, False), ("Alice A.", True)):
+        added = run(local.add("alice", PASSWORD, (), author="a", now=NOW, display_name=shown))
+        assert isinstance(added, Account) is accepted
