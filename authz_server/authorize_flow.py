@@ -1,0 +1,333 @@
+"""From an accepted authorization request to a code: the order nobody can step out of.
+
+One function, `go_on`, is called by /authorize, by the login and by the consent page, and decides
+the next step from what is proved now, never from where the browser says it is:
+
+1. somebody is logged in, recently enough, in a session that no block or epoch refuses;
+2. client and agent still exist, are not blocked, and some of the tools are still to be had;
+3. the person is in a group the agent acts for;
+4. a stored consent of this person covers the request, else they are asked.
+
+Only then is a code made, once per request. `prompt=none` turns every question into an error for
+the client. The person's own command line has no stored consent: it is asked about each time,
+because any local program could take its place on the loopback redirect.
+"""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from audit_log.event import EventType, Outcome, PrincipalKind
+from authz_server.audit_events import record, record_refusal
+from authz_server.browser import read_cookie
+from authz_server.errors import (
+    NO_STORE,
+    error_page,
+    redirect_error,
+    redirect_to_client,
+    response_uri,
+)
+from authz_server.pages.pages import Message, message_page
+from authz_server.parts import Parts
+from authz_server.requested_access import (
+    ServerAtEndpoint,
+    acts_for,
+    available_tools,
+    requested_endpoint,
+)
+from authz_server.store.codes import CodeGrant
+from authz_server.store.consents import Consent
+from authz_server.store.digests import new_secret
+from authz_server.store.interactions import AuthorizationRequest, Interaction
+from authz_server.store.sessions import Session
+from registry.blocks import BlockKind, Subject
+from token_exchange.authorization_details import ACTION_CALL
+from token_exchange.claims import AuthorizationDetail, Refusal
+from token_exchange.identifiers import new_id
+from token_exchange.token_types import DETAIL_TOOL
+
+LOGIN_REQUIRED: Final = Refusal(
+    "login_required", "The person must log in.", "prompt=none", "authorize.silent_login"
+)
+CONSENT_REQUIRED: Final = Refusal(
+    "consent_required", "The person must be asked.", "prompt=none", "authorize.silent_consent"
+)
+NOT_OPEN_HERE: Final = Refusal(
+    "invalid_request",
+    "This request is not open in this browser: it was answered, it is too old, or it was started "
+    "elsewhere. Start again from the program that sent you here.",
+    "interaction unknown, finished, expired or of another browser",
+    "interaction.not_open",
+)
+GONE: Final = Refusal(
+    "access_denied",
+    "What was asked for is no longer available.",
+    "client, agent, resource or every tool vanished after the request was accepted",
+    "authorize.gone",
+)
+BLOCKED: Final = Refusal(
+    "access_denied", "This agent or program is blocked.", "blocked", "authorize.blocked"
+)
+NOT_IN_GROUP: Final = Refusal(
+    "access_denied",
+    "This agent does not act for you: you are in none of the groups it is allowed to act for.",
+    "no group of the person is in acts_for",
+    "authorize.not_in_group",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Grantable:
+    """What a logged-in person may grant now. `endpoint` is None for their own command line."""
+
+    endpoint: ServerAtEndpoint | None
+    tools: tuple[str, ...]
+
+
+def now_of(parts: Parts) -> int:
+    """The clock as NumericDate seconds."""
+    return int(parts.clock())
+
+
+def find_interaction(
+    parts: Parts, request: Request, unverified_interaction_id: str | None
+) -> Interaction | None:
+    """The open request of this id, if this browser brought it."""
+    secret = read_cookie(request, parts.issuer, "browser")
+    if secret is None or unverified_interaction_id is None:
+        return None
+    return parts.interactions.find(unverified_interaction_id, secret, now_of(parts))
+
+
+def living_session(parts: Parts, request: Request) -> Session | None:
+    """Who is logged in in this browser, unless a block or an epoch ended it."""
+    cookie_value = read_cookie(request, parts.issuer, "session")
+    if cookie_value is None:
+        return None
+    session = parts.sessions.find(cookie_value, now_of(parts))
+    if session is None:
+        return None
+    if session.person.identity_provider not in parts.live.snapshot.identity_providers:
+        return None
+    subjects = (
+        Subject(BlockKind.SUBJECT, session.sub),
+        Subject(BlockKind.CLAIMS, session.sub),
+        Subject(BlockKind.SESSION, session.sid),
+    )
+    hit = parts.live.blocks.first_hit(subjects, session.created_at)
+    return session if hit is None else None
+
+
+def answers_login(interaction: Interaction, session: Session) -> bool:
+    """Whether this session's login is fresh enough for the request (OpenID Core §3.1.2.1)."""
+    request = interaction.request
+    if request.fresh_login and interaction.login_sid != session.sid:
+        return False
+    return session.person.auth_time >= request.login_not_before
+
+
+def grantable(parts: Parts, request: AuthorizationRequest, session: Session) -> Grantable | Refusal:
+    """Steps 2 and 3: what this person may let this client have, as things are now."""
+    snapshot, now = parts.live.snapshot, now_of(parts)
+    subjects = [Subject(BlockKind.CLIENT, request.client_id)]
+    if request.agent is None:
+        client = snapshot.clients.get(request.client_id)
+        if client is None or client.kind != "cli":
+            return GONE
+        hit = parts.live.blocks.first_hit(subjects, now)
+        return Grantable(None, ()) if hit is None else BLOCKED
+    endpoint = requested_endpoint(snapshot, request)
+    if endpoint is None:
+        return GONE
+    entry = endpoint.agent.entry
+    subjects.append(Subject(BlockKind.AGENT, entry.name))
+    subjects.extend(Subject(BlockKind.AGENT_GROUP, group) for group in entry.groups)
+    if parts.live.blocks.first_hit(subjects, now) is not None:
+        return BLOCKED
+    if not acts_for(endpoint.agent, session.person):
+        return NOT_IN_GROUP
+    available = available_tools(endpoint)
+    tools = tuple(tool for tool in request.tools if tool in available)
+    return Grantable(endpoint, tools) if tools else GONE
+
+
+async def go_on(parts: Parts, interaction: Interaction, session: Session | None) -> Response:
+    """The next step of this request."""
+    request = interaction.request
+    if session is None or not answers_login(interaction, session):
+        if request.silent:
+            return await refuse_client(parts, interaction, LOGIN_REQUIRED)
+        return step(parts, "login", interaction)
+    granted = grantable(parts, request, session)
+    if isinstance(granted, Refusal):
+        return await refuse_person(parts, interaction, session, granted)
+    consent = None if request.ask_consent else stored_consent(parts, request, session, granted)
+    if consent is not None:
+        return await send_code(parts, interaction, session, granted, consent)
+    if request.silent:
+        return await refuse_client(parts, interaction, CONSENT_REQUIRED, session)
+    return step(parts, "consent", interaction)
+
+
+def step(parts: Parts, page: str, interaction: Interaction) -> Response:
+    """Send the browser to one of our pages."""
+    query = urlencode({"interaction": interaction.interaction_id})
+    return RedirectResponse(
+        f"{parts.issuer}/oauth/{page}?{query}", status_code=HTTPStatus.SEE_OTHER, headers=NO_STORE
+    )
+
+
+def stored_consent(
+    parts: Parts, request: AuthorizationRequest, session: Session, granted: Grantable
+) -> Consent | None:
+    """A consent this person gave that covers the request and was not withdrawn."""
+    if granted.endpoint is None:
+        return None
+    agent, server = granted.endpoint.agent.entry.name, granted.endpoint.server.name
+    now = now_of(parts)
+    for consent in parts.consents.living(session.sub, agent, server, now):
+        # A consent survives an epoch, so it is asked about as of now: only a block withdraws it.
+        withdrawn = parts.live.blocks.first_hit((Subject(BlockKind.CONSENT, consent.gid),), now)
+        if withdrawn is None and consent.covers(granted.tools, request.scope):
+            return consent
+    return None
+
+
+async def send_code(
+    parts: Parts, interaction: Interaction, session: Session, granted: Grantable, consent: Consent
+) -> Response:
+    """Answer the request with a code, on the strength of a stored consent."""
+    if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
+        return error_page(NOT_OPEN_HERE)
+    return await deliver_code(parts, interaction.request, session, granted, consent)
+
+
+async def deliver_code(
+    parts: Parts,
+    request: AuthorizationRequest,
+    session: Session,
+    granted: Grantable,
+    consent: Consent | None,
+) -> Response:
+    """Make the code and send the browser back with it.
+
+    INVARIANT: the caller has finished the interaction, so this happens once per request.
+    """
+    code = new_secret(parts.random)
+    grant = _code_grant(parts, request, session, granted, consent)
+    await record(
+        parts,
+        EventType.CODE_ISSUED,
+        Outcome.SUCCEEDED,
+        **parties(request, session),
+        consent=grant.gid,
+        invocation=grant.invocation,
+        transaction=grant.transaction,
+    )
+    await parts.codes.save(code, grant)
+    return redirect_to_client(
+        {"code": code}, redirect_uri=request.redirect_uri, state=request.state, issuer=parts.issuer
+    )
+
+
+def _code_grant(
+    parts: Parts,
+    request: AuthorizationRequest,
+    session: Session,
+    granted: Grantable,
+    consent: Consent | None,
+) -> CodeGrant:
+    ends = session.expires_at
+    return CodeGrant(
+        client_id=request.client_id,
+        agent=request.agent,
+        redirect_uri=request.redirect_uri,
+        code_challenge=request.code_challenge,
+        resource=request.resource,
+        scope=request.scope,
+        details=_details(granted),
+        nonce=request.nonce,
+        dpop_jkt=request.dpop_jkt,
+        sub=session.sub,
+        person=session.person,
+        sid=session.sid,
+        session_created_at=session.created_at,
+        valid_until=ends if consent is None else min(ends, consent.expires_at),
+        gid=None if consent is None else consent.gid,
+        invocation=None if request.agent is None else new_id("inv", parts.random),
+        token_id=new_id("tok", parts.random),
+        transaction=new_id("txn", parts.random),
+        created_at=now_of(parts),
+    )
+
+
+def _details(granted: Grantable) -> tuple[AuthorizationDetail, ...]:
+    if granted.endpoint is None:
+        return ()
+    server = granted.endpoint.server.name
+    return (AuthorizationDetail(DETAIL_TOOL, server, tools=granted.tools, actions=(ACTION_CALL,)),)
+
+
+async def refuse_client(
+    parts: Parts,
+    interaction: Interaction,
+    refusal: Refusal,
+    session: Session | None = None,
+    *,
+    event: EventType = EventType.AUTHORIZE_REFUSED,
+) -> Response:
+    """End the request and tell the client, whose redirect URI was proved."""
+    request = interaction.request
+    if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
+        return error_page(NOT_OPEN_HERE)
+    await record_refusal(parts, event, refusal, **parties(request, session))
+    return redirect_error(
+        refusal, redirect_uri=request.redirect_uri, state=request.state, issuer=parts.issuer
+    )
+
+
+async def refuse_person(
+    parts: Parts, interaction: Interaction, session: Session, refusal: Refusal
+) -> Response:
+    """End the request with a page that says why; its link tells the client."""
+    request = interaction.request
+    if request.silent:
+        return await refuse_client(parts, interaction, refusal, session)
+    if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
+        return error_page(NOT_OPEN_HERE)
+    await record_refusal(parts, EventType.AUTHORIZE_REFUSED, refusal, **parties(request, session))
+    link = response_uri(
+        {"error": refusal.code, "error_description": refusal.description},
+        redirect_uri=request.redirect_uri,
+        state=request.state,
+        issuer=parts.issuer,
+    )
+    asking = request.agent or request.client_id
+    consequence = f"You are logged in as {session.person.name}; {asking} has been given nothing."
+    message = Message(
+        "Access refused", (refusal.description, consequence), link, "Go back to the program"
+    )
+    return message_page(message, HTTPStatus.FORBIDDEN)
+
+
+def parties(request: AuthorizationRequest, session: Session | None) -> dict[str, object]:
+    """Who is concerned, as fields of an audit event."""
+    fields: dict[str, object] = {
+        "client_id": request.client_id,
+        "agent": request.agent,
+        "target_service": request.server,
+        "request_path": "/oauth/authorize",
+    }
+    if session is None:
+        return fields
+    kind = PrincipalKind.PERSON if request.agent is None else PrincipalKind.AGENT_FOR_PERSON
+    return fields | {
+        "principal_kind": kind,
+        "user": session.sub,
+        "user_name": session.person.name,
+        "session": session.sid,
+    }

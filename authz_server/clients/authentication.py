@@ -1,0 +1,239 @@
+"""Who is asking: exactly one client authentication per token request, by one method of a table.
+
+Order: count what was presented (several: `invalid_request`, RFC 6749 §2.3) → choose the method →
+the method's own checks → the client is one that uses this method → a `client_id` that was sent
+agrees. Nothing is consumed here: what must be single use is returned, and used once the whole
+request has been judged so far. Every failure says the same to the caller; the audit learns which.
+
+The unverified `iss` of an assertion selects exactly one verifier: a declared trust provider's, or
+the keys of the one client of that name. It never selects a key, and the verifier checks it again.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from authz_server.compiled_snapshot import CompiledSnapshot
+from authz_server.parameters import Parameters
+from authz_server.parts import Parts
+from authz_server.store.replay import OnceKind, UsedOnce
+from authz_server.token_request import AuthenticatedClient
+from idp_connectors.workload.matching import match_agent
+from token_exchange.claims import JwkThumbprint, Refusal
+from token_exchange.keys import VerificationKeys
+from token_exchange.token_types import (
+    CLIENT_ASSERTION_JWT_BEARER,
+    CLIENT_ASSERTION_TYP,
+    SIGNING_ALGORITHM,
+)
+from token_exchange.verify import unverified_claims, verify_jwt
+
+WORKLOAD_ASSERTION: Final = "workload_assertion"
+PRIVATE_KEY_JWT: Final = "private_key_jwt"
+NO_AUTHENTICATION: Final = "none"
+
+MAXIMUM_ASSERTION_SECONDS: Final = 60  # a client signs a fresh one for each request
+ASSERTION_LEEWAY_SECONDS: Final = 5
+# Longer than any attestation is accepted, so its id is remembered until it is refused for age.
+ATTESTATION_MEMORY_SECONDS: Final = 900
+MAXIMUM_PROOF_ID: Final = 256
+
+_FAILED: Final = "invalid_client"
+_SENTENCE: Final = "Client authentication failed."
+_NO_KEYS: Final = VerificationKeys.of(())
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What a token request says of its client. Unverified.
+
+    `unverified_issuer` is the `iss` of its assertion, once that was looked at; "" without one.
+    """
+
+    parameters: Parameters
+    has_authorization_header: bool
+    now: int
+    unverified_issuer: str = ""
+
+    @property
+    def unverified_assertion(self) -> str:
+        """The client assertion, if there is one."""
+        return self.parameters.one("client_assertion") or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """An authenticated client, and what has to be used once before it counts."""
+
+    client: AuthenticatedClient
+    uses: tuple[UsedOnce, ...] = ()
+
+
+Method = Callable[[Presented, Parts, CompiledSnapshot], Awaitable[Authenticated | Refusal]]
+
+
+async def authenticate(
+    presented: Presented, parts: Parts, compiled: CompiledSnapshot
+) -> Authenticated | Refusal:
+    """The client of this request, or why it is none (RFC 6749 §2.3, RFC 7521 §4.2)."""
+    issuer = _issuer_of(presented)
+    if isinstance(issuer, Refusal):
+        return issuer
+    method = _method_of(issuer, parts)
+    presented = replace(presented, unverified_issuer=issuer)
+    found = await METHODS[method](presented, parts, compiled)
+    if isinstance(found, Refusal):
+        # One sentence for every cause: which clients exist is nobody's business.
+        return replace(found, code=_FAILED, description=_SENTENCE)
+    record = found.client.record
+    if method not in record.authentication:
+        return _failed("client.method", f"{record.client_id} does not use {method}")
+    claimed = presented.parameters.one("client_id")
+    if claimed is not None and claimed != record.client_id:
+        return _failed("client.id", f"the proof is {record.client_id}'s")
+    return found
+
+
+def _issuer_of(presented: Presented) -> str | Refusal:
+    """The unverified issuer of the one assertion; "" when there is no authentication at all."""
+    values = presented.parameters.values
+    ways = (
+        presented.has_authorization_header,
+        "client_secret" in values,
+        "client_assertion" in values or "client_assertion_type" in values,
+    )
+    if sum(ways) > 1:
+        return Refusal(
+            "invalid_request",
+            "More than one client authentication was sent.",
+            "several of Authorization, client_secret and client_assertion",
+            "client.several",
+        )
+    has_header, has_secret, has_assertion = ways
+    if has_header or has_secret:
+        return _failed("client.secret", "no client of this server has a shared secret")
+    if not has_assertion:
+        return ""
+    if presented.parameters.one("client_assertion_type") != CLIENT_ASSERTION_JWT_BEARER:
+        return _failed("client.assertion_type", "another or no client_assertion_type")
+    unverified = unverified_claims(presented.unverified_assertion)
+    if isinstance(unverified, Refusal):
+        return _failed(unverified.rule, unverified.detail)
+    return unverified.issuer
+
+
+def _method_of(unverified_issuer: str, parts: Parts) -> str:
+    if not unverified_issuer:
+        return NO_AUTHENTICATION
+    is_workload = parts.workload_verifier(unverified_issuer) is not None
+    return WORKLOAD_ASSERTION if is_workload else PRIVATE_KEY_JWT
+
+
+async def _workload_assertion(
+    presented: Presented, parts: Parts, compiled: CompiledSnapshot
+) -> Authenticated | Refusal:
+    """A workload's attestation: the trust provider verifies it, the registry names the Agent."""
+    verifier = parts.workload_verifier(presented.unverified_issuer)
+    if verifier is None:
+        return _failed("client.issuer", "no trust provider has this issuer")
+    evidence = await verifier.verify(presented.unverified_assertion, presented.now)
+    if isinstance(evidence, Refusal):
+        return evidence
+    agent = match_agent(evidence, compiled.snapshot.agents)
+    if isinstance(agent, Refusal):
+        return agent
+    record = compiled.snapshot.clients.get(agent.entry.name)
+    if record is None:
+        return _failed("client.implicit", f"{agent.entry.name} has no implicit client")
+    # INVARIANT: an assertion with an id of its own is single use; one without (a reused platform
+    # token) lives by audience, short life and the key it is bound to.
+    uses = (
+        ()
+        if evidence.proof_id is None
+        else (
+            UsedOnce(
+                OnceKind.ATTESTATION,
+                evidence.issuer,
+                evidence.proof_id,
+                max(evidence.expires_at, presented.now + ATTESTATION_MEMORY_SECONDS),
+            ),
+        )
+    )
+    key = evidence.key_thumbprint
+    return Authenticated(
+        AuthenticatedClient(
+            record,
+            WORKLOAD_ASSERTION,
+            evidence,
+            None if key is None else JwkThumbprint(key),
+            evidence.issued_at,
+        ),
+        uses,
+    )
+
+
+async def _private_key_jwt(
+    presented: Presented, parts: Parts, compiled: CompiledSnapshot
+) -> Authenticated | Refusal:
+    """An assertion by the client's own key (RFC 7523 §3): aud is the issuer and nothing else."""
+    record = compiled.snapshot.clients.get(presented.unverified_issuer)
+    if record is None:
+        return _failed("client.unknown", "no client or trust provider is this issuer")
+    keys = compiled.client_keys.get(record.client_id, _NO_KEYS)
+    verified = verify_jwt(
+        presented.unverified_assertion,
+        keys=keys,
+        algorithms=frozenset((SIGNING_ALGORITHM,)),
+        typ=CLIENT_ASSERTION_TYP,
+        issuer=record.client_id,
+        audience=parts.issuer,
+        now=presented.now,
+        leeway_seconds=ASSERTION_LEEWAY_SECONDS,
+        maximum_lifetime_seconds=MAXIMUM_ASSERTION_SECONDS,
+        require=("iss", "sub", "exp", "iat", "jti"),
+    )
+    if isinstance(verified, Refusal):
+        return verified
+    claims = verified.claims
+    if claims["sub"] != record.client_id:
+        return _failed("client.subject", "iss and sub of the assertion differ")
+    if len(claims["jti"]) > MAXIMUM_PROOF_ID:
+        return _failed("client.jti", "the jti is too long")
+    key = keys.find(verified.header["kid"])
+    used = UsedOnce(
+        OnceKind.CLIENT_ASSERTION,
+        record.client_id,
+        claims["jti"],
+        claims["exp"] + ASSERTION_LEEWAY_SECONDS,
+    )
+    return Authenticated(
+        AuthenticatedClient(
+            record,
+            PRIVATE_KEY_JWT,
+            key_thumbprint=None if key is None else key.thumbprint,
+            proved_at=claims["iat"],
+        ),
+        (used,),
+    )
+
+
+async def _no_authentication(
+    presented: Presented, _parts: Parts, compiled: CompiledSnapshot
+) -> Authenticated | Refusal:
+    """A public client: it only says who it is, and its grant has to prove the rest (PKCE)."""
+    client_id = presented.parameters.one("client_id")
+    record = compiled.snapshot.clients.get(client_id or "")
+    if record is None:
+        return _failed("client.unknown", "no client of this client_id, or none was sent")
+    return Authenticated(AuthenticatedClient(record, NO_AUTHENTICATION))
+
+
+METHODS: Final[Mapping[str, Method]] = {
+    WORKLOAD_ASSERTION: _workload_assertion,
+    PRIVATE_KEY_JWT: _private_key_jwt,
+    NO_AUTHENTICATION: _no_authentication,
+}
+
+
+def _failed(rule: str, detail: str) -> Refusal:
+    return Refusal(_FAILED, _SENTENCE, detail, rule)

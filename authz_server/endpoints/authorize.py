@@ -1,0 +1,82 @@
+"""`/oauth/authorize` (RFC 6749 §3.1): read once, run the table of checks, keep it, go on.
+
+GET and POST alike (OpenID Core §3.1.2.1). A refusal is audited; it is told to the client only
+where the table says the redirect URI was proved, otherwise it ends in a page.
+"""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from audit_log.event import EventType
+from authz_server.audit_events import record_refusal
+from authz_server.authorize_checks import Asked, Refused, check_authorization_request
+from authz_server.authorize_flow import go_on, living_session, now_of
+from authz_server.browser import BROWSER_COOKIE_SECONDS, browser_secret, set_cookie
+from authz_server.endpoints.page_endpoint import page_endpoint
+from authz_server.errors import UNAVAILABLE, error_page, redirect_error
+from authz_server.parameters import Parameters, form_of, parse_parameters
+from authz_server.parts import Parts
+from token_exchange.claims import Refusal
+
+
+def routes(parts: Parts) -> list[Route]:
+    """The authorization endpoint."""
+    endpoint = page_endpoint(authorize, parts)
+    return [Route("/oauth/authorize", endpoint, methods=["GET", "POST"])]
+
+
+async def authorize(parts: Parts, request: Request) -> Response:
+    """Answer one authorization request."""
+    parameters = (
+        await form_of(request)
+        if request.method == "POST"
+        else parse_parameters(request.scope["query_string"])
+    )
+    if isinstance(parameters, Refusal):
+        await record_refusal(
+            parts,
+            EventType.AUTHORIZE_REFUSED,
+            parameters,
+            request_method=request.method,
+            request_path="/oauth/authorize",
+        )
+        return error_page(parameters)
+    return await _judge(parts, request, parameters)
+
+
+async def _judge(parts: Parts, request: Request, parameters: Parameters) -> Response:
+    now = now_of(parts)
+    asked = Asked(parameters, parts.live.snapshot, parts.live.blocks, now)
+    accepted = check_authorization_request(asked)
+    if isinstance(accepted, Refused):
+        return await _refuse(parts, request, asked, accepted)
+    secret = browser_secret(request, parts.issuer, parts.random)
+    interaction = await parts.interactions.start(accepted, secret, now)
+    if interaction is None:
+        return error_page(UNAVAILABLE, heading="Too many logins are open")
+    response = await go_on(parts, interaction, living_session(parts, request))
+    set_cookie(response, parts.issuer, "browser", secret, BROWSER_COOKIE_SECONDS)
+    return response
+
+
+async def _refuse(parts: Parts, request: Request, asked: Asked, refused: Refused) -> Response:
+    agent = asked.agent
+    await record_refusal(
+        parts,
+        EventType.AUTHORIZE_REFUSED,
+        refused.refusal,
+        # Only names we know go into the field; what else was claimed is in the detail.
+        client_id=None if asked.client is None else asked.client.client_id,
+        agent=None if agent is None else agent.entry.name,
+        request_method=request.method,
+        request_path="/oauth/authorize",
+    )
+    if refused.redirect_uri is None:
+        return error_page(refused.refusal)
+    return redirect_error(
+        refused.refusal,
+        redirect_uri=refused.redirect_uri,
+        state=refused.state,
+        issuer=parts.issuer,
+    )

@@ -1,0 +1,215 @@
+"""`/oauth/consent`: the person reads who asks for what, and answers.
+
+The page names person, agent (the registered Agent, not what a client calls itself), its owner, how
+it must prove itself, the server, every tool with what it may do, and for how long. What is granted
+is what the page showed, less what has become unavailable since. The answer counts once, from this
+browser, in this session. Nothing is preselected and no answer is remembered but "allow".
+"""
+
+from http import HTTPStatus
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from audit_log.event import EventType, Outcome
+from authz_server.audit_events import record, record_refusal
+from authz_server.authorize_flow import (
+    NOT_OPEN_HERE,
+    Grantable,
+    answers_login,
+    deliver_code,
+    find_interaction,
+    go_on,
+    grantable,
+    living_session,
+    now_of,
+    parties,
+    refuse_client,
+    refuse_person,
+    step,
+)
+from authz_server.browser import clear_cookie, form_token, is_forged, read_cookie
+from authz_server.endpoints.page_endpoint import page_endpoint
+from authz_server.errors import error_page
+from authz_server.pages.pages import ConsentView, ToolLine, consent_page
+from authz_server.parameters import form_of, parse_parameters
+from authz_server.parts import Parts
+from authz_server.redirect_uris import origin_of
+from authz_server.store.consents import Consent
+from authz_server.store.interactions import AuthorizationRequest, Interaction
+from authz_server.store.sessions import Session
+from token_exchange.claims import Refusal
+
+SECONDS_PER_DAY: Final = 86_400
+
+FORGED: Final = Refusal(
+    "invalid_request",
+    "This answer was not sent by this page. Go back, reload and try again.",
+    "form token, Origin or Sec-Fetch-Site",
+    "consent.forged",
+)
+NO_ANSWER: Final = Refusal(
+    "invalid_request", "The answer is neither allow nor deny.", "answer", "consent.no_answer"
+)
+DENIED: Final = Refusal(
+    "access_denied", "The person said no.", "the person denied", "consent.denied"
+)
+
+
+def routes(parts: Parts) -> list[Route]:
+    """The consent page."""
+    return [
+        Route("/oauth/consent", page_endpoint(show, parts), methods=["GET"]),
+        Route("/oauth/consent", page_endpoint(answer, parts), methods=["POST"]),
+    ]
+
+
+async def show(parts: Parts, request: Request) -> Response:
+    """The page, or whatever must come before it."""
+    parameters = parse_parameters(request.scope["query_string"])
+    if isinstance(parameters, Refusal):
+        return await _refuse(parts, parameters)
+    interaction = find_interaction(parts, request, parameters.one("interaction"))
+    if interaction is None:
+        return await _refuse(parts, NOT_OPEN_HERE)
+    session = living_session(parts, request)
+    if session is None or not answers_login(interaction, session):
+        return step(parts, "login", interaction)
+    granted = grantable(parts, interaction.request, session)
+    if isinstance(granted, Refusal):
+        return await refuse_person(parts, interaction, session, granted)
+    return consent_page(_view(parts, request, interaction, session, granted))
+
+
+async def answer(parts: Parts, request: Request) -> Response:
+    """Judge one submitted answer."""
+    form = await form_of(request)
+    if isinstance(form, Refusal):
+        return await _refuse(parts, form)
+    interaction = find_interaction(parts, request, form.one("interaction"))
+    if interaction is None:
+        return await _refuse(parts, NOT_OPEN_HERE)
+    session = living_session(parts, request)
+    if session is None or not answers_login(interaction, session):
+        return await go_on(parts, interaction, session)
+    if any(form.repeated()) or is_forged(
+        request, form.one("csrf"), _token(parts, request, interaction), parts.issuer
+    ):
+        return await _refuse(parts, FORGED, interaction, session)
+    return await _do(parts, interaction, session, form.one("answer"))
+
+
+async def _do(
+    parts: Parts, interaction: Interaction, session: Session, said: str | None
+) -> Response:
+    match said:
+        case "allow":
+            return await _allow(parts, interaction, session)
+        case "deny":
+            return await _deny(parts, interaction, session)
+        case "other_person":
+            await parts.sessions.end(session.sid)
+            response = step(parts, "login", interaction)
+            clear_cookie(response, parts.issuer, "session")
+            return response
+        case _:
+            return await _refuse(parts, NO_ANSWER, interaction, session)
+
+
+async def _allow(parts: Parts, interaction: Interaction, session: Session) -> Response:
+    asked = interaction.request
+    granted = grantable(parts, asked, session)
+    if isinstance(granted, Refusal):
+        return await refuse_person(parts, interaction, session, granted)
+    if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
+        return await _refuse(parts, NOT_OPEN_HERE, interaction, session)
+    consent = await _store(parts, asked, session, granted)
+    await record(
+        parts,
+        EventType.CONSENT_GRANTED,
+        Outcome.ALLOWED,
+        **parties(asked, session),
+        consent=None if consent is None else consent.gid,
+        detail=" ".join(granted.tools) or None,
+    )
+    return await deliver_code(parts, asked, session, granted, consent)
+
+
+async def _store(
+    parts: Parts, asked: AuthorizationRequest, session: Session, granted: Grantable
+) -> Consent | None:
+    """The new consent. The command line's is never stored: it is asked each time."""
+    if granted.endpoint is None:
+        return None
+    return await parts.consents.grant(
+        sub=session.sub,
+        agent=granted.endpoint.agent.entry.name,
+        server=granted.endpoint.server.name,
+        tools=granted.tools,
+        scope=asked.scope,
+        now=now_of(parts),
+        lifetime_seconds=granted.endpoint.agent.consent_days * SECONDS_PER_DAY,
+    )
+
+
+async def _deny(parts: Parts, interaction: Interaction, session: Session) -> Response:
+    return await refuse_client(parts, interaction, DENIED, session, event=EventType.CONSENT_DENIED)
+
+
+async def _refuse(
+    parts: Parts,
+    refusal: Refusal,
+    interaction: Interaction | None = None,
+    session: Session | None = None,
+) -> Response:
+    fields = {} if interaction is None else parties(interaction.request, session)
+    await record_refusal(parts, EventType.AUTHORIZE_REFUSED, refusal, **fields)
+    status = HTTPStatus.FORBIDDEN if refusal is FORGED else None
+    return error_page(refusal, status=status)
+
+
+def _token(parts: Parts, request: Request, interaction: Interaction) -> str:
+    secret = read_cookie(request, parts.issuer, "session") or ""
+    return form_token(secret, "consent", interaction.interaction_id)
+
+
+def _view(
+    parts: Parts,
+    request: Request,
+    interaction: Interaction,
+    session: Session,
+    granted: Grantable,
+) -> ConsentView:
+    asked = interaction.request
+    client = parts.live.snapshot.clients.get(asked.client_id)
+    origin = origin_of(asked.redirect_uri)
+    agent = None if granted.endpoint is None else granted.endpoint.agent
+    return ConsentView(
+        action=f"{parts.issuer}/oauth/consent",
+        interaction_id=interaction.interaction_id,
+        csrf_token=_token(parts, request, interaction),
+        person=session.person.name,
+        identity_provider=session.person.identity_provider,
+        client_name=asked.client_id if client is None else client.display_name,
+        destination=origin or asked.redirect_uri,
+        origin=origin,
+        server="" if asked.server is None else asked.server,
+        agent=None if agent is None else agent.entry.name,
+        owner="" if agent is None else agent.owner,
+        environment="" if agent is None else agent.entry.environment,
+        minimum_level=0 if agent is None else agent.entry.minimum_level,
+        days=0 if agent is None else agent.consent_days,
+        tools=_tool_lines(granted),
+    )
+
+
+def _tool_lines(granted: Grantable) -> tuple[ToolLine, ...]:
+    if granted.endpoint is None:
+        return ()
+    return tuple(
+        ToolLine(tool.name, tool.read_only, tool.sensitivity)
+        for tool in granted.endpoint.server.tools
+        if tool.name in granted.tools
+    )

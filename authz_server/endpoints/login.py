@@ -1,0 +1,243 @@
+"""`/oauth/login`: a person proves who they are to a declared identity provider.
+
+In this order: the request must be open in this browser, the form must be ours, the provider
+declared, the password right, and the person not blocked. A login makes a new session with a new
+cookie (session fixation) and ends the one before it. Every failure of name or password looks the
+same, and is told from a lockout only by "wait", which the provider says for unknown names too.
+"""
+
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Final
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from audit_log.event import EventType, Outcome, PrincipalKind
+from authz_server.audit_events import record, record_refusal
+from authz_server.authorize_flow import (
+    NOT_OPEN_HERE,
+    answers_login,
+    find_interaction,
+    go_on,
+    living_session,
+    now_of,
+)
+from authz_server.browser import form_token, is_forged, read_cookie, set_cookie
+from authz_server.endpoints.page_endpoint import page_endpoint
+from authz_server.errors import error_page
+from authz_server.pages.pages import LoginView, login_page
+from authz_server.parameters import Parameters, form_of, parse_parameters
+from authz_server.parts import Parts
+from authz_server.redirect_uris import origin_of
+from authz_server.store.interactions import Interaction
+from authz_server.store.sessions import SESSION_LIFETIME_SECONDS
+from idp_connectors.evidence import Person
+from idp_connectors.workforce.login import LoginFailure, LoginFailureCode
+from registry.blocks import BlockKind, Subject
+from token_exchange.claims import Refusal
+
+MAXIMUM_USERNAME: Final = 256
+MAXIMUM_PASSWORD: Final = 1024  # longer ones are only work for the hash
+LOGIN_WAIT_SECONDS: Final = 15.0
+
+NO_PROVIDER: Final = Refusal(
+    "temporarily_unavailable",
+    "Nobody can log in here: no identity provider with a login form is declared.",
+    "no person login",
+    "login.no_provider",
+)
+FORGED: Final = Refusal(
+    "invalid_request",
+    "This form was not sent by this page. Go back, reload and try again.",
+    "form token, Origin or Sec-Fetch-Site",
+    "login.forged",
+)
+WRONG: Final = LoginFailure(
+    LoginFailureCode.INVALID_CREDENTIALS,
+    "Username or password is wrong.",
+    "unknown provider, or input that no account can have",
+)
+BLOCKED_PERSON: Final = Refusal(
+    "access_denied",
+    "You cannot log in now. Ask an administrator.",
+    "the person is blocked or an epoch is not over",
+    "login.blocked",
+)
+
+_STATUS: Final = {
+    LoginFailureCode.INVALID_CREDENTIALS: HTTPStatus.FORBIDDEN,
+    LoginFailureCode.LOCKED: HTTPStatus.TOO_MANY_REQUESTS,
+    LoginFailureCode.BUSY: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+def routes(parts: Parts) -> list[Route]:
+    """The login page."""
+    return [
+        Route("/oauth/login", page_endpoint(show, parts), methods=["GET"]),
+        Route("/oauth/login", page_endpoint(answer, parts), methods=["POST"]),
+    ]
+
+
+async def show(parts: Parts, request: Request) -> Response:
+    """The form, or the next step when the person is logged in already."""
+    parameters = parse_parameters(request.scope["query_string"])
+    if isinstance(parameters, Refusal):
+        return await _refuse(parts, parameters)
+    interaction = find_interaction(parts, request, parameters.one("interaction"))
+    if interaction is None:
+        return await _refuse(parts, NOT_OPEN_HERE)
+    session = living_session(parts, request)
+    if session is not None and answers_login(interaction, session):
+        return await go_on(parts, interaction, session)
+    return _form(parts, request, interaction)
+
+
+async def answer(parts: Parts, request: Request) -> Response:
+    """Judge one submitted form."""
+    form = await form_of(request)
+    if isinstance(form, Refusal):
+        return await _refuse(parts, form)
+    interaction = find_interaction(parts, request, form.one("interaction"))
+    if interaction is None:
+        return await _refuse(parts, NOT_OPEN_HERE)
+    secret = read_cookie(request, parts.issuer, "browser") or ""
+    expected = form_token(secret, "login", interaction.interaction_id)
+    if is_forged(request, form.one("csrf"), expected, parts.issuer) or any(form.repeated()):
+        return await _refuse(parts, FORGED, interaction)
+    proved = await _authenticate(parts, form)
+    if isinstance(proved, LoginFailure):
+        return await _failed(parts, request, interaction, form, proved)
+    return await _start_session(parts, request, interaction, proved)
+
+
+async def _authenticate(parts: Parts, form: Parameters) -> Person | LoginFailure:
+    name = form.one("identity_provider") or ""
+    username, password = form.one("username") or "", form.one("password") or ""
+    login = parts.person_logins().get(name)
+    if login is None or len(username) > MAXIMUM_USERNAME or len(password) > MAXIMUM_PASSWORD:
+        return WRONG
+    try:
+        with anyio.fail_after(LOGIN_WAIT_SECONDS):
+            person = await login.authenticate(username, password, now_of(parts))
+    except TimeoutError:
+        return LoginFailure(
+            LoginFailureCode.BUSY, "The login took too long. Try again.", "provider timed out"
+        )
+    if isinstance(person, LoginFailure):
+        return person
+    if person.identity_provider != name:
+        return replace(WRONG, detail="the provider answered for another provider")
+    # INVARIANT: no provider asserts another's groups, whatever its connector says.
+    return replace(
+        person, groups=tuple(group for group in person.groups if group.startswith(f"{name}/"))
+    )
+
+
+async def _start_session(
+    parts: Parts, request: Request, interaction: Interaction, person: Person
+) -> Response:
+    now = now_of(parts)
+    known = await parts.persons.remember(person, now)
+    subjects = (Subject(BlockKind.SUBJECT, known.sub), Subject(BlockKind.CLAIMS, known.sub))
+    if parts.live.blocks.first_hit(subjects, now) is not None:
+        await record_refusal(
+            parts,
+            EventType.LOGIN_FAILED,
+            BLOCKED_PERSON,
+            **_parties(interaction),
+            user=known.sub,
+            user_name=person.name,
+        )
+        return error_page(BLOCKED_PERSON, heading="Login refused")
+    started = await parts.sessions.start(
+        known.sub, person, now, replacing=read_cookie(request, parts.issuer, "session")
+    )
+    session = started.session
+    await record(
+        parts,
+        EventType.LOGIN_SUCCEEDED,
+        Outcome.SUCCEEDED,
+        **_parties(interaction),
+        principal_kind=PrincipalKind.PERSON,
+        user=session.sub,
+        user_name=person.name,
+        session=session.sid,
+    )
+    await parts.interactions.logged_in(interaction.interaction_id, session.sid)
+    here = replace(interaction, login_sid=session.sid)
+    response = await go_on(parts, here, session)
+    set_cookie(response, parts.issuer, "session", started.cookie_value, SESSION_LIFETIME_SECONDS)
+    return response
+
+
+async def _failed(
+    parts: Parts,
+    request: Request,
+    interaction: Interaction,
+    form: Parameters,
+    failure: LoginFailure,
+) -> Response:
+    await record(
+        parts,
+        EventType.LOGIN_FAILED,
+        Outcome.DENIED,
+        **_parties(interaction),
+        error_code=failure.code,
+        reasons=(f"login.{failure.code}",),
+        detail=failure.detail,
+    )
+    username = (form.one("username") or "")[:MAXIMUM_USERNAME]
+    response = _form(parts, request, interaction, username=username, failure=failure)
+    if failure.retry_after_seconds is not None:
+        response.headers["Retry-After"] = str(failure.retry_after_seconds)
+    return response
+
+
+async def _refuse(
+    parts: Parts, refusal: Refusal, interaction: Interaction | None = None
+) -> Response:
+    fields = {} if interaction is None else _parties(interaction)
+    await record_refusal(parts, EventType.LOGIN_FAILED, refusal, **fields)
+    status = HTTPStatus.FORBIDDEN if refusal is FORGED else None
+    return error_page(refusal, status=status, heading="This login cannot go on")
+
+
+def _form(
+    parts: Parts,
+    request: Request,
+    interaction: Interaction,
+    *,
+    username: str = "",
+    failure: LoginFailure | None = None,
+) -> Response:
+    providers = tuple(sorted(parts.person_logins()))
+    if not providers:
+        return error_page(NO_PROVIDER, heading="Nobody can log in")
+    asked = interaction.request
+    client = parts.live.snapshot.clients.get(asked.client_id)
+    secret = read_cookie(request, parts.issuer, "browser") or ""
+    view = LoginView(
+        action=f"{parts.issuer}/oauth/login",
+        interaction_id=interaction.interaction_id,
+        csrf_token=form_token(secret, "login", interaction.interaction_id),
+        client_name=asked.client_id if client is None else client.display_name,
+        providers=providers,
+        username=username,
+        problem=None if failure is None else failure.description,
+        origin=origin_of(asked.redirect_uri),
+    )
+    return login_page(view, HTTPStatus.OK if failure is None else _STATUS[failure.code])
+
+
+def _parties(interaction: Interaction) -> dict[str, object]:
+    asked = interaction.request
+    return {
+        "client_id": asked.client_id,
+        "agent": asked.agent,
+        "target_service": asked.server,
+        "request_path": "/oauth/login",
+    }

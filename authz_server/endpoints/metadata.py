@@ -1,0 +1,72 @@
+"""The discovery documents: one body, under every name clients try.
+
+RFC 8414 §3.1 inserts the well-known part before the issuer's path, OpenID Discovery §4 appends it.
+The issuer is the configured string, byte for byte, and never follows the request's `Host`: a
+client must refuse a document whose `issuer` differs from the one it asked. What is not listed
+here is not supported; where a default would say otherwise it is said (`request_uri`).
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from authz_server.authorize_checks import PROMPTS
+from authz_server.endpoints.public_document import public_document
+from authz_server.parts import Parts
+from authz_server.requested_access import ENDPOINT_SCOPES
+from token_exchange.token_types import (
+    DETAIL_TOOL,
+    GRANT_AUTHORIZATION_CODE,
+    GRANT_CLIENT_CREDENTIALS,
+    GRANT_TOKEN_EXCHANGE,
+    SIGNING_ALGORITHM,
+)
+
+GRANT_TYPES: Final = (GRANT_AUTHORIZATION_CODE, GRANT_CLIENT_CREDENTIALS, GRANT_TOKEN_EXCHANGE)
+WELL_KNOWN: Final = ("openid-configuration", "oauth-authorization-server")
+
+
+def server_metadata(issuer: str, *, grant_types: Iterable[str] = GRANT_TYPES) -> dict[str, Any]:
+    """What this server says of itself."""
+    return {
+        "issuer": issuer,
+        "authorization_endpoint": f"{issuer}/oauth/authorize",
+        "token_endpoint": f"{issuer}/oauth/token",
+        "jwks_uri": f"{issuer}/oauth/jwks",
+        "response_types_supported": ["code"],
+        "response_modes_supported": ["query"],
+        "grant_types_supported": list(grant_types),
+        "scopes_supported": sorted(ENDPOINT_SCOPES),
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": [SIGNING_ALGORITHM],
+        "token_endpoint_auth_methods_supported": ["private_key_jwt", "none"],
+        "token_endpoint_auth_signing_alg_values_supported": [SIGNING_ALGORITHM],
+        "code_challenge_methods_supported": ["S256"],
+        "dpop_signing_alg_values_supported": [SIGNING_ALGORITHM],  # RFC 9449 §5.1
+        "authorization_response_iss_parameter_supported": True,  # RFC 9207 §3
+        "authorization_details_types_supported": [DETAIL_TOOL],  # RFC 9396 §10
+        "prompt_values_supported": sorted(PROMPTS),
+        "claims_supported": [
+            "iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "at_hash", "sid",
+        ],
+        "claims_parameter_supported": False,
+        "request_parameter_supported": False,
+        "request_uri_parameter_supported": False,  # OpenID Discovery §3: the default is true
+    }  # fmt: skip
+
+
+def routes(parts: Parts) -> list[Route]:
+    """Every place a client looks: behind the issuer's path and, by insertion, before it."""
+    path = urlsplit(parts.issuer).path
+    places = {f"{path}/.well-known/{name}" for name in WELL_KNOWN}
+    places |= {f"/.well-known/{name}{path}" for name in WELL_KNOWN}
+
+    async def metadata(request: Request) -> Response:
+        return public_document(request, msgspec.json.encode(parts.server_metadata))
+
+    return [Route(place, metadata, methods=["GET"]) for place in sorted(places)]

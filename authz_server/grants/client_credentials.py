@@ -1,0 +1,127 @@
+"""client_credentials (RFC 6749 §4.4): an attested agent alone, or a gateway for its control token.
+
+An agent: it may act without a person · exactly one resource, an endpoint whose server Agent.tools
+names · scope `mcp:tools` or none · details cut to Agent.tools. A gateway: exactly the control
+audience, no scope. Nobody else, and no other audience: targets and administration are refused
+before a grant is asked. Left out: policy, which decides each call at the gateway.
+"""
+
+from typing import Final
+
+from authz_server.compiled_snapshot import CompiledSnapshot, control_audience
+from authz_server.issuing.access_token import (
+    NewToken,
+    agent_alone_claims,
+    control_claims,
+    details_at,
+)
+from authz_server.parts import Parts
+from authz_server.token_request import IssuancePlan, TokenRequest
+from token_exchange.authorization_details import parse_authorization_details
+from token_exchange.claims import AuthorizationDetail, JwkThumbprint, Refusal
+from token_exchange.narrowing import details_intersection, parse_scope
+from token_exchange.token_types import DETAIL_TOOL, SCOPE_TOOLS
+
+_NOT_ALONE: Final = Refusal(
+    "unauthorized_client",
+    "This agent may not act without a person.",
+    "acts_alone is false",
+    "client_credentials.alone",
+)
+_NOBODY: Final = Refusal(
+    "unauthorized_client",
+    "This client may not use this grant.",
+    "neither an attested agent nor a gateway",
+    "client_credentials.client",
+)
+_TARGET: Final = Refusal(
+    "invalid_target",
+    "Exactly one resource this client may ask for must be named.",
+    "not one resource, or one that is not for this client",
+    "client_credentials.resource",
+)
+_SCOPE: Final = Refusal(
+    "invalid_scope",
+    "The scope is not one this client may have.",
+    "a scope other than mcp:tools, or any for a gateway",
+    "client_credentials.scope",
+)
+_DETAILS: Final = Refusal(
+    "invalid_authorization_details",
+    "The authorization_details are not within what this client may have.",
+    "nothing left within Agent.tools, or another type or server",
+    "client_credentials.details",
+)
+
+
+async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal:
+    """A token for an agent alone or for a gateway."""
+    key = request.proof_thumbprint
+    if len(request.resource) != 1:
+        return _TARGET
+    if key is None:  # the shared phase has refused this already
+        return _NOBODY
+    compiled = await parts.compiler.compiled(parts.live.snapshot)
+    if request.client.record.kind == "gateway":
+        return _control_token(request, parts, key)
+    return _agent_token(request, parts, compiled, key)
+
+
+def _control_token(
+    request: TokenRequest, parts: Parts, key: JwkThumbprint
+) -> IssuancePlan | Refusal:
+    if request.resource[0] != control_audience(parts.issuer):
+        return _TARGET
+    if request.parameters.get("scope"):
+        return _SCOPE
+    if request.parameters.get("authorization_details"):
+        return _DETAILS
+    claims = control_claims(_new(request, parts, key), request.client.record)
+    return IssuancePlan(claims=claims, client=request.client)
+
+
+def _agent_token(
+    request: TokenRequest, parts: Parts, compiled: CompiledSnapshot, key: JwkThumbprint
+) -> IssuancePlan | Refusal:
+    client, evidence = request.client.record, request.client.evidence
+    agent = compiled.snapshot.agents.get(client.agent or "")
+    if agent is None or evidence is None:
+        return _NOBODY
+    if not agent.may_act_alone:
+        return _NOT_ALONE
+    _, server = compiled.endpoints.get(request.resource[0], ("", ""))
+    details = _details_of(request, details_at(agent, server))
+    if isinstance(details, Refusal):
+        return details
+    claims = agent_alone_claims(_new(request, parts, key), agent, client, evidence, details)
+    return IssuancePlan(claims=claims, client=request.client, target_service=server)
+
+
+def _new(request: TokenRequest, parts: Parts, key: JwkThumbprint) -> NewToken:
+    return NewToken(
+        issuer=parts.issuer,
+        audience=request.resource[0],
+        key=key,
+        now=request.now,
+        random=parts.random,
+    )
+
+
+def _details_of(
+    request: TokenRequest, mine: tuple[AuthorizationDetail, ...]
+) -> tuple[AuthorizationDetail, ...] | Refusal:
+    """What was asked for, cut to what the agent may have; all of it when nothing was asked."""
+    if not mine:
+        return _TARGET
+    scope = parse_scope(request.parameters.get("scope", ""))
+    if isinstance(scope, Refusal) or not scope <= {SCOPE_TOOLS}:
+        return _SCOPE
+    encoded = request.parameters.get("authorization_details")
+    if encoded is None:
+        return mine
+    asked = parse_authorization_details(encoded)
+    if isinstance(asked, Refusal):
+        return asked
+    if any(each.type != DETAIL_TOOL or each.server != mine[0].server for each in asked):
+        return _DETAILS
+    return details_intersection(mine, asked) or _DETAILS

@@ -1,0 +1,79 @@
+"""Everything an authorization-server process is made of, as one frozen value.
+
+Built by `countersign.composition`; endpoints and grants take it as an argument. Protocols here
+are declared by us, their consumer; the packages that fulfil them do not import this one.
+
+Every endpoint module of the front half exports `routes(parts) -> list[Route]`; the application
+concatenates them. `server_metadata` is made by `endpoints.metadata.server_metadata(issuer, ...)`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from audit_log.spool import Spool
+from audit_log.store import AuditStore
+from authz_server.compiled_snapshot import SnapshotCompiler
+from authz_server.issuing.signing_keys import KeyRing
+from authz_server.stopping import Stopping
+from authz_server.store.codes import CodeStore
+from authz_server.store.consents import ConsentStore
+from authz_server.store.interactions import InteractionStore
+from authz_server.store.persons import PersonStore
+from authz_server.store.replay import ReplayStore
+from authz_server.store.sessions import SessionStore
+from credential_providers.catalog import CredentialProviders
+from idp_connectors.evidence import Evidence
+from idp_connectors.workforce.login import PersonLogin
+from registry.acks import AckStore
+from registry.enrolment import EnrolmentStore
+from registry.live import LiveRegistry
+from registry.revocations import RevocationStore
+from registry.tool_catalogue import ToolCatalogue
+from token_exchange.claims import Refusal
+
+Clock = Callable[[], float]
+
+
+class WorkloadVerifier(Protocol):
+    """Verifies the proofs of exactly one assertion issuer."""
+
+    issuer: str
+
+    async def verify(self, unverified_assertion: str, now: int) -> Evidence | Refusal:
+        """Check everything but replay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The parts of one authorization-server process."""
+
+    issuer: str
+    clock: Clock
+    random: Callable[[int], bytes]
+    live: LiveRegistry
+    keys: KeyRing
+    spool: Spool
+    audit_store: AuditStore
+    revocations: RevocationStore
+    acks: AckStore
+    enrolment: EnrolmentStore
+    catalogue: ToolCatalogue
+    codes: CodeStore
+    sessions: SessionStore
+    consents: ConsentStore
+    interactions: InteractionStore
+    persons: PersonStore
+    replay: ReplayStore
+    credential_providers: CredentialProviders
+    # By IdentityProvider name: asks a person for their proof (local accounts: username, password).
+    person_logins: Callable[[], dict[str, PersonLogin]]
+    # By assertion issuer: chosen by the unverified `iss`, exactly one or none.
+    workload_verifier: Callable[[str], WorkloadVerifier | None]
+    lease_seconds: float
+    server_metadata: dict[str, Any]
+    # Compiled policies and look-up tables beside the live snapshot.
+    compiler: SnapshotCompiler = field(default_factory=SnapshotCompiler)
+    # `begin` it when the process is asked to end: open event streams finish.
+    stopping: Stopping = field(default_factory=Stopping)
+    heartbeat_seconds: float = 0.25  # of the control channel's event stream

@@ -1,0 +1,121 @@
+"""How much access an authorization request asks for, cut to what its agent can have at most.
+
+Pure. A client gets at an endpoint only as the Agent it is: the audience must be an endpoint, the
+server one that Agent.tools names, and what remains is exact tool names, because a person agrees to
+the tools they were shown and not to those a server may grow later. Everything malformed is None.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from authz_server.store.interactions import AuthorizationRequest
+from idp_connectors.evidence import Person
+from registry.snapshot import AgentRecord, ClientRecord, RegistrySnapshot, ServerEntry
+from token_exchange.authorization_details import MAXIMUM_DETAIL_TOOLS, parse_authorization_details
+from token_exchange.claims import AuthorizationDetail, Refusal
+from token_exchange.narrowing import format_scope, parse_scope, pattern_matches
+from token_exchange.token_types import DETAIL_TOOL, SCOPE_TOOLS
+
+SCOPE_OPENID: Final = "openid"
+ENDPOINT_SCOPES: Final = frozenset({SCOPE_OPENID, SCOPE_TOOLS})
+ADMIN_SCOPES: Final = frozenset({SCOPE_OPENID})  # what a person may do is their role, not a scope
+WORKLOAD_ASSERTION: Final = "workload_assertion"
+MAXIMUM_TOOL_CHARACTERS: Final = 6144  # the token that names them all stays below its 16 KiB
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAtEndpoint:
+    """A server an agent may ask for, at the endpoint it named."""
+
+    server: ServerEntry
+    agent: AgentRecord
+
+
+def reachable_endpoint(
+    snapshot: RegistrySnapshot, client: ClientRecord, agent: AgentRecord, resource: str
+) -> ServerAtEndpoint | None:
+    """The server behind `resource`, if this client, being this agent, may ask for it.
+
+    Only a client that will prove its workload: without evidence no token names an agent.
+    """
+    if WORKLOAD_ASSERTION not in client.authentication:
+        return None
+    _, name = snapshot.endpoint_audiences().get(resource, ("", ""))
+    server = snapshot.servers.get(name)
+    if server is None or not _patterns_at(agent.entry.tools, name):
+        return None
+    return ServerAtEndpoint(server, agent)
+
+
+def requested_endpoint(
+    snapshot: RegistrySnapshot, request: AuthorizationRequest
+) -> ServerAtEndpoint | None:
+    """As `reachable_endpoint`, now, for a request that was accepted some minutes ago."""
+    client = snapshot.clients.get(request.client_id)
+    agent = snapshot.agents.get(request.agent or "")
+    if client is None or agent is None or client.agent != request.agent:
+        return None
+    return reachable_endpoint(snapshot, client, agent, request.resource)
+
+
+def requested_scope(text: str | None, allowed: frozenset[str]) -> str | None:
+    """The scope to grant: what was asked for, or the default where nothing was.
+
+    None when something else is asked for too, or a gateway token would be without its scope.
+    """
+    default = allowed - {SCOPE_OPENID}
+    scopes = default if text is None else parse_scope(text)
+    if isinstance(scopes, Refusal) or not default <= scopes <= allowed:
+        return None
+    return format_scope(scopes)
+
+
+def requested_details(encoded: str, server: str) -> tuple[AuthorizationDetail, ...] | None:
+    """The RFC 9396 details of a request, if all are tools of this one server."""
+    details = parse_authorization_details(encoded)
+    if isinstance(details, Refusal):
+        return None
+    if any(detail.type != DETAIL_TOOL or detail.server != server for detail in details):
+        return None
+    return details
+
+
+def exact_tools(endpoint: ServerAtEndpoint, encoded_details: str | None) -> tuple[str, ...]:
+    """The approved tools inside Agent.tools and, if given, the requested details; sorted.
+
+    None at all when there are more than one token can carry: the request must name fewer.
+    """
+    asked: tuple[str, ...] = ("*",)
+    if encoded_details is not None:
+        details = requested_details(encoded_details, endpoint.server.name) or ()
+        asked = tuple(pattern for detail in details for pattern in detail.tools)
+    tools = tuple(
+        sorted(
+            name
+            for name in available_tools(endpoint)
+            if any(pattern_matches(pattern, name) for pattern in asked)
+        )
+    )
+    fits = len(tools) <= MAXIMUM_DETAIL_TOOLS and sum(map(len, tools)) <= MAXIMUM_TOOL_CHARACTERS
+    return tools if fits else ()
+
+
+def available_tools(endpoint: ServerAtEndpoint) -> frozenset[str]:
+    """The approved tools of the server that the agent may use at most."""
+    mine = _patterns_at(endpoint.agent.entry.tools, endpoint.server.name)
+    return frozenset(
+        tool.name
+        for tool in endpoint.server.tools
+        if any(pattern_matches(pattern, tool.name) for pattern in mine)
+    )
+
+
+def acts_for(agent: AgentRecord, person: Person) -> bool:
+    """Whether the agent may act for this person at all."""
+    return bool(set(person.groups) & set(agent.acts_for_groups))
+
+
+def _patterns_at(tools: tuple[str, ...], server: str) -> tuple[str, ...]:
+    """The tool patterns of one server in a list of `server/pattern`."""
+    prefix = f"{server}/"
+    return tuple(tool.removeprefix(prefix) for tool in tools if tool.startswith(prefix))

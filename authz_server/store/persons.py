@@ -1,0 +1,103 @@
+"""Persons: one stable opaque `sub` per (identity provider, issuer, subject).
+
+The key is the pair the identity provider vouches for, never a name or an e-mail address: those
+are reassigned, and linking by them hands one person's tokens to another. The same subject at two
+providers is two persons.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Connection, UniqueConstraint, insert, select, update
+from sqlmodel import Field, SQLModel, col
+
+from database.engine import Database
+from idp_connectors.evidence import Person
+from token_exchange.identifiers import new_id
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPerson:
+    """A person who has logged in. `sub` is what tokens carry."""
+
+    sub: str
+    identity_provider: str
+    issuer: str
+    subject: str
+    display_name: str
+
+
+class PersonRow(SQLModel, table=True):
+    """One person."""
+
+    __tablename__ = "persons"
+    __table_args__ = (UniqueConstraint("identity_provider", "issuer", "subject"),)
+
+    sub: str = Field(primary_key=True, max_length=64)
+    identity_provider: str = Field(max_length=64)
+    issuer: str = Field(max_length=2048)
+    subject: str = Field(max_length=512)
+    display_name: str = Field(max_length=512)
+    first_seen_at: int = Field(sa_type=BigInteger)
+    last_login_at: int = Field(sa_type=BigInteger)
+
+
+class PersonStore:
+    """The repository of persons."""
+
+    def __init__(self, database: Database, random: Callable[[int], bytes]) -> None:
+        self._database = database
+        self._random = random
+
+    async def remember(self, person: Person, now: int) -> KnownPerson:
+        """The person's `sub`, made at the first login; the display name is the latest."""
+        fresh_sub = new_id("usr", self._random)
+        same_person = (
+            col(PersonRow.identity_provider) == person.identity_provider,
+            col(PersonRow.issuer) == person.issuer,
+            col(PersonRow.subject) == person.subject,
+        )
+
+        def work(connection: Connection) -> str:
+            # Read and insert are one write transaction: BEGIN IMMEDIATE on SQLite; elsewhere the
+            # unique constraint refuses the second of two first logins, which then logs in again.
+            sub = connection.execute(
+                update(PersonRow)
+                .where(*same_person)
+                .values(display_name=person.name, last_login_at=now)
+                .returning(col(PersonRow.sub))
+            ).scalar_one_or_none()
+            if sub is not None:
+                return str(sub)
+            connection.execute(
+                insert(PersonRow).values(
+                    sub=fresh_sub,
+                    identity_provider=person.identity_provider,
+                    issuer=person.issuer,
+                    subject=person.subject,
+                    display_name=person.name,
+                    first_seen_at=now,
+                    last_login_at=now,
+                )
+            )
+            return fresh_sub
+
+        sub = await self._database.write(work)
+        return KnownPerson(
+            sub, person.identity_provider, person.issuer, person.subject, person.name
+        )
+
+    def find(self, sub: str) -> KnownPerson | None:
+        """Who an opaque `sub` is."""
+
+        def work(connection: Connection) -> KnownPerson | None:
+            row = connection.execute(
+                select(PersonRow).where(col(PersonRow.sub) == sub)
+            ).one_or_none()
+            if row is None:
+                return None
+            return KnownPerson(
+                row.sub, row.identity_provider, row.issuer, row.subject, row.display_name
+            )
+
+        return self._database.read(work)

@@ -1,0 +1,80 @@
+"""The memory of what was used: one success, whoever asks and in whichever process."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+from sqlmodel import SQLModel
+
+from authz_server.store.replay import OnceKind, ReplayStore, UsedOnce, UsedOnceRow
+from database.engine import Database
+
+NOW = 1_800_000_000
+
+
+def proof(name: str, expires_at: int = NOW + 60, scope: str = "key") -> UsedOnce:
+    return UsedOnce(OnceKind.DPOP_PROOF, scope, name, expires_at)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    database = Database.open(f"sqlite:///{tmp_path}/replay.db")
+    database.write_now(SQLModel.metadata.create_all)
+    return database
+
+
+def test_token_replay_first_use_is_fresh_and_second_is_not(database: Database) -> None:
+    store = ReplayStore(database)
+    assert asyncio.run(store.use((proof("a"),), NOW)) is None
+    assert asyncio.run(store.use((proof("a"),), NOW)) == proof("a")
+
+
+def test_token_replay_names_the_one_that_was_used(database: Database) -> None:
+    store = ReplayStore(database)
+    asyncio.run(store.use((proof("b"),), NOW))
+    assert asyncio.run(store.use((proof("a"), proof("b")), NOW)) == proof("b")
+
+
+def test_token_replay_ids_of_different_owners_do_not_meet(database: Database) -> None:
+    store = ReplayStore(database)
+    things = (
+        proof("a", scope="k1"),
+        proof("a", scope="k2"),
+        proof("bc", scope="a"),
+        proof("c", scope="ab"),
+        UsedOnce(OnceKind.DECISION, "k1", "a", NOW + 60),
+    )
+    assert asyncio.run(store.use(things, NOW)) is None
+
+
+@pytest.mark.requirement("attack-5")
+def test_token_replay_twenty_at_once_over_two_processes_give_one_success(tmp_path: Path) -> None:
+    Database.open(f"sqlite:///{tmp_path}/replay.db").write_now(SQLModel.metadata.create_all)
+    stores = [ReplayStore(Database.open(f"sqlite:///{tmp_path}/replay.db")) for _ in range(2)]
+
+    async def at_once() -> list[UsedOnce | None]:
+        return await asyncio.gather(*(stores[n % 2].use((proof("a"),), NOW) for n in range(20)))
+
+    assert asyncio.run(at_once()).count(None) == 1
+
+
+def test_token_replay_memory_forgets_what_has_expired(database: Database) -> None:
+    store = ReplayStore(database)
+    asyncio.run(store.use(tuple(proof(str(n)) for n in range(10)), NOW))
+    asyncio.run(store.use((proof("later", NOW + 200),), NOW + 100))
+    count = select(func.count()).select_from(UsedOnceRow)
+    assert database.read(lambda connection: connection.scalar(count)) == 1
+
+
+def test_token_replay_memory_keeps_what_has_not_expired(database: Database) -> None:
+    store = ReplayStore(database)
+    asyncio.run(store.use((proof("a", NOW + 200),), NOW))
+    assert asyncio.run(store.use((proof("a", NOW + 200),), NOW + 100)) is not None
+
+
+def test_token_replay_accepts_ids_of_any_text(database: Database) -> None:
+    store = ReplayStore(database)
+    odd = (proof("\ud800"), proof("\0"), proof("x" * 10_000), proof("'; drop table used_once; --"))
+    assert asyncio.run(store.use(odd, NOW)) is None
+    assert asyncio.run(store.use(odd, NOW)) == odd[0]
