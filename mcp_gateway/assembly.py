@@ -1,0 +1,53 @@
+"""The whole gateway process from a few plain values: what `countersign mcp-gateway` runs.
+
+key = GatewayKey.load_or_create(state_dir / "gateway.key", secrets.token_bytes)
+identity = load_identity(path) or await enrol(...)      # then save_identity(path, identity)
+app = gateway_app(identity=identity, key=key, spool=spool, worker="gateway-1", ...)
+await new_server(app, host=..., port=...).serve()
+"""
+
+from collections.abc import Callable
+
+from audit_log.spool import Spool
+from mcp_gateway.app import BackgroundWork, GatewayApp, create_app
+from mcp_gateway.authority import HttpAuthority
+from mcp_gateway.clock import Clock
+from mcp_gateway.control_client import ControlClient
+from mcp_gateway.control_session import ControlSession
+from mcp_gateway.enrolment import GatewayIdentity
+from mcp_gateway.gateway_key import GatewayKey
+from mcp_gateway.parts import assemble
+from mcp_gateway.upstream.http import HttpUpstream
+
+
+def gateway_app(
+    *,
+    identity: GatewayIdentity,
+    key: GatewayKey,
+    spool: Spool,
+    worker: str,
+    clock: Clock,
+    monotonic: Clock,
+    random: Callable[[int], bytes],
+) -> GatewayApp:
+    """The application of one worker over real connections.
+
+    The lifespan ends the spool's source, pushes what is left and closes the connections; closing
+    the spool's files is left to whoever opened it.
+    """
+    authority, upstream = HttpAuthority(), HttpUpstream()
+    parts = assemble(
+        clock=clock,
+        monotonic=monotonic,
+        random=random,
+        key=key,
+        spool=spool,
+        authority=authority,
+        upstream=upstream,
+    )
+    session = ControlSession(authority=authority, key=key, identity=identity, clock=clock)
+    control = ControlClient(session, parts, spool, worker)
+    work = BackgroundWork(
+        run=(control.run,), after=(control.finish, authority.aclose, upstream.aclose)
+    )
+    return create_app(parts, work)

@@ -1,0 +1,250 @@
+"""What the gateway writes down: refusals, intents and outcomes, as `AuditEvent`s in the spool.
+
+Intent first: `intent` raises when it cannot be written and the call does not happen. Outcomes and
+refusals that cannot be written are reported in the log: the call is over or never was, and an
+intent without outcome becomes `unknown` when the spool is recovered.
+"""
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp, principal_kind
+from audit_log.spool import Spool, SpoolUnavailable
+from mcp_gateway.caller import Caller, CallerRefusal
+from mcp_gateway.clock import Clock
+from mcp_gateway.compiled_view import Endpoint
+from mcp_gateway.http_message import InboundRequest
+from policies.decision import Decision
+from registry.blocks import agents_of_chain
+from token_exchange.claims import AccessTokenClaims
+from token_exchange.identifiers import new_id
+
+# Anybody can cause such an event without a token. More than this would let strangers fill the
+# spool, and a full spool refuses everybody's calls: the rest is counted into the next event.
+ANONYMOUS_EVENTS_PER_SECOND: Final = 50
+MAXIMUM_METHOD_LENGTH: Final = 16
+MAXIMUM_PATH_LENGTH: Final = 256
+
+_logger = structlog.get_logger(__name__)
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """How a call ended. `status` is the HTTP status the agent saw, 0 when it saw none."""
+
+    outcome: Outcome
+    status: int
+    error_code: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A decision on one call, and what of it the audit keeps."""
+
+    decision_id: str
+    caller: Caller
+    endpoint: Endpoint
+    tool: str
+    argument_digest: str
+    decision: Decision
+    snapshot_version: int
+    policy_version: int
+
+
+def argument_digest(arguments: Mapping[str, Any]) -> str:
+    """`sha-256:<base64url>` of the arguments as JSON with sorted keys and no spaces."""
+    digest = hashlib.sha256(_encode_sorted(arguments)).digest()
+    return f"sha-256:{base64.urlsafe_b64encode(digest).rstrip(b'=').decode('ascii')}"
+
+
+class AuditTrail:
+    """Writes the gateway's events; every method is one event."""
+
+    def __init__(self, spool: Spool, *, clock: Clock, random: Callable[[int], bytes]) -> None:
+        """Take the spool, the time (Unix seconds) and the source of event ids."""
+        self._spool = spool
+        self._clock = clock
+        self._random = random
+        self._anonymous = _EventBudget(ANONYMOUS_EVENTS_PER_SECOND)
+
+    async def intent(self, intent: Intent) -> None:
+        """The decision, before anything leaves.
+
+        Raises:
+            SpoolUnavailable: not written; refuse the call.
+        """
+        decision = intent.decision
+        event = self._event(
+            EventType.CALL_DECIDED,
+            Outcome.ALLOWED if decision.allowed else Outcome.DENIED,
+            **_intent_fields(intent),
+            policy_matched=decision.policies,
+            reasons=decision.reasons,
+            failed_conditions=decision.failed_conditions,
+            error_code=None if decision.allowed else str(decision.code),
+        )
+        await self._spool.record(event)
+
+    def outcome(self, intent: Intent, result: CallResult, latency_ms: float) -> None:
+        """How an allowed call ended."""
+        event = self._event(
+            EventType.CALL_FINISHED,
+            result.outcome,
+            **_intent_fields(intent),
+            status=result.status or None,
+            error_code=result.error_code,
+            detail=result.detail,
+            latency_ms=round(latency_ms, 3),
+        )
+        self._write(event)
+
+    def call_refused(
+        self,
+        caller: Caller,
+        endpoint: Endpoint,
+        *,
+        status: int,
+        code: str,
+        detail: str,
+        tool: str | None = None,
+        decision_id: str | None = None,
+    ) -> None:
+        """A request of a known caller that came to no decision."""
+        event = self._event(
+            EventType.CALL_REFUSED,
+            Outcome.DENIED,
+            **_caller_fields(caller.claims),
+            target_service=endpoint.server.name,
+            tool=tool,
+            decision_id=decision_id,
+            request_method="POST",
+            request_path=endpoint.path,
+            status=status,
+            error_code=code,
+            detail=detail,
+        )
+        self._write(event)
+
+    def not_accepted(self, request: InboundRequest, status: int, detail: str) -> None:
+        """A request of nobody in particular that was not served at all."""
+        suppressed = self._anonymous.admit(self._clock())
+        if suppressed is None:
+            return
+        event = self._event(
+            EventType.CALL_REFUSED,
+            Outcome.DENIED,
+            request_method=request.method[:MAXIMUM_METHOD_LENGTH],
+            request_path=request.path[:MAXIMUM_PATH_LENGTH],
+            status=status,
+            error_code="not_accepted",
+            detail=_with_suppressed(detail, suppressed),
+        )
+        self._write(event)
+
+    def caller_refused(self, endpoint: Endpoint, refusal: CallerRefusal) -> None:
+        """A token that was not accepted; its claims only if they were verified."""
+        fields: dict[str, Any] = {}
+        detail = refusal.detail
+        if refusal.claims is not None:
+            fields = _caller_fields(refusal.claims)
+        else:
+            suppressed = self._anonymous.admit(self._clock())
+            if suppressed is None:
+                return
+            detail = _with_suppressed(detail, suppressed)
+        event = self._event(
+            EventType.CALLER_REFUSED,
+            Outcome.REVOKED if refusal.is_revoked else Outcome.DENIED,
+            **fields,
+            target_service=endpoint.server.name,
+            request_method="POST",
+            request_path=endpoint.path,
+            status=refusal.status,
+            error_code=refusal.error or "no_token",
+            detail=detail,
+        )
+        self._write(event)
+
+    def _event(self, kind: EventType, outcome: Outcome, **fields: Any) -> AuditEvent:  # noqa: ANN401
+        return AuditEvent(
+            event_id=new_id("evt", self._random),
+            timestamp=iso_timestamp(self._clock()),
+            type=kind,
+            outcome=outcome,
+            **fields,
+        )
+
+    def _write(self, event: AuditEvent) -> None:
+        try:
+            self._spool.append(event)
+        except SpoolUnavailable:
+            _logger.critical("audit_event_not_written", type=event.type, decision=event.decision_id)
+
+
+class _EventBudget:
+    """So many events a second; what is over is counted."""
+
+    def __init__(self, per_second: int) -> None:
+        self._per_second = per_second
+        self._second = 0
+        self._used = 0
+        self._suppressed = 0
+
+    def admit(self, now: float) -> int | None:
+        """How many were suppressed before this one; None: this one is, too."""
+        if int(now) != self._second:
+            self._second, self._used = int(now), 0
+        if self._used >= self._per_second:
+            self._suppressed += 1
+            return None
+        self._used += 1
+        suppressed, self._suppressed = self._suppressed, 0
+        return suppressed
+
+
+def _with_suppressed(detail: str, suppressed: int) -> str:
+    return f"{detail} (and {suppressed} refusals before it)" if suppressed else detail
+
+
+def _intent_fields(intent: Intent) -> dict[str, Any]:
+    return {
+        **_caller_fields(intent.caller.claims),
+        "decision_id": intent.decision_id,
+        "target_service": intent.endpoint.server.name,
+        "tool": intent.tool,
+        "argument_digest": intent.argument_digest,
+        "request_method": "POST",
+        "request_path": intent.endpoint.path,
+        "snapshot_version": intent.snapshot_version,
+        "policy_version": intent.policy_version,
+    }
+
+
+def _caller_fields(claims: AccessTokenClaims) -> dict[str, Any]:
+    """Who it was, for whom: from verified claims only."""
+    agents = agents_of_chain(claims.act, claims.agent)
+    acting = claims.agent if claims.act is None else claims.act.agent
+    return {
+        "principal_kind": principal_kind(
+            sub_profile=claims.sub_profile, has_actor=claims.act is not None
+        ),
+        "workload_svid": claims.sub if claims.act is None else claims.act.sub,
+        "workload_type": None if claims.attn is None else claims.attn.method,
+        "agent": acting,
+        "user": claims.sub if claims.sub_profile == "user" else None,
+        "actor_chain": agents,
+        "client_id": claims.client_id,
+        "presented_token_id": claims.jti,
+        "invocation": claims.inv,
+        "session": claims.sid,
+        "consent": claims.gid,
+        "transaction": claims.txn,
+    }

@@ -1,0 +1,5 @@
+"""Time as a parameter."""
+
+from collections.abc import Callable
+
+Clock = Callable[[], float]

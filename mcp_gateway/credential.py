@@ -1,0 +1,119 @@
+"""A target's credential in the gateway's hands: where it goes, and how to tell it leaked. Pure.
+
+`Credential.traces` are the byte sequences that must never appear in anything sent to an agent:
+the secret as it is, and as JSON, percent-encoding and base64 would show it.
+"""
+
+import base64
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+MINIMUM_TRACE_LENGTH: Final = 6  # below this a secret is a common word, and no secret
+MAXIMUM_SECRET_BYTES: Final = 16_384
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")  # RFC 9110 §5.6.2
+_HEADER_VALUE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+# What frames or routes the request is ours; a credential header may not replace it.
+_OURS: Final = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "host",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,19} +(?P<secret>\S.*)")
+_JWT: Final = re.compile(r"[\w-]+\.[\w-]*\.(?P<signature>[\w-]{40,})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One header for the target. `expires_at` is NumericDate seconds; None: not stated."""
+
+    header: str
+    value: str = field(repr=False)
+    expires_at: int | None
+    traces: tuple[bytes, ...] = field(repr=False)
+
+
+class _StaticSecret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    header: str
+    value: str
+
+
+def bearer_credential(token: str, expires_at: int | None) -> Credential | None:
+    """The credential of an issued access token; None when it cannot stand in a header."""
+    return _credential("Authorization", f"Bearer {token}", expires_at)
+
+
+def static_credential(plaintext: bytes, expires_at: int | None) -> Credential | None:
+    """The credential of an unsealed `{"header", "value"}`; None when it is not one."""
+    try:
+        secret = msgspec.json.decode(plaintext, type=_StaticSecret)
+    except msgspec.MsgspecError:
+        return None
+    return _credential(secret.header, secret.value, expires_at)
+
+
+def _credential(header: str, value: str, expires_at: int | None) -> Credential | None:
+    lower = header.lower()
+    is_usable = (
+        _HEADER_NAME.fullmatch(header) is not None
+        and _HEADER_VALUE.fullmatch(value) is not None
+        and len(value) <= MAXIMUM_SECRET_BYTES
+        and lower not in _OURS
+        and not lower.startswith("mcp-")
+    )
+    return Credential(header, value, expires_at, traces_of(value)) if is_usable else None
+
+
+def traces_of(value: str) -> tuple[bytes, ...]:
+    """Every spelling of the secret inside a header value that a search must find."""
+    scheme = _SCHEME.fullmatch(value)
+    secret = value if scheme is None else scheme["secret"]
+    jwt = _JWT.fullmatch(secret)
+    if jwt is not None:
+        # Without its signature a token is worth nothing, and header and payload alone may be
+        # quoted without harm; so the signature is what is looked for.
+        secret = jwt["signature"]
+    if len(secret) < MINIMUM_TRACE_LENGTH:
+        return ()
+    raw = secret.encode()
+    in_json = json.dumps(secret)[1:-1]
+    percent = quote(secret, safe="")
+    spellings = {
+        raw,
+        in_json.encode(),
+        in_json.replace("/", "\\/").encode(),
+        percent.encode(),
+        re.sub(r"%[0-9A-F]{2}", lambda match: match.group().lower(), percent).encode(),
+        raw.hex().encode(),
+        raw.hex().upper().encode(),
+        *_base64_traces(raw),
+    }
+    return tuple(sorted(spellings))
+
+
+def _base64_traces(raw: bytes) -> set[bytes]:
+    """The secret inside any base64 text, whatever stands before it: three alignments."""
+    found: set[bytes] = set()
+    for shift in range(3):
+        encoded = base64.b64encode(b"\0" * shift + raw)
+        # Characters that also depend on the neighbouring bytes are left out on both sides.
+        start = (0, 2, 3)[shift]
+        end = (shift + len(raw)) * 8 // 6
+        inner = encoded[start:end]
+        if len(inner) >= MINIMUM_TRACE_LENGTH:
+            found.update((inner, inner.replace(b"+", b"-").replace(b"/", b"_")))
+    return found

@@ -1,0 +1,105 @@
+"""How a call ends that does not end well: what the agent sees, and what is written down.
+
+Each function answers through `Relay.end_with` where a reply may have begun, and returns the
+`CallResult` for the outcome event; the others only build the answer.
+"""
+
+from typing import Final
+
+from audit_log.event import Outcome
+from mcp_gateway import errors
+from mcp_gateway.audit_trail import CallResult, Intent
+from mcp_gateway.caller import INVALID_TOKEN, CallerRefusal
+from mcp_gateway.ceiling import BeyondCeiling, MoreScopeNeeded
+from mcp_gateway.exchange_client import ExchangeRefusal
+from mcp_gateway.http_message import Answer
+from mcp_gateway.inbound import ToolCall
+from mcp_gateway.open_calls import EndedBy
+from mcp_gateway.parts import Parts
+from mcp_gateway.relay import Relay
+from mcp_gateway.stages import Admitted, Approved
+
+NOT_PERMITTED: Final = "This call is not permitted."
+# RFC 8693 §2.2.2: what an authority says of a subject token it does not accept, such as one that
+# was revoked a moment ago.
+_TOKEN_REFUSED: Final = frozenset({"invalid_grant", "invalid_request"})
+
+
+async def without_credential(
+    refusal: ExchangeRefusal, approved: Approved, relay: Relay
+) -> CallResult:
+    """The authority decides for itself; its no is final here."""
+    intent, call = approved.intent, approved.call
+    if refusal.code == "access_denied":
+        data = errors.denial_data(intent.decision_id, "not_permitted", retryable=False)
+        status = await relay.end_with(errors.denial(call.id, NOT_PERMITTED, data))
+        return CallResult(Outcome.DENIED, status, refusal.code, refusal.description)
+    if refusal.code in _TOKEN_REFUSED:
+        # The authority no longer accepts the agent's token, whatever we know of it so far.
+        text = "The token is no longer accepted."
+        claims = intent.caller.claims
+        problem = CallerRefusal(401, INVALID_TOKEN, text, refusal.description, claims)
+        status = await relay.end_with(errors.challenge(intent.endpoint, problem))
+        return CallResult(Outcome.DENIED, status, refusal.code, refusal.description)
+    text = "The server's credential could not be obtained."
+    code = errors.CREDENTIAL_UNAVAILABLE
+    answer = errors.failed(503, call.id, code, text, intent.decision_id)
+    status = await relay.end_with(answer)
+    return CallResult(Outcome.FAILED, status, refusal.code, refusal.description)
+
+
+async def interrupted(reason: EndedBy, approved: Approved, relay: Relay) -> CallResult:
+    """A call that was interrupted: what the agent sees, and its outcome."""
+    intent, request_id = approved.intent, approved.call.id
+    if reason is EndedBy.DISCONNECTED:
+        return CallResult(Outcome.CANCELLED, 0, reason)
+    if reason is EndedBy.REVOKED:
+        text = "The token was revoked."
+        claims = intent.caller.claims
+        problem = CallerRefusal(401, INVALID_TOKEN, text, text, claims, is_revoked=True)
+        status = await relay.end_with(errors.challenge(intent.endpoint, problem, request_id))
+        return CallResult(Outcome.REVOKED, status, reason)
+    text = "The gateway ended the call."
+    answer = errors.failed(503, request_id, errors.CALL_ENDED, text, intent.decision_id)
+    return CallResult(Outcome.CANCELLED, await relay.end_with(answer), reason)
+
+
+def beyond(
+    problem: MoreScopeNeeded | BeyondCeiling,
+    call: ToolCall,
+    decision_id: str,
+    admitted: Admitted,
+    parts: Parts,
+) -> Answer:
+    """Step 4's refusals: a challenge where consent would help, otherwise a plain no."""
+    if isinstance(problem, MoreScopeNeeded):
+        answer = errors.insufficient_scope(admitted.endpoint, call.id, decision_id)
+        code = "insufficient_scope"
+    else:
+        data = errors.denial_data(decision_id, "not_permitted", retryable=False)
+        answer = errors.denial(call.id, NOT_PERMITTED, data)
+        code = "beyond_ceiling"
+    parts.audit.call_refused(
+        admitted.caller,
+        admitted.endpoint,
+        status=answer.status,
+        code=code,
+        detail=problem.detail,
+        tool=call.name,
+        decision_id=decision_id,
+    )
+    return answer
+
+
+def denied(call: ToolCall, intent: Intent) -> Answer:
+    """A policy's no."""
+    decision = intent.decision
+    category = decision.category or "not_permitted"
+    data = errors.denial_data(
+        intent.decision_id,
+        category,
+        # Without a remedy the same call will be denied again.
+        retryable=bool(decision.remedies) or category in {"quota", "temporarily_blocked"},
+        remedies=decision.remedies,
+    )
+    return errors.denial(call.id, " ".join(decision.reasons) or NOT_PERMITTED, data)

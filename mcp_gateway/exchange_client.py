@@ -1,0 +1,290 @@
+"""Step 8: the blended token becomes the target's credential, at the authority (RFC 8693).
+
+Cached only where the provider's binding is `run`, by everything the token says but its own id and
+times, the target, the provider's version and the epochs of all it depends on; life <= credential
+- 30 s. `binding: call` is never cached: its decision id is good once. Concurrent calls of one
+identity wait for one exchange. A revocation drops what depends on its subject, and an exchange
+that was under way then is not kept.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+
+from mcp_gateway.authority import (
+    Authority,
+    AuthorityAnswer,
+    AuthorityRequest,
+    AuthorityUnreachableError,
+)
+from mcp_gateway.bounded_memory import LeastRecentlyUsed
+from mcp_gateway.caller import Caller
+from mcp_gateway.clock import Clock
+from mcp_gateway.credential import Credential, bearer_credential, static_credential
+from mcp_gateway.enforcement import Enforcement
+from mcp_gateway.gateway_key import GatewayKey, UnsealError
+from registry.blocks import BlockState, RevocationEvent, Subject
+from registry.snapshot import ServerEntry
+from token_exchange.claims import AccessTokenClaims, AuthorizationDetail
+from token_exchange.token_types import (
+    CLIENT_ASSERTION_JWT_BEARER,
+    DETAIL_TOOL_CALL,
+    GRANT_TOKEN_EXCHANGE,
+    TOKEN_TYPE_ACCESS_TOKEN,
+    TOKEN_TYPE_STATIC_SECRET,
+)
+
+MAXIMUM_CREDENTIALS: Final = 16_384
+MAXIMUM_ANSWER_BYTES: Final = 65_536
+EXCHANGE_SECONDS: Final = 10.0
+SAFETY_SECONDS: Final = 30  # a credential must outlive the call it is given to
+BINDING_RUN: Final = "run"
+REQUESTED_TYPES: Final[Mapping[str, str]] = {
+    "issued_token": TOKEN_TYPE_ACCESS_TOKEN,
+    "static_secret": TOKEN_TYPE_STATIC_SECRET,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeRefusal:
+    """Why there is no credential. `code` is the authority's, `status` 0 when it was not reached."""
+
+    code: str
+    description: str
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialNeed:
+    """For whom, for which server, and which decision is to be honoured."""
+
+    caller: Caller
+    server: ServerEntry
+    tool: str
+    argument_digest: str
+    decision_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """INVARIANT: what a target could see or a block could hit is in here."""
+
+    principal: AccessTokenClaims
+    url: str
+    audience: str
+    provider: str
+    provider_version: int
+    epochs: tuple[tuple[Subject, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    credential: Credential
+    subjects: frozenset[Subject]
+    usable_until: int
+
+
+@dataclass(slots=True)
+class _Flight:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+
+
+class _TokenAnswer(msgspec.Struct, frozen=True):
+    access_token: str
+    issued_token_type: str
+    token_type: str
+    expires_in: int | None = None
+
+
+class _ErrorAnswer(msgspec.Struct, frozen=True):
+    error: str
+    error_description: str = ""
+
+
+class ExchangeClient:
+    """Asks the authority for credentials, on behalf of one gateway."""
+
+    def __init__(
+        self,
+        *,
+        authority: Authority,
+        key: GatewayKey,
+        enforcement: Enforcement,
+        clock: Clock,
+        capacity: int = MAXIMUM_CREDENTIALS,
+    ) -> None:
+        """Take the authority, our key to prove ourselves with, and the blocks to key by."""
+        self._authority = authority
+        self._key = key
+        self._enforcement = enforcement
+        self._clock = clock
+        self._cache: LeastRecentlyUsed[_Identity, _Cached] = LeastRecentlyUsed(capacity)
+        self._flights: dict[_Identity, _Flight] = {}
+
+    async def credential_for(self, need: CredentialNeed) -> Credential | ExchangeRefusal:
+        """The credential for one call."""
+        if need.server.credential.binding != BINDING_RUN:
+            return await self._exchange(need)
+        identity = _identity_of(need, self._enforcement.blocks)
+        cached = self._cache.get(identity)
+        if cached is not None and self._clock() < cached.usable_until:
+            return cached.credential
+        async with self._single_flight(identity):
+            cached = self._cache.get(identity)
+            if cached is not None and self._clock() < cached.usable_until:
+                return cached.credential
+            return await self._exchange_and_keep(need, identity)
+
+    async def renewed(
+        self, need: CredentialNeed, stale: Credential
+    ) -> Credential | ExchangeRefusal:
+        """Another credential, because the target refused `stale`."""
+        identity = _identity_of(need, self._enforcement.blocks)
+        cached = self._cache.get(identity)
+        if cached is not None and cached.credential is stale:
+            self._cache.drop(identity)
+        return await self.credential_for(need)
+
+    def forget(self, event: RevocationEvent) -> int:
+        """Drop every credential that depends on a revoked subject; how many that were."""
+        subject = Subject(event.kind, event.id)
+        return self._cache.drop_where(lambda cached: subject in cached.subjects)
+
+    def forget_all(self) -> None:
+        """Drop every credential."""
+        self._cache.clear()
+
+    async def exchange_own_token(
+        self, own_token: str, server: ServerEntry, detail: AuthorizationDetail
+    ) -> Credential | ExchangeRefusal:
+        """A credential without a person, for discovery (docs/architecture.md, "Discovery")."""
+        return await self._request(own_token, server, detail)
+
+    async def _exchange_and_keep(
+        self, need: CredentialNeed, identity: _Identity
+    ) -> Credential | ExchangeRefusal:
+        sequence = self._enforcement.blocks.sequence
+        credential = await self._exchange(need)
+        if isinstance(credential, Credential) and credential.expires_at is not None:
+            usable_until = credential.expires_at - SAFETY_SECONDS
+            # A revocation while we waited may have meant this very identity: use once, at most.
+            if usable_until > self._clock() and sequence == self._enforcement.blocks.sequence:
+                subjects = frozenset(need.caller.subjects)
+                self._cache.put(identity, _Cached(credential, subjects, usable_until))
+        return credential
+
+    async def _exchange(self, need: CredentialNeed) -> Credential | ExchangeRefusal:
+        detail = AuthorizationDetail(
+            type=DETAIL_TOOL_CALL,
+            server=need.server.name,
+            tool=need.tool,
+            args_sha256=need.argument_digest,
+            decision=need.decision_id,
+        )
+        return await self._request(need.caller.token, need.server, detail)
+
+    async def _request(
+        self, subject_token: str, server: ServerEntry, detail: AuthorizationDetail
+    ) -> Credential | ExchangeRefusal:
+        view = self._enforcement.view
+        requested = REQUESTED_TYPES.get(server.credential.type)
+        if view is None or requested is None:
+            return ExchangeRefusal("invalid_request", "The credential type is not known here.", 0)
+        now = int(self._clock())
+        issuer, client_id = view.view.issuer, view.view.gateway.client_id
+        form = {
+            "grant_type": GRANT_TOKEN_EXCHANGE,
+            "client_id": client_id,
+            "client_assertion_type": CLIENT_ASSERTION_JWT_BEARER,
+            "client_assertion": self._key.client_assertion(
+                client_id=client_id, issuer=issuer, now=now
+            ),
+            "subject_token": subject_token,
+            "subject_token_type": TOKEN_TYPE_ACCESS_TOKEN,
+            "resource": server.url,
+            "requested_token_type": requested,
+            "authorization_details": msgspec.json.encode((detail,)).decode(),
+        }
+        request = AuthorityRequest(
+            method="POST",
+            url=f"{issuer}/oauth/token",
+            headers={
+                "content-type": "application/x-www-form-urlencoded",
+                "accept": "application/json",
+            },
+            body=urlencode(form).encode("ascii"),
+            timeout_seconds=EXCHANGE_SECONDS,
+            maximum_bytes=MAXIMUM_ANSWER_BYTES,
+        )
+        try:
+            answer = await self._authority.ask(request)
+        except AuthorityUnreachableError:
+            description = "The authorization server could not be reached."
+            return ExchangeRefusal("temporarily_unavailable", description, 0)
+        return self._read(answer, requested, now)
+
+    def _read(
+        self, answer: AuthorityAnswer, requested: str, asked_at: int
+    ) -> Credential | ExchangeRefusal:
+        if answer.status != 200:  # noqa: PLR2004 - RFC 6749 §5.1
+            return _refusal_of(answer)
+        try:
+            token = msgspec.json.decode(answer.body, type=_TokenAnswer)
+        except msgspec.MsgspecError:
+            return _unusable(answer, "The answer is not a token response.")
+        if token.issued_token_type != requested:
+            return _unusable(answer, "The answer has another type than was asked for.")
+        expires_at = None if token.expires_in is None else asked_at + token.expires_in
+        if requested == TOKEN_TYPE_STATIC_SECRET:
+            try:
+                plaintext = self._key.unseal(token.access_token)
+            except UnsealError:
+                return _unusable(answer, "The secret is not sealed to this gateway.")
+            credential = static_credential(plaintext, expires_at)
+        else:
+            credential = bearer_credential(token.access_token, expires_at)
+        return credential or _unusable(answer, "The credential cannot stand in a header.")
+
+    @asynccontextmanager
+    async def _single_flight(self, identity: _Identity) -> AsyncIterator[None]:
+        """One exchange per identity at a time. If its holder is cancelled the next one asks."""
+        flight = self._flights.setdefault(identity, _Flight())
+        flight.waiting += 1
+        try:
+            async with flight.lock:
+                yield
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting:
+                self._flights.pop(identity, None)
+
+
+def _identity_of(need: CredentialNeed, blocks: BlockState) -> _Identity:
+    entries = blocks.entries
+    found = ((subject, entries.get((subject.kind, subject.id))) for subject in need.caller.subjects)
+    return _Identity(
+        principal=msgspec.structs.replace(need.caller.claims, jti="", iat=0, nbf=0, exp=0),
+        url=need.server.url,
+        audience=need.server.audience,
+        provider=need.server.credential.name,
+        provider_version=need.server.credential.version,
+        epochs=tuple((subject, entry.not_before) for subject, entry in found if entry is not None),
+    )
+
+
+def _refusal_of(answer: AuthorityAnswer) -> ExchangeRefusal:
+    try:
+        error: Any = msgspec.json.decode(answer.body, type=_ErrorAnswer)
+    except msgspec.MsgspecError:
+        return ExchangeRefusal("server_error", "The authority gave no reason.", answer.status)
+    return ExchangeRefusal(error.error[:64], error.error_description[:256], answer.status)
+
+
+def _unusable(answer: AuthorityAnswer, description: str) -> ExchangeRefusal:
+    return ExchangeRefusal("server_error", description, answer.status)

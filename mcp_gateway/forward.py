@@ -1,0 +1,88 @@
+"""Step 9, what is sent: the judged call, encoded again, with the target's credential. Pure.
+
+Nothing of the agent's request is copied: neither its body's bytes nor any of its headers. What we
+speak with ourselves (`countersign/...` in `_meta`) stays here, and client capabilities are cut to
+those whose traffic this gateway can relay.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from mcp_gateway.compiled_view import CatalogueTool
+from mcp_gateway.credential import Credential
+from mcp_gateway.inbound import (
+    CAPABILITIES_KEY,
+    METHOD_CALL_TOOL,
+    PROTOCOL_VERSION,
+    ToolCall,
+)
+from mcp_gateway.routing_headers import encode_header_value, mirrored_parameters
+from mcp_gateway.upstream.protocol import UpstreamRequest
+from registry.snapshot import ServerEntry
+
+OUR_META_PREFIX: Final = "countersign/"
+RELAYED_CAPABILITIES: Final = frozenset({"elicitation", "roots", "sampling"})
+USER_AGENT: Final = "countersign-gateway"
+
+_encode = msgspec.json.Encoder().encode
+
+
+def forwarded_call(
+    call: ToolCall, tool: CatalogueTool, server: ServerEntry, credential: Credential
+) -> UpstreamRequest:
+    """The request to the MCP server for one judged call."""
+    params = {
+        "name": call.name,
+        "arguments": call.arguments,
+        **call.extra,
+        "_meta": _relayed_meta(call.meta),
+    }
+    headers = (
+        *mcp_headers(METHOD_CALL_TOOL, credential),
+        ("Mcp-Name", encode_header_value(call.name)),
+        *mirrored_parameters(tool.parameters, call.arguments),
+    )
+    return mcp_request(server, call.id, METHOD_CALL_TOOL, params, headers)
+
+
+def mcp_headers(method: str, credential: Credential) -> tuple[tuple[str, str], ...]:
+    """The headers of every MCP request we send."""
+    return (
+        ("Content-Type", "application/json"),
+        ("Accept", "application/json, text/event-stream"),
+        ("Accept-Encoding", "identity"),  # a compressed reply could not be searched
+        ("User-Agent", USER_AGENT),
+        ("MCP-Protocol-Version", PROTOCOL_VERSION),
+        ("Mcp-Method", method),
+        (credential.header, credential.value),
+    )
+
+
+def mcp_request(
+    server: ServerEntry,
+    request_id: int | str,
+    method: str,
+    params: Mapping[str, Any],
+    headers: tuple[tuple[str, str], ...],
+) -> UpstreamRequest:
+    """One JSON-RPC request to a server, under its own limits."""
+    body = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
+    return UpstreamRequest(
+        url=server.url,
+        headers=headers,
+        body=_encode(body),
+        timeout_seconds=server.timeout_seconds,
+        maximum_response_bytes=server.maximum_response_bytes,
+    )
+
+
+def _relayed_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    relayed = {key: value for key, value in meta.items() if not key.startswith(OUR_META_PREFIX)}
+    capabilities = relayed[CAPABILITIES_KEY]
+    if not capabilities.keys() <= RELAYED_CAPABILITIES:
+        relayed[CAPABILITIES_KEY] = {
+            name: value for name, value in capabilities.items() if name in RELAYED_CAPABILITIES
+        }
+    return relayed

@@ -1,0 +1,90 @@
+"""Every call in flight, so that a revocation, a shutdown or a lost lease can end it at once.
+
+A call is registered before its intent is written and leaves when it is over; what ends it early
+is said once and for all by `OpenCall.end`. Ending works through the deadline of an
+`asyncio.timeout`: the call's own task is interrupted wherever it waits.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mcp_gateway.caller import Caller
+from registry.blocks import BlockState
+
+
+class EndedBy(StrEnum):
+    """Why a call did not come to its own end."""
+
+    DISCONNECTED = "disconnected"  # the agent went away: closing the stream is cancelling
+    REVOKED = "revoked"
+    STALE = "stale"  # no news from the authority for too long
+    SHUTDOWN = "shutdown"
+
+
+@dataclass(slots=True, eq=False)
+class OpenCall:
+    """One call in flight."""
+
+    caller: Caller
+    deadline: asyncio.Timeout
+    ended_by: EndedBy | None = None
+    is_over: bool = False
+
+    def end(self, reason: EndedBy) -> None:
+        """Interrupt the call; the first reason stays."""
+        if self.ended_by is None and not self.is_over:
+            self.ended_by = reason
+            self.deadline.reschedule(0)
+
+    def peer_left(self) -> None:
+        """The agent closed the connection."""
+        self.end(EndedBy.DISCONNECTED)
+
+
+class OpenCalls:
+    """The calls in flight of one process. Bounded by the server's connection limit."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._calls: set[OpenCall] = set()
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @contextmanager
+    def registered(self, call: OpenCall) -> Iterator[None]:
+        """Keep `call` reachable while it runs."""
+        self._calls.add(call)
+        self._is_idle.clear()
+        try:
+            yield
+        finally:
+            call.is_over = True
+            self._calls.discard(call)
+            if not self._calls:
+                self._is_idle.set()
+
+    def recheck(self, blocks: BlockState) -> int:
+        """End every call whose caller a block or epoch now refuses; how many that were."""
+        hit = [
+            call
+            for call in self._calls
+            if blocks.first_hit(call.caller.subjects, call.caller.claims.iat) is not None
+        ]
+        for call in hit:
+            call.end(EndedBy.REVOKED)
+        return len(hit)
+
+    def end_all(self, reason: EndedBy) -> None:
+        """End every call."""
+        for call in tuple(self._calls):
+            call.end(reason)
+
+    async def idle(self) -> None:
+        """Wait until no call is in flight."""
+        await self._is_idle.wait()

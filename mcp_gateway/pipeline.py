@@ -1,0 +1,298 @@
+"""One tool call, from the first header to the last byte. Read this file first.
+
+ 1 Accept       size, time, host, origin, form                          admission, asgi
+ 2 Caller       token → who, for whom, with which key                    caller, caller_cache
+ 3 ToolCall     headers and body agree, decoded once                     inbound, routing_headers
+ 4 Ceiling      scope ∩ details ∩ Agent.tools ∩ approved catalogue       ceiling
+ 5 Run context  what policies may read                                   run_context
+ 6 Decide       Cedar; every error denies                                decisions
+ 7 Intent       the decision is in the spool before anything leaves      audit_trail
+ 8 Credential   RFC 8693 at the authority                                exchange_client
+ 9 Forward      the judged call out, the reply back as bytes             forward, relay
+10 Outcome      a second event with the same decision id, on every way out
+
+Nothing reaches back: each step takes the frozen value of the one before. A revocation may strike
+at any await: `open_calls` interrupts the call, and what was read before an await is read again
+after it.
+"""
+
+import asyncio
+
+import structlog
+
+from audit_log.event import Outcome
+from audit_log.spool import SpoolUnavailable
+from mcp_gateway import errors
+from mcp_gateway.admission import NotAccepted, accept
+from mcp_gateway.audit_trail import CallResult, Intent, argument_digest
+from mcp_gateway.caller import (
+    INVALID_PROOF,
+    Caller,
+    CallerRefusal,
+    Presented,
+    presented,
+    prove_possession,
+    standing_problem,
+)
+from mcp_gateway.ceiling import ceiling
+from mcp_gateway.compiled_view import CatalogueTool, Endpoint
+from mcp_gateway.credential import Credential
+from mcp_gateway.echo_guard import CredentialEchoError, EchoGuard
+from mcp_gateway.endings import beyond, denied, interrupted, without_credential
+from mcp_gateway.enforcement import NotServing
+from mcp_gateway.exchange_client import BINDING_RUN, CredentialNeed, ExchangeRefusal
+from mcp_gateway.forward import forwarded_call
+from mcp_gateway.http_message import Answer, BodyProblem, Headers, InboundRequest, Reply
+from mcp_gateway.inbound import (
+    Discover,
+    ListTools,
+    Message,
+    Notification,
+    Rejection,
+    ToolCall,
+    against_definition,
+    understand,
+)
+from mcp_gateway.listing import discovered, listed_tools
+from mcp_gateway.open_calls import EndedBy, OpenCall
+from mcp_gateway.parts import Parts
+from mcp_gateway.relay import Relay, send
+from mcp_gateway.run_context import agent_facts, run_facts, user_facts
+from mcp_gateway.stages import Admitted, Approved
+from mcp_gateway.upstream.protocol import UpstreamError, UpstreamTimeoutError
+from policies.entities import CallRequest
+from token_exchange.identifiers import new_id
+
+_logger = structlog.get_logger(__name__)
+
+_UNAUTHORIZED = 401
+
+
+async def handle(request: InboundRequest, reply: Reply, parts: Parts) -> None:
+    """Serve one request at the MCP route."""
+    admitted = _admit(request, parts)  # 1, 2
+    if isinstance(admitted, Answer):
+        await send(reply, admitted)
+        return
+    body = await request.read_body()  # 1: its size and time
+    if isinstance(body, BodyProblem):
+        _audit_refusal(admitted, body.status, "body", body.description, parts)
+        await send(reply, errors.not_accepted(body))
+        return
+    admitted = _standing(presented(request.headers), request, parts)
+    if isinstance(admitted, Answer):
+        await send(reply, admitted)
+        return
+    message = understand(request.headers, body)  # 3
+    if isinstance(message, ToolCall):
+        await _call(message, request.headers, admitted, reply, parts)
+    else:
+        await send(reply, await _answer(message, admitted, parts))
+
+
+def _admit(request: InboundRequest, parts: Parts) -> Admitted | Answer:
+    """Steps 1 and 2, as far as the headers go."""
+    view = parts.enforcement.serving()
+    if isinstance(view, NotServing):
+        parts.audit.not_accepted(request, 503, view.value)
+        return errors.not_serving(view)
+    endpoint = accept(request, view)
+    if isinstance(endpoint, NotAccepted):
+        parts.audit.not_accepted(request, endpoint.status, endpoint.description)
+        return errors.not_accepted(endpoint)
+    offered = presented(request.headers)
+    admitted = _standing(offered, request, parts)
+    if isinstance(admitted, Answer) or isinstance(offered, CallerRefusal):
+        return admitted
+    now = int(parts.clock())
+    proof = prove_possession(
+        offered, admitted.caller, method=request.method, endpoint=endpoint, now=now
+    )
+    if isinstance(proof, CallerRefusal):
+        return _refuse_caller(proof, endpoint, parts)
+    if proof is not None and not parts.proofs.use(proof.replay_key, proof.expires_at, now):
+        text = "The DPoP proof was used before."
+        replayed = CallerRefusal(401, INVALID_PROOF, text, "replayed", admitted.caller.claims)
+        return _refuse_caller(replayed, endpoint, parts)
+    return admitted
+
+
+def _standing(
+    offered: Presented | CallerRefusal, request: InboundRequest, parts: Parts
+) -> Admitted | Answer:
+    """Who is calling where, under the snapshot and the blocks of this very moment."""
+    view = parts.enforcement.serving()
+    if isinstance(view, NotServing):
+        return errors.not_serving(view)
+    endpoint = view.endpoints.get(request.path)
+    if endpoint is None:
+        return errors.not_accepted(NotAccepted(404, "There is no such endpoint."))
+    if isinstance(offered, CallerRefusal):
+        return _refuse_caller(offered, endpoint, parts)
+    now = int(parts.clock())
+    caller = parts.callers.resolve(offered, endpoint, view, now)
+    if isinstance(caller, Caller):
+        problem = standing_problem(caller, parts.enforcement.blocks, now)
+        if problem is None:
+            return Admitted(view, endpoint, caller)
+        caller = problem
+    return _refuse_caller(caller, endpoint, parts)
+
+
+async def _answer(message: Message | Rejection, admitted: Admitted, parts: Parts) -> Answer:
+    """Everything that is not a tool call."""
+    if isinstance(message, Rejection):
+        _audit_refusal(admitted, message.status, str(message.code), message.message, parts)
+        return errors.rejected(message)
+    if isinstance(message, Notification):
+        return errors.accepted()
+    if isinstance(message, ListTools):
+        now_ms = int(parts.clock() * 1000)
+        view, endpoint, caller = admitted.view, admitted.endpoint, admitted.caller
+        return await listed_tools(message, caller, endpoint, view, now_ms)
+    assert isinstance(message, Discover)  # noqa: S101 - for the type checker: all others are done
+    return discovered(message, admitted.endpoint)
+
+
+async def _call(
+    call: ToolCall, headers: Headers, admitted: Admitted, reply: Reply, parts: Parts
+) -> None:
+    """Steps 4 to 10."""
+    started_at = parts.monotonic()
+    decision_id = new_id("dec", parts.random)
+    tool = ceiling(admitted.caller, admitted.endpoint, call.name)  # 4
+    if not isinstance(tool, CatalogueTool):
+        await send(reply, beyond(tool, call, decision_id, admitted, parts))
+        return
+    rejection = against_definition(
+        call, tool.parameters, tool.properties, headers
+    )  # 3, what needs the definition
+    if rejection is not None:
+        await send(reply, await _answer(rejection, admitted, parts))
+        return
+    intent = _decided(call, tool, decision_id, admitted, parts)  # 5, 6
+    try:
+        await parts.audit.intent(intent)  # 7
+    except SpoolUnavailable:
+        _logger.critical("audit_intent_not_written", decision=decision_id)
+        text = "The call cannot be recorded, so it was not made."
+        await send(reply, errors.failed(503, call.id, errors.AUDIT_UNAVAILABLE, text, decision_id))
+        return
+    if intent.decision.allowed:
+        await _carry_out(Approved(call, tool, intent, started_at), reply, parts)  # 8, 9, 10
+    else:
+        await send(reply, denied(call, intent))
+
+
+def _decided(
+    call: ToolCall, tool: CatalogueTool, decision_id: str, admitted: Admitted, parts: Parts
+) -> Intent:
+    """Steps 5 and 6: no await between reading the view and deciding on it."""
+    caller, view = admitted.caller, admitted.view
+    asked = CallRequest(
+        agent=agent_facts(caller),
+        user=user_facts(caller),
+        run=run_facts(caller, call.meta),
+        now_ms=int(parts.clock() * 1000),
+        tool=tool.facts,
+        arguments=call.arguments,
+    )
+    return Intent(
+        decision_id=decision_id,
+        caller=caller,
+        endpoint=admitted.endpoint,
+        tool=call.name,
+        argument_digest=argument_digest(call.arguments),
+        decision=parts.decisions.decide(view, asked),
+        snapshot_version=view.view.version,
+        policy_version=view.view.policies.version,
+    )
+
+
+async def _carry_out(approved: Approved, reply: Reply, parts: Parts) -> None:
+    """Steps 8 to 10. INVARIANT: whatever happens in here, exactly one outcome is written."""
+    relay = Relay(reply, approved.call.id)
+    result = CallResult(Outcome.FAILED, 0, "internal_error")
+    try:
+        result = await _interruptible(approved, relay, reply, parts)
+    except asyncio.CancelledError:
+        result = CallResult(Outcome.CANCELLED, 0, "cancelled")
+        raise
+    finally:
+        latency_ms = (parts.monotonic() - approved.started_at) * 1000
+        parts.audit.outcome(approved.intent, result, latency_ms)
+
+
+async def _interruptible(
+    approved: Approved, relay: Relay, reply: Reply, parts: Parts
+) -> CallResult:
+    caller = approved.intent.caller
+    open_call: OpenCall | None = None
+    try:
+        async with asyncio.timeout(None) as deadline:
+            open_call = OpenCall(caller, deadline)
+            with parts.open_calls.registered(open_call):
+                reply.on_closed(open_call.peer_left)
+                if standing_problem(caller, parts.enforcement.blocks, int(parts.clock())):
+                    return await interrupted(EndedBy.REVOKED, approved, relay)
+                return await _deliver(approved, relay, parts)
+    except TimeoutError:
+        if open_call is None or open_call.ended_by is None:
+            raise
+        return await interrupted(open_call.ended_by, approved, relay)
+
+
+async def _deliver(approved: Approved, relay: Relay, parts: Parts) -> CallResult:
+    """Steps 8 and 9, and what an agent sees when they fail."""
+    intent, call = approved.intent, approved.call
+    try:
+        need = CredentialNeed(
+            caller=intent.caller,
+            server=intent.endpoint.server,
+            tool=intent.tool,
+            argument_digest=intent.argument_digest,
+            decision_id=intent.decision_id,
+        )
+        credential = await parts.exchange.credential_for(need)  # 8
+        if isinstance(credential, ExchangeRefusal):
+            return await without_credential(credential, approved, relay)
+        return await _forward(approved, need, credential, relay, parts)  # 9
+    except CredentialEchoError:
+        _logger.critical("credential_echoed", server=intent.endpoint.server.name)
+        text = "The server's reply was withheld."
+        answer = errors.failed(502, call.id, errors.REPLY_WITHHELD, text, intent.decision_id)
+        return CallResult(Outcome.FAILED, await relay.end_with(answer), "credential_echoed")
+    except UpstreamError as error:
+        status = 504 if isinstance(error, UpstreamTimeoutError) else 502
+        text = "The server did not answer properly."
+        answer = errors.failed(status, call.id, errors.UPSTREAM_FAILED, text, intent.decision_id)
+        seen = await relay.end_with(answer)
+        return CallResult(Outcome.FAILED, seen, error.code, str(error) or None)
+
+
+async def _forward(
+    approved: Approved, need: CredentialNeed, credential: Credential, relay: Relay, parts: Parts
+) -> CallResult:
+    """Step 9. An upstream that refuses a cached credential gets one fresh one."""
+    may_renew = need.server.credential.binding == BINDING_RUN
+    while True:
+        request = forwarded_call(approved.call, approved.tool, need.server, credential)
+        async with parts.upstream.post(request) as upstream:
+            if upstream.status != _UNAUTHORIZED or not may_renew:
+                return await relay.pass_on(upstream, EchoGuard(credential.traces))
+        may_renew = False
+        renewed = await parts.exchange.renewed(need, credential)
+        if isinstance(renewed, ExchangeRefusal):
+            return await without_credential(renewed, approved, relay)
+        credential = renewed
+
+
+def _refuse_caller(refusal: CallerRefusal, endpoint: Endpoint, parts: Parts) -> Answer:
+    parts.audit.caller_refused(endpoint, refusal)
+    return errors.challenge(endpoint, refusal)
+
+
+def _audit_refusal(admitted: Admitted, status: int, code: str, detail: str, parts: Parts) -> None:
+    parts.audit.call_refused(
+        admitted.caller, admitted.endpoint, status=status, code=code, detail=detail
+    )

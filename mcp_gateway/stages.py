@@ -1,0 +1,27 @@
+"""The frozen values that the steps of the pipeline hand on; each says what has been proved."""
+
+from dataclasses import dataclass
+
+from mcp_gateway.audit_trail import Intent
+from mcp_gateway.caller import Caller
+from mcp_gateway.compiled_view import CatalogueTool, CompiledView, Endpoint
+from mcp_gateway.inbound import ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A caller at an endpoint, under one view: steps 1 and 2 were passed."""
+
+    view: CompiledView
+    endpoint: Endpoint
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """A call that was decided, allowed and recorded: steps 3 to 7 were passed."""
+
+    call: ToolCall
+    tool: CatalogueTool
+    intent: Intent
+    started_at: float

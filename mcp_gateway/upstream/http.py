@@ -1,0 +1,121 @@
+"""Upstream over HTTP with aiohttp: one pool per process, nothing remembered between calls.
+
+No redirects (a redirect would carry the credential elsewhere), no cookies (they would join two
+callers), no proxy from the environment, no decompression (a compressed reply cannot be searched
+for the credential, so identity is asked for and anything else refused by the caller).
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final, Self
+
+import aiohttp
+
+from mcp_gateway.upstream.protocol import (
+    UpstreamReply,
+    UpstreamRequest,
+    UpstreamTimeoutError,
+    UpstreamTooLargeError,
+    UpstreamUnreachableError,
+)
+
+CONNECT_SECONDS: Final = 5.0
+MAXIMUM_CONNECTIONS: Final = 1000
+KEEP_ALIVE_SECONDS: Final = 4.0  # shorter than any common server's: a POST is never repeated
+MAXIMUM_HEADER_BYTES: Final = 16_384
+READ_BUFFER_BYTES: Final = 65_536
+
+
+def new_session() -> aiohttp.ClientSession:
+    """A client session with the limits above; must be made inside the running loop."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=MAXIMUM_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_SECONDS
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        read_bufsize=READ_BUFFER_BYTES,
+        max_line_size=MAXIMUM_HEADER_BYTES,
+        max_field_size=MAXIMUM_HEADER_BYTES,
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+    )
+
+
+class HttpUpstream:
+    """The Upstream protocol over one aiohttp session, made when first used."""
+
+    def __init__(self, session_factory: Callable[[], aiohttp.ClientSession] = new_session) -> None:
+        """Take how to make the session: it needs a running loop, so it is made late."""
+        self._session_factory = session_factory
+        self._session: aiohttp.ClientSession | None = None
+
+    @asynccontextmanager
+    async def post(self, request: UpstreamRequest) -> AsyncIterator[UpstreamReply]:
+        """Send one request; the body of the reply is read by the caller inside the context."""
+        if self._session is None:
+            self._session = self._session_factory()
+        timeout = aiohttp.ClientTimeout(
+            total=None, connect=CONNECT_SECONDS, sock_read=request.timeout_seconds
+        )
+        try:
+            response = await self._session.post(
+                request.url,
+                data=request.body,
+                headers=request.headers,
+                allow_redirects=False,
+                timeout=timeout,
+            )
+        except TimeoutError as error:
+            raise UpstreamTimeoutError from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise UpstreamUnreachableError from error
+        is_complete = False
+        try:
+            reply = _HttpReply(response, request.maximum_response_bytes)
+            yield reply
+            is_complete = reply.is_complete
+        finally:
+            # A reply not read to its end must not go back to the pool, and closing the
+            # connection is how this protocol version cancels.
+            if is_complete:
+                response.release()
+            else:
+                response.close()
+
+    async def aclose(self) -> None:
+        """Close the pool."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class _HttpReply:
+    def __init__(self, response: aiohttp.ClientResponse, maximum_bytes: int) -> None:
+        self._response = response
+        self._maximum_bytes = maximum_bytes
+        self.status = response.status
+        content_type = response.headers.get("Content-Type", "")
+        self.media_type = content_type.partition(";")[0].strip().lower()
+        coding = response.headers.get("Content-Encoding", "identity")
+        self.content_encoding = coding.strip().lower()
+        self.is_complete = False
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        received = 0
+        try:
+            async for chunk in self._response.content.iter_any():
+                received += len(chunk)
+                if received > self._maximum_bytes:
+                    raise UpstreamTooLargeError
+                yield chunk
+        except TimeoutError as error:
+            raise UpstreamTimeoutError from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamUnreachableError from error
+        self.is_complete = True

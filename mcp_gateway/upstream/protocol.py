@@ -1,0 +1,84 @@
+"""What the pipeline needs of an MCP server's transport. Implementations live beside this file."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """One POST to an MCP server. `headers` are complete and hold the target's credential.
+
+    `timeout_seconds` bounds the wait for the reply's head and for each next part of its body.
+    """
+
+    url: str
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(repr=False)
+    timeout_seconds: float
+    maximum_response_bytes: int
+
+
+class UpstreamReply(Protocol):
+    """The head of a reply, and its body as it arrives."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def media_type(self) -> str:
+        """The media type in lower case, without parameters; empty when absent."""
+
+    @property
+    def content_encoding(self) -> str:
+        """The content coding in lower case; `identity` when absent."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body in parts, at once as they arrive.
+
+        Raises:
+            UpstreamError: it broke off, fell silent or grew too large.
+        """
+
+
+class Upstream(Protocol):
+    """Sends requests to MCP servers: no redirects, no cookies, nothing kept between calls."""
+
+    def post(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamReply]:
+        """Send and wait for the head; leaving the context closes the exchange at once.
+
+        Raises:
+            UpstreamError: on entry, when no head arrived.
+        """
+
+
+class UpstreamError(Exception):
+    """The MCP server could not be asked or did not answer. `code` is a stable word."""
+
+    code = "upstream_error"
+
+
+class UpstreamUnreachableError(UpstreamError):
+    """No connection, or it broke before or during the reply."""
+
+    code = "upstream_unreachable"
+
+
+class UpstreamTimeoutError(UpstreamError):
+    """Silent for longer than the server's timeout."""
+
+    code = "upstream_timeout"
+
+
+class UpstreamTooLargeError(UpstreamError):
+    """The reply exceeds the server's `maximum_response_bytes`."""
+
+    code = "upstream_reply_too_large"
+
+
+class UpstreamInvalidError(UpstreamError):
+    """The reply is not one an MCP server may send."""
+
+    code = "upstream_reply_invalid"

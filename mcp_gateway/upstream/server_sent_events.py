@@ -1,0 +1,76 @@
+"""Reads server-sent events from bytes as they arrive (WHATWG HTML §9.2.6). Pure.
+
+Used to look into a tool's event stream while its bytes are passed on, and to read the control
+channel. Only `event` and `data` matter to us; `id` and `retry` are ignored.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+MAXIMUM_EVENT_BYTES: Final = 16_777_216
+
+
+class EventTooLargeError(Exception):
+    """One event exceeds the cap of the reader."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSentEvent:
+    """One dispatched event; `name` is `message` when the stream named none."""
+
+    name: str
+    data: bytes
+
+
+class EventReader:
+    """Feed it chunks, get whole events. Line ends may be CRLF, LF or CR, split anywhere."""
+
+    def __init__(self, maximum_event_bytes: int = MAXIMUM_EVENT_BYTES) -> None:
+        """Take the cap on the bytes of one event."""
+        self._maximum = maximum_event_bytes
+        self._pending = bytearray()
+        self._name = b""
+        self._data: list[bytes] = []
+        self._size = 0
+        self._after_cr = False
+
+    def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
+        """The events that `chunk` completes.
+
+        Raises:
+            EventTooLargeError: an event is larger than the cap.
+        """
+        if self._after_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
+        if not chunk:
+            return
+        self._after_cr = chunk.endswith(b"\r")
+        self._pending += chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, rest = bytes(self._pending).split(b"\n")
+        self._pending = bytearray(rest)
+        for line in lines:
+            event = self._line(line)
+            if event is not None:
+                yield event
+        if self._size + len(rest) > self._maximum:
+            raise EventTooLargeError
+
+    def _line(self, line: bytes) -> ServerSentEvent | None:
+        if not line:
+            event = None
+            if self._data:
+                name = self._name.decode("utf-8", "replace") or "message"
+                event = ServerSentEvent(name, b"\n".join(self._data))
+            self._name, self._data, self._size = b"", [], 0
+            return event
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._data.append(value)
+            self._size += len(value)
+            if self._size > self._maximum:
+                raise EventTooLargeError
+        elif field == b"event":
+            self._name = value
+        return None

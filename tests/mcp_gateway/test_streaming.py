@@ -1,0 +1,213 @@
+import asyncio
+import json
+
+import pytest
+
+from audit_log.event import Outcome
+from mcp_gateway.app import watch_lease
+from mcp_gateway.open_calls import EndedBy
+from mcp_gateway.upstream.protocol import UpstreamUnreachableError
+from registry.blocks import BlockKind
+from tests.mcp_gateway.rig import Exchange, FakeReply, Rig, tool_call
+from tests.mcp_gateway.test_caller import revocation
+
+pytestmark = pytest.mark.anyio
+
+NOTE = b'event: message\r\ndata: {"jsonrpc":"2.0","method":"notifications/progress"}\r\n\r\n'
+FINAL = b'data: {"jsonrpc":"2.0","id":1,"result":{"content":[]}}\n\n'
+CALL = tool_call("get_account", {"id": 1})
+
+
+def stream(*body: bytes | asyncio.Event | Exception) -> FakeReply:
+    return FakeReply(media_type="text/event-stream", body=body)
+
+
+def last_error(exchange: Exchange) -> dict[str, object]:
+    event = exchange.body.strip().rpartition(b"data: ")[2]
+    error: dict[str, object] = json.loads(event)["error"]
+    return error
+
+
+async def opened(rig: Rig, reply: FakeReply) -> tuple[Exchange, "asyncio.Task[None]"]:
+    """A call whose first event has arrived and whose stream is still open."""
+    rig.upstream.will(reply)
+    exchange = Exchange()
+    task = rig.start(exchange, rig.http(CALL))
+    await exchange.until(lambda: bool(exchange.body) or task.done())
+    return exchange, task
+
+
+@pytest.mark.requirement("trap-notifications-lost")
+async def test_event_stream_arrives_event_by_event_and_unchanged(rig: Rig) -> None:
+    more = asyncio.Event()
+    exchange, task = await opened(rig, stream(b": ping\n\n", NOTE[:9], NOTE[9:], more, FINAL))
+    await exchange.until(lambda: exchange.body == b": ping\n\n" + NOTE)
+    more.set()
+    await task
+    assert exchange.body == b": ping\n\n" + NOTE + FINAL
+    assert exchange.is_finished
+    assert exchange.header("content-type") == ["text/event-stream"]
+    assert exchange.header("x-accel-buffering") == ["no"]
+    assert rig.events("call.finished")[-1].outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.requirement("cancellation-travels-up")
+async def test_agent_that_leaves_cancels_the_call_at_the_server(rig: Rig) -> None:
+    reply = stream(NOTE, asyncio.Event())
+    exchange, task = await opened(rig, reply)
+    exchange.gone.set()
+    async with asyncio.timeout(5):
+        await task
+    assert reply.is_closed
+    assert not exchange.is_finished
+    (outcome,) = rig.events("call.finished")
+    assert (outcome.outcome, outcome.error_code) == (Outcome.CANCELLED, "disconnected")
+    assert len(rig.parts.open_calls) == 0
+
+
+@pytest.mark.requirement("cancellation-travels-up")
+async def test_agent_that_leaves_before_any_reply_cancels_too(rig: Rig) -> None:
+    asked, never = asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        asked.set()
+        await never.wait()
+
+    rig.upstream.before = hang
+    exchange = Exchange()
+    task = rig.start(exchange, rig.http(CALL))
+    await asked.wait()
+    exchange.gone.set()
+    await task
+    assert rig.events("call.finished")[-1].outcome is Outcome.CANCELLED
+
+
+@pytest.mark.requirement("attack-28")
+async def test_revocation_ends_the_open_stream_with_an_error(rig: Rig) -> None:
+    reply = stream(NOTE, asyncio.Event())
+    exchange, task = await opened(rig, reply)
+    rig.parts.enforcement.apply(revocation(BlockKind.AGENT, "support-bot"))
+    assert rig.parts.open_calls.recheck(rig.parts.enforcement.blocks) == 1
+    async with asyncio.timeout(5):
+        await task
+    assert reply.is_closed
+    assert exchange.is_finished
+    assert exchange.body.startswith(NOTE)
+    assert last_error(exchange)["data"] == {"retryable": False, "category": "revoked"}
+    (outcome,) = rig.events("call.finished")
+    assert outcome.outcome is Outcome.REVOKED
+
+
+async def test_revocation_of_someone_else_leaves_the_stream_open(rig: Rig) -> None:
+    more = asyncio.Event()
+    exchange, task = await opened(rig, stream(NOTE, more, FINAL))
+    rig.parts.enforcement.apply(revocation(BlockKind.SUBJECT, "usr_bob"))
+    assert rig.parts.open_calls.recheck(rig.parts.enforcement.blocks) == 0
+    more.set()
+    await task
+    assert exchange.body == NOTE + FINAL
+
+
+async def test_revocation_before_the_reply_is_a_challenge(rig: Rig) -> None:
+    asked = asyncio.Event()
+
+    async def hang() -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    rig.upstream.before = hang
+    exchange = Exchange()
+    task = rig.start(exchange, rig.http(CALL))
+    await asked.wait()
+    rig.parts.enforcement.apply(revocation(BlockKind.AGENT, "support-bot"))
+    rig.parts.open_calls.recheck(rig.parts.enforcement.blocks)
+    await task
+    assert exchange.status == 401
+    assert exchange.json["id"] == 1
+    assert rig.events("call.finished")[-1].outcome is Outcome.REVOKED
+
+
+async def test_drain_lets_a_call_end_and_then_ends_the_rest(rig: Rig) -> None:
+    more = asyncio.Event()
+    ending, first = await opened(rig, stream(NOTE, more, FINAL))
+    staying, second = await opened(rig, stream(NOTE, asyncio.Event()))
+    draining = asyncio.create_task(rig.app.drain(0.05))
+    more.set()
+    await asyncio.gather(first, second, draining)
+    assert ending.body == NOTE + FINAL
+    assert last_error(staying)["code"] == -32008
+    assert (await rig.post(CALL)).status == 503
+    outcomes = {event.outcome for event in rig.events("call.finished")}
+    assert outcomes == {Outcome.SUCCEEDED, Outcome.CANCELLED}
+
+
+async def test_open_stream_ends_when_there_was_no_news_for_too_long(rig: Rig) -> None:
+    exchange, task = await opened(rig, stream(NOTE, asyncio.Event()))
+    watch = asyncio.create_task(watch_lease(rig.parts.enforcement, rig.parts.open_calls))
+    rig.monotonic.now += 31
+    async with asyncio.timeout(5):
+        await task
+    watch.cancel()
+    assert last_error(exchange)["code"] == -32008
+    assert rig.events("call.finished")[-1].error_code == EndedBy.STALE
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        (NOTE,),
+        (NOTE, UpstreamUnreachableError()),
+        (NOTE, b'data: {"jsonrpc":"2.0","id":7,"method":"sampling/createMessage"}\n\n', FINAL),
+        (NOTE, b'data: {"jsonrpc":"2.0","id":2,"result":{}}\n\n'),
+        (NOTE, b"data: not json\n\n"),
+        (NOTE, b'data: {"jsonrpc":"2.0","id":1,'),
+    ],
+)
+async def test_stream_that_breaks_the_rules_is_ended_with_one_readable_error(
+    rig: Rig, body: tuple[bytes | Exception, ...]
+) -> None:
+    exchange, task = await opened(rig, stream(*body))
+    await task
+    assert exchange.is_finished
+    assert exchange.body.startswith(NOTE)
+    assert exchange.body.count(b"data:") == 2
+    assert last_error(exchange)["code"] == -32004
+    assert rig.events("call.finished")[-1].outcome is Outcome.FAILED
+
+
+async def test_priming_event_without_data_is_passed_on(rig: Rig) -> None:
+    exchange, task = await opened(rig, stream(b"id: 1\nretry: 5\ndata:\n\n", FINAL))
+    await task
+    assert exchange.body == b"id: 1\nretry: 5\ndata:\n\n" + FINAL
+
+
+async def test_long_json_reply_is_streamed_and_cut_when_it_breaks(rig: Rig) -> None:
+    begun = b'{"jsonrpc":"2.0","id":1,"result":{"t":"' + b"x" * 300_000
+    rig.upstream.will(FakeReply(body=(begun, b'"}}')))
+    whole = await rig.post(CALL)
+    assert whole.body == begun + b'"}}'
+    assert whole.is_finished
+    rig.upstream.will(FakeReply(body=(begun, UpstreamUnreachableError())))
+    cut = await rig.post(CALL)
+    assert (cut.status, cut.is_finished) == (200, False)
+    assert rig.events("call.finished")[-1].error_code == "upstream_unreachable"
+
+
+async def test_task_that_is_cancelled_from_outside_still_leaves_an_outcome(rig: Rig) -> None:
+    _, task = await opened(rig, stream(NOTE, asyncio.Event()))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    (outcome,) = rig.events("call.finished")
+    assert (outcome.outcome, outcome.error_code) == (Outcome.CANCELLED, "cancelled")
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
+async def test_event_stream_cut_anywhere_is_the_same_stream(rig: Rig, end: bytes) -> None:
+    note = b'data: {"jsonrpc":"2.0","method":"notifications/progress"}'
+    final = b'data: {"jsonrpc":"2.0","id":1,"result":{"content":[]}}'
+    whole = note + end + b": ping" + end + final + end
+    for cut in range(len(note), len(whole), 3):
+        exchange, task = await opened(rig, stream(whole[:cut], whole[cut:]))
+        await task
+        assert exchange.body == whole
+        assert exchange.is_finished
