@@ -1,0 +1,155 @@
+"""Searching the audit, and explaining one recorded decision."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from anyio import to_thread
+from pydantic import AwareDatetime, Field
+
+from admin_console.errors import not_found
+from admin_console.objects import moment
+from admin_console.operation import AdminCall, Wire
+from audit_log.event import EventType, Outcome
+from audit_log.search import AuditFilter, FoundEvent
+from audit_log.store import MAXIMUM_PAGE
+
+Text = Field(default=None, min_length=1, max_length=512)
+
+
+class AuditQuery(Wire):
+    """What must be equal. `since` and `until` are ISO 8601 with an offset; `before` is a cursor."""
+
+    agent: str | None = Text
+    user: str | None = Text
+    tool: str | None = Text
+    target: str | None = Text
+    type: EventType | None = None
+    outcome: Outcome | None = None
+    decision: str | None = Text
+    session: str | None = Text
+    invocation: str | None = Text
+    transaction: str | None = Text
+    object: str | None = Text
+    author: str | None = Text
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    limit: int = Field(default=100, ge=1, le=MAXIMUM_PAGE)
+    before: int | None = Field(default=None, ge=1, lt=2**63)
+
+
+class GapItem(Wire):
+    """Events `first`..`last` of a source are missing."""
+
+    source: str
+    first: int
+    last: int
+
+
+class AuditAnswer(Wire):
+    """One page, newest first; `next_before` continues it.
+
+    An event has the fields of docs/audit.md, and `position` and `received_at`. `complete` is false
+    when events are known to be missing (`gaps`) or a source was not heard of (`silent`); what
+    happened after `as_of` may not have arrived yet.
+    """
+
+    events: list[dict[str, Any]]
+    next_before: int | None
+    complete: bool
+    gaps: list[GapItem]
+    silent: list[str]
+    as_of: datetime
+
+
+class DecisionAnswer(Wire):
+    """Why a call was allowed or not, as recorded; `outcome` is unknown while there is none.
+
+    `failed_conditions` name what would have to be different.
+    """
+
+    decision_id: str
+    allowed: bool | None
+    outcome: str
+    agent: str | None
+    user: str | None
+    tool: str | None
+    policies: list[str]
+    reasons: list[str]
+    failed_conditions: list[str]
+    policy_version: int | None
+    events: list[dict[str, Any]]
+
+
+async def search(call: AdminCall) -> AuditAnswer:
+    """Events that match, and whether the answer is complete."""
+    query = call.query_as(AuditQuery)
+    wanted = AuditFilter(
+        agent=query.agent,
+        user=query.user,
+        tool=query.tool,
+        target_service=query.target,
+        type=query.type,
+        outcome=query.outcome,
+        decision_id=query.decision,
+        session=query.session,
+        invocation=query.invocation,
+        transaction=query.transaction,
+        object_ref=query.object,
+        author=query.author,
+        since_ms=_milliseconds(query.since),
+        until_ms=_milliseconds(query.until),
+    )
+    store = call.parts.audit_store
+    found = await to_thread.run_sync(
+        lambda: store.search(wanted, limit=query.limit, before=query.before)
+    )
+    return AuditAnswer(
+        events=[_event(each) for each in found.events],
+        next_before=found.next_before,
+        complete=found.completeness.complete,
+        gaps=[
+            GapItem(source=gap.source, first=gap.first, last=gap.last)
+            for gap in found.completeness.gaps
+        ],
+        silent=list(found.completeness.silent),
+        as_of=moment(found.completeness.as_of_ms),
+    )
+
+
+async def explain_decision(call: AdminCall) -> DecisionAnswer:
+    """Everything recorded under one decision id."""
+    decision_id = call.path["decision_id"]
+    found = await to_thread.run_sync(call.parts.audit_store.get, decision_id)
+    if not found:
+        raise not_found("Nothing is recorded under that decision id.")
+    events = [each.event for each in found]
+    decided = next((each for each in events if each.type is EventType.CALL_DECIDED), None)
+    ended = next((each for each in events if each.type is EventType.CALL_FINISHED), None)
+    about = decided or events[0]
+    allowed = None if decided is None else decided.outcome is Outcome.ALLOWED
+    return DecisionAnswer(
+        decision_id=decision_id,
+        allowed=allowed,
+        outcome=Outcome.DENIED
+        if allowed is False
+        else (Outcome.UNKNOWN if ended is None else ended.outcome),
+        agent=about.agent,
+        user=about.user,
+        tool=about.tool,
+        policies=list(about.policy_matched),
+        reasons=list(about.reasons),
+        failed_conditions=list(about.failed_conditions),
+        policy_version=about.policy_version,
+        events=[_event(each) for each in found],
+    )
+
+
+def _event(found: FoundEvent) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(found.event)
+    received_at = moment(found.received_at_ms).isoformat(timespec="milliseconds")
+    return {**fields, "position": found.position, "received_at": received_at}
+
+
+def _milliseconds(when: datetime | None) -> int | None:
+    return None if when is None else round(when.astimezone(UTC).timestamp() * 1000)

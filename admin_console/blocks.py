@@ -1,0 +1,190 @@
+"""Kill and restore, and which gateway workers confirmed. The rules are `registry.blocks`."""
+
+from typing import Final, Literal
+
+from anyio import to_thread
+from pydantic import Field
+
+from admin_console.errors import invalid_request, not_found
+from admin_console.operation import AdminCall, Wire
+from admin_console.workers import latest_acks
+from audit_log.event import EventType, Outcome
+from registry.acks import Ack
+from registry.blocks import BlockKind, RevocationEvent
+from registry.revocations import MAXIMUM_ID_LENGTH, MAXIMUM_REASON_LENGTH
+
+Kind = Literal["agent", "agent_group", "sub", "sid", "gid", "client_id", "inv", "jti"]
+
+_KINDS: Final = tuple(kind for kind in BlockKind if kind is not BlockKind.CLAIMS)
+
+
+class BlockBody(Wire):
+    """What to cut off, and why."""
+
+    kind: Kind
+    id: str = Field(min_length=1, max_length=MAXIMUM_ID_LENGTH)
+    reason: str = Field(min_length=1, max_length=MAXIMUM_REASON_LENGTH)
+
+
+class RestoreQuery(Wire):
+    """Why it may come back."""
+
+    reason: str = Field(default="", max_length=MAXIMUM_REASON_LENGTH)
+
+
+class RevocationAnswer(Wire):
+    """One revocation. `at_ms` is when the request came; gateways confirm `sequence`.
+
+    `is_known`: whether an object of that name is declared, null where that cannot be said.
+    `target_tokens_live_seconds`: how long credentials already handed to targets may still work.
+    """
+
+    sequence: int
+    kind: str
+    id: str
+    blocked: bool
+    not_before: int
+    at_ms: int
+    is_known: bool | None
+    target_tokens_live_seconds: int
+
+
+class BlockItem(Wire):
+    """The state of one subject: `not_before` refuses what was issued at or before it."""
+
+    kind: str
+    id: str
+    blocked: bool
+    not_before: int
+
+
+class BlocksAnswer(Wire):
+    """Everything with a block or an epoch, up to `sequence`."""
+
+    sequence: int
+    blocks: list[BlockItem]
+
+
+class AckItem(Wire):
+    """One live worker; the times are null until it confirms. `applied_at_ms` is its own clock."""
+
+    gateway: str
+    worker: str
+    applied_at_ms: int | None
+    received_at_ms: int | None
+
+
+class AcksAnswer(Wire):
+    """Which live workers apply everything up to `sequence`."""
+
+    sequence: int
+    acks: list[AckItem]
+
+
+async def block(call: AdminCall) -> RevocationAnswer:
+    """Refuse issue and use until restored, and everything issued before, for ever."""
+    body = call.body_as(BlockBody)
+    kind = BlockKind(body.kind)
+    event = await call.parts.revocations.block(
+        kind, body.id, reason=body.reason, author=call.author, now_ms=call.now_ms
+    )
+    await _applied(call, EventType.BLOCKED, event)
+    return _answer(call, event)
+
+
+async def restore(call: AdminCall) -> RevocationAnswer:
+    """Lift a block. What was issued before it stays refused."""
+    kind = next((each for each in _KINDS if each == call.path["kind"]), None)
+    if kind is None:
+        raise invalid_request(f"There is no such kind; kinds: {', '.join(_KINDS)}.")
+    event = await call.parts.revocations.restore(
+        kind,
+        call.path["id"],
+        reason=call.query_as(RestoreQuery).reason,
+        author=call.author,
+        now_ms=call.now_ms,
+    )
+    if event is None:
+        raise not_found("Nothing is blocked under that name.")
+    await _applied(call, EventType.RESTORED, event)
+    return _answer(call, event)
+
+
+async def list_blocks(call: AdminCall) -> BlocksAnswer:
+    """Everything with a block or an epoch."""
+    state = await to_thread.run_sync(call.parts.revocations.state)
+    return BlocksAnswer(
+        sequence=state.sequence,
+        blocks=[
+            BlockItem(
+                kind=entry.kind, id=entry.id, blocked=entry.blocked, not_before=entry.not_before
+            )
+            for entry in state.entries.values()
+        ],
+    )
+
+
+async def acknowledgements(call: AdminCall) -> AcksAnswer:
+    """Of every live gateway worker, whether and when it applied a revocation."""
+    text = call.path["sequence"]
+    if not (text.isascii() and text.isdigit() and len(text) < 19):  # noqa: PLR2004 - 64 bit
+        raise invalid_request("The sequence must be a number.")
+    sequence = int(text)
+    confirmed = {
+        (ack.gateway, ack.worker): ack
+        for ack in await to_thread.run_sync(call.parts.acks.acks_for, sequence)
+    }
+    alive = await to_thread.run_sync(latest_acks, call.parts, call.now_ms)
+    workers = sorted({*confirmed, *((ack.gateway, ack.worker) for ack in alive)})
+    return AcksAnswer(
+        sequence=sequence,
+        acks=[
+            _ack_item(gateway, worker, confirmed.get((gateway, worker)))
+            for gateway, worker in workers
+        ],
+    )
+
+
+def _ack_item(gateway: str, worker: str, ack: Ack | None) -> AckItem:
+    return AckItem(
+        gateway=gateway,
+        worker=worker,
+        applied_at_ms=None if ack is None else ack.applied_at_ms,
+        received_at_ms=None if ack is None else ack.received_at_ms,
+    )
+
+
+async def _applied(call: AdminCall, event_type: EventType, event: RevocationEvent) -> None:
+    """This process first: it is what the gateways hear it from."""
+    await call.parts.live.refresh()
+    await call.record(
+        event_type,
+        Outcome.REVOKED if event.blocked else Outcome.SUCCEEDED,
+        object_ref=f"{event.kind}/{event.id}",
+        agent=event.id if event.kind is BlockKind.AGENT else None,
+        reasons=(event.reason,) if event.reason else (),
+        detail=f"sequence {event.sequence}",
+    )
+
+
+def _answer(call: AdminCall, event: RevocationEvent) -> RevocationAnswer:
+    snapshot = call.parts.live.snapshot
+    known: dict[BlockKind, set[str]] = {
+        BlockKind.AGENT: set(snapshot.agents),
+        BlockKind.CLIENT: set(snapshot.clients),
+        BlockKind.AGENT_GROUP: {
+            group for agent in snapshot.agents.values() for group in agent.entry.groups
+        },
+    }
+    return RevocationAnswer(
+        sequence=event.sequence,
+        kind=event.kind,
+        id=event.id,
+        blocked=event.blocked,
+        not_before=event.not_before,
+        at_ms=event.at_ms,
+        is_known=event.id in known[event.kind] if event.kind in known else None,
+        target_tokens_live_seconds=max(
+            (server.credential.lifetime_seconds for server in snapshot.servers.values()), default=0
+        ),
+    )

@@ -1,0 +1,92 @@
+"""The tool catalogue: what servers offer, and approving it."""
+
+from datetime import datetime
+from typing import Any
+
+from anyio import to_thread
+from pydantic import Field
+
+from admin_console.objects import moment, record_activation
+from admin_console.operation import AdminCall, Wire
+from audit_log.event import EventType, Outcome
+from registry.tool_catalogue import MAXIMUM_TOOLS_PER_SERVER, CatalogueTool
+
+
+class ToolItem(Wire):
+    """One tool: `state` is observed, approved, changed or gone."""
+
+    name: str
+    state: str
+    observed_digest: str | None
+    definition: dict[str, Any] | None
+    approved_digest: str | None
+    approved_definition: dict[str, Any] | None
+    approved_by: str | None
+    approved_at: datetime | None
+
+
+class CatalogueAnswer(Wire):
+    """Every tool known of a server."""
+
+    server: str
+    tools: list[ToolItem]
+
+
+class ApproveBody(Wire):
+    """Tools to approve, in the definition the server offers now."""
+
+    tools: list[str] = Field(min_length=1, max_length=MAXIMUM_TOOLS_PER_SERVER)
+
+
+class ApproveAnswer(Wire):
+    """Tools whose approval is new, and what the newest policy set still waits for."""
+
+    approved: list[str]
+    policy_state: str
+    waiting_for: list[str]
+
+
+async def list_tools(call: AdminCall) -> CatalogueAnswer:
+    """Observed and approved tools of a server."""
+    server = call.path["server"]
+    found = await to_thread.run_sync(call.parts.catalogue.list, server)
+    return CatalogueAnswer(server=server, tools=[_item(tool) for tool in found])
+
+
+async def approve_tools(call: AdminCall) -> ApproveAnswer:
+    """Publish what a server offers now."""
+    server = call.path["server"]
+    registry = call.parts.registry
+    before = await to_thread.run_sync(registry.policy_state)
+    approved = await call.parts.catalogue.approve(
+        server, call.body_as(ApproveBody).tools, call.author
+    )
+    await call.parts.live.refresh()
+    for name in approved:
+        await call.record(
+            EventType.CATALOGUE_CHANGED,
+            Outcome.SUCCEEDED,
+            object_ref=f"McpServer/{server}",
+            target_service=server,
+            tool=f"{server}/{name}",
+            reasons=("approved",),
+        )
+    after = await to_thread.run_sync(registry.policy_state)
+    if after.live_version != before.live_version:
+        await record_activation(call, after)
+    return ApproveAnswer(
+        approved=list(approved), policy_state=after.state, waiting_for=list(after.waiting_for)
+    )
+
+
+def _item(tool: CatalogueTool) -> ToolItem:
+    return ToolItem(
+        name=tool.name,
+        state=tool.state.value,
+        observed_digest=tool.digest,
+        definition=tool.definition,
+        approved_digest=tool.approved_digest,
+        approved_definition=tool.approved_definition,
+        approved_by=tool.approved_by,
+        approved_at=None if tool.approved_at_ms is None else moment(tool.approved_at_ms),
+    )

@@ -1,0 +1,275 @@
+"""Declared objects: read, diff, apply, delete, history."""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from anyio import to_thread
+from pydantic import Field
+
+from admin_console.errors import invalid_objects, not_found
+from admin_console.operation import AdminCall, Wire
+from admin_console.roles import ADMIN_KINDS, Access
+from audit_log.event import EventType, Outcome
+from registry.changes import ChangePlan, ObjectChange
+from registry.declared import ObjectKey, Problem, parse_document
+from registry.object_rows import StoredObject
+from registry.objects import KINDS, DeclaredObject
+from registry.policy_activation import PolicyState
+from registry.store import AppliedChange
+
+MAXIMUM_OBJECTS: Final = 1_000
+MAXIMUM_BODY_BYTES: Final = 4 * 1024 * 1024
+
+
+class ObjectReference(Wire):
+    """One object."""
+
+    kind: str
+    name: str
+
+
+class ApplyBody(Wire):
+    """Documents `kind / name / spec` as in a YAML file, and objects to delete with them."""
+
+    objects: list[dict[str, Any]] = Field(default=[], max_length=MAXIMUM_OBJECTS)
+    delete: list[ObjectReference] = Field(default=[], max_length=MAXIMUM_OBJECTS)
+
+
+class ApplyQuery(Wire):
+    """`dry_run`: only say what would change."""
+
+    dry_run: bool = False
+
+
+class FieldChange(Wire):
+    """One field before and after; null when it is not there."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+class ChangeAnswer(Wire):
+    """What happens to one object: `action` is create, update or delete."""
+
+    kind: str
+    name: str
+    action: str
+    fields: list[FieldChange]
+
+
+class ApplyAnswer(Wire):
+    """What changed, or would. `waiting_for`: tools the newest policy set still waits for."""
+
+    dry_run: bool
+    version: int
+    changes: list[ChangeAnswer]
+    policy_state: str
+    policy_version: int
+    waiting_for: list[str]
+
+
+class ObjectAnswer(Wire):
+    """A declared object as it was given; `version` is the registry's at its last change."""
+
+    kind: str
+    name: str
+    spec: dict[str, Any]
+    version: int
+    author: str
+    changed_at: datetime
+
+
+class ObjectsAnswer(Wire):
+    """Objects in order of kind and name."""
+
+    objects: list[ObjectAnswer]
+
+
+class HistoryItem(Wire):
+    """One version of an object; `spec` is null when it was deleted."""
+
+    version: int
+    action: str
+    spec: dict[str, Any] | None
+    author: str
+    changed_at: datetime
+
+
+class HistoryAnswer(Wire):
+    """Versions, newest first."""
+
+    history: list[HistoryItem]
+
+
+async def list_objects(call: AdminCall) -> ObjectsAnswer:
+    """All objects."""
+    found = await to_thread.run_sync(call.parts.registry.list)
+    return ObjectsAnswer(objects=[_answer(each) for each in found])
+
+
+async def list_objects_of_kind(call: AdminCall) -> ObjectsAnswer:
+    """The objects of one kind."""
+    _require_kind(call.path["kind"])
+    found = await to_thread.run_sync(call.parts.registry.list, call.path["kind"])
+    return ObjectsAnswer(objects=[_answer(each) for each in found])
+
+
+async def get_object(call: AdminCall) -> ObjectAnswer:
+    """One object."""
+    kind, name = call.path["kind"], call.path["name"]
+    _require_kind(kind)
+    found = await to_thread.run_sync(call.parts.registry.get, kind, name)
+    if found is None:
+        raise not_found(f"There is no {kind} of that name.")
+    return _answer(found)
+
+
+async def object_history(call: AdminCall) -> HistoryAnswer:
+    """The versions of one object, also of one that was deleted."""
+    kind, name = call.path["kind"], call.path["name"]
+    _require_kind(kind)
+    entries = await to_thread.run_sync(call.parts.registry.history, kind, name)
+    if not entries:
+        raise not_found(f"There never was a {kind} of that name.")
+    return HistoryAnswer(
+        history=[
+            HistoryItem(
+                version=entry.version,
+                action=entry.action,
+                spec=entry.spec,
+                author=entry.author,
+                changed_at=moment(entry.at_ms),
+            )
+            for entry in entries
+        ]
+    )
+
+
+async def apply_objects(call: AdminCall) -> ApplyAnswer:
+    """Declare objects, all or none; with `dry_run` say what that would change."""
+    body = call.body_as(ApplyBody)
+    objects = _declared(body)
+    delete = tuple((each.kind, each.name) for each in body.delete)
+    for kind, _ in delete:
+        _require_kind(kind)
+    if not call.query_as(ApplyQuery).dry_run:
+        return await _apply(call, objects, delete)
+    plan = await _plan(call, objects, delete)
+    state = await to_thread.run_sync(call.parts.registry.policy_state)
+    waiting = plan.waiting_for or state.waiting_for
+    return ApplyAnswer(
+        dry_run=True,
+        version=plan.base_version,
+        changes=[_change(each) for each in plan.effective],
+        policy_state=state.state,
+        policy_version=state.live_version,
+        waiting_for=list(waiting),
+    )
+
+
+async def delete_object(call: AdminCall) -> ApplyAnswer:
+    """Delete one object; its history stays."""
+    kind, name = call.path["kind"], call.path["name"]
+    _require_kind(kind)
+    if await to_thread.run_sync(call.parts.registry.get, kind, name) is None:
+        raise not_found(f"There is no {kind} of that name.")
+    return await _apply(call, (), ((kind, name),))
+
+
+async def _apply(
+    call: AdminCall, objects: tuple[DeclaredObject, ...], delete: tuple[ObjectKey, ...]
+) -> ApplyAnswer:
+    plan = await _plan(call, objects, delete)
+    before = await to_thread.run_sync(call.parts.registry.policy_state)
+    for change in plan.effective:
+        if change.kind in ADMIN_KINDS:
+            call.require(Access.ADMIN, f"Changing a {change.kind}")
+    applied = await call.parts.registry.apply(plan, call.author)
+    await call.parts.live.refresh()
+    await _record(call, applied, before)
+    return ApplyAnswer(
+        dry_run=False,
+        version=applied.version,
+        changes=[_change(each) for each in applied.changes],
+        policy_state=applied.policies.state,
+        policy_version=applied.policies.live_version,
+        waiting_for=list(applied.policies.waiting_for),
+    )
+
+
+async def _record(call: AdminCall, applied: AppliedChange, before: PolicyState) -> None:
+    for change in applied.changes:
+        await call.record(
+            EventType.OBJECT_CHANGED,
+            Outcome.SUCCEEDED,
+            object_ref=f"{change.kind}/{change.name}",
+            reasons=(change.action.value,),
+            detail=f"version {applied.version}",
+        )
+    if applied.policies.live_version != before.live_version:
+        await record_activation(call, applied.policies)
+
+
+async def record_activation(call: AdminCall, policies: PolicyState) -> None:
+    """Another policy set decides from now on."""
+    await call.record(
+        EventType.POLICY_ACTIVATED, Outcome.SUCCEEDED, policy_version=policies.live_version
+    )
+
+
+async def _plan(
+    call: AdminCall, objects: tuple[DeclaredObject, ...], delete: tuple[ObjectKey, ...]
+) -> ChangePlan:
+    registry = call.parts.registry
+    plan = await to_thread.run_sync(lambda: registry.plan(objects, delete=delete))
+    if plan.problems:
+        raise invalid_objects(plan.problems)
+    return plan
+
+
+def _declared(body: ApplyBody) -> tuple[DeclaredObject, ...]:
+    parsed: list[DeclaredObject] = []
+    problems: list[Problem] = []
+    for document in body.objects:
+        found = parse_document(document)
+        if isinstance(found, DeclaredObject):
+            parsed.append(found)
+        else:
+            problems.extend(found)
+    if problems:
+        raise invalid_objects(problems)
+    return tuple(parsed)
+
+
+def _require_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise not_found(f"There is no such kind; kinds: {', '.join(KINDS)}.")
+
+
+def _change(change: ObjectChange) -> ChangeAnswer:
+    return ChangeAnswer(
+        kind=change.kind,
+        name=change.name,
+        action=change.action.value,
+        fields=[
+            FieldChange(field=each.field, before=each.before, after=each.after)
+            for each in change.differences
+        ],
+    )
+
+
+def _answer(stored: StoredObject) -> ObjectAnswer:
+    return ObjectAnswer(
+        kind=stored.kind,
+        name=stored.name,
+        spec=stored.spec,
+        version=stored.version,
+        author=stored.author,
+        changed_at=moment(stored.changed_at_ms),
+    )
+
+
+def moment(at_ms: int) -> datetime:
+    """Unix milliseconds as the UTC time an answer shows."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC)

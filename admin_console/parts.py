@@ -1,0 +1,95 @@
+"""Everything the admin API is made of, and what it asks of packages it does not import."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from admin_console.setup_codes import SetupCodes
+from audit_log.spool import Spool
+from audit_log.store import AuditStore
+from idp_connectors.workforce.account_store import Account
+from registry.acks import AckStore
+from registry.enrolment import EnrolmentStore
+from registry.live import LiveRegistry
+from registry.revocations import RevocationStore
+from registry.store import RegistryStore
+from registry.tool_catalogue import ToolCatalogue
+from token_exchange.claims import Refusal
+from token_exchange.keys import VerificationKeys
+from token_exchange.proof_of_possession import DpopProof
+
+
+class SecretFacts(Protocol):
+    """What may be known of one version of a secret. `created_at_ms` is Unix milliseconds."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def version(self) -> int: ...  # noqa: D102
+    @property
+    def key_id(self) -> str: ...  # noqa: D102
+    @property
+    def author(self) -> str: ...  # noqa: D102
+    @property
+    def created_at_ms(self) -> int: ...  # noqa: D102
+
+
+class Vault(Protocol):
+    """Where sealed secrets are put. Nothing here can open one."""
+
+    async def put(self, name: str, sealed: str, author: str, now_ms: int) -> SecretFacts | Refusal:
+        """Store a new version, if it is sealed under `name` to the vault's key."""
+
+    def versions(self) -> Sequence[SecretFacts]:
+        """Every version of every secret, without content."""
+
+
+class Accounts(Protocol):
+    """The people of one IdentityProvider whose passwords we keep."""
+
+    async def add(
+        self, username: str, password: str, groups: Sequence[str], *, author: str, now: int
+    ) -> Account | Refusal:
+        """Make an account. `now` is NumericDate seconds."""
+
+    def accounts(self) -> Sequence[Account]:
+        """Every account."""
+
+
+@dataclass(frozen=True, slots=True)
+class PersonKey:
+    """Who a `sub` is at its identity provider: what an AdminRole names."""
+
+    identity_provider: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminParts:
+    """The parts of the admin API of one process.
+
+    `token_keys`: the keys that sign access tokens. `person_of`: a person by `sub`. `use_proof`:
+    whether a DPoP proof is used for the first time (remembered in one atomic statement).
+    `accounts`: by IdentityProvider name, those that keep passwords here. `vault_key`: the public
+    JWK secrets are sealed to. `control_key_thumbprint`: what a joining gateway must find.
+    """
+
+    issuer: str
+    clock: Callable[[], float]
+    random: Callable[[int], bytes]
+    registry: RegistryStore
+    live: LiveRegistry
+    revocations: RevocationStore
+    acks: AckStore
+    catalogue: ToolCatalogue
+    enrolment: EnrolmentStore
+    audit_store: AuditStore
+    spool: Spool
+    setup_codes: SetupCodes
+    vault: Vault
+    accounts: Callable[[], Mapping[str, Accounts]]
+    vault_key: Callable[[], Mapping[str, Any]]
+    control_key_thumbprint: Callable[[], str]
+    token_keys: Callable[[], VerificationKeys]
+    person_of: Callable[[str], PersonKey | None]
+    use_proof: Callable[[DpopProof], Awaitable[bool]]

@@ -1,0 +1,76 @@
+"""The first admin, and who one is."""
+
+from anyio import to_thread
+from pydantic import Field, SecretStr
+
+from admin_console.errors import AdminError, invalid_request
+from admin_console.operation import AdminCall, Wire
+from audit_log.event import EventType, Outcome
+from registry.objects import DeclaredObject
+
+FIRST_ADMIN = "first-admin"
+
+
+class SetupBody(Wire):
+    """The code the server printed."""
+
+    code: SecretStr = Field(min_length=1, max_length=256)
+
+
+class IdentityAnswer(Wire):
+    """Who the caller is here. `role` is null for a person without one."""
+
+    author: str
+    role: str | None
+    sub: str | None
+    identity_provider: str | None
+    subject: str | None
+
+
+async def setup(call: AdminCall) -> IdentityAnswer:
+    """Make the calling person admin, once, while there is none."""
+    person = call.administrator.person
+    if person is None:
+        raise invalid_request("Log in as the person who shall be admin; the socket is nobody.")
+    code = call.body_as(SetupBody).code.get_secret_value()
+    codes, registry = call.parts.setup_codes, call.parts.registry
+    if not await codes.use(code, call.now_ms // 1000):
+        raise AdminError(
+            403,
+            "access_denied",
+            "The code is not good: wrong, used, too old, or there is an admin already.",
+            "admin.setup_code",
+        )
+    spec = {
+        "identity_provider": person.identity_provider,
+        "subject": person.subject,
+        "role": "admin",
+    }
+    role = DeclaredObject(kind="AdminRole", name=FIRST_ADMIN, spec=spec)
+    try:
+        plan = await to_thread.run_sync(registry.plan, (role,))
+        await registry.apply(plan, call.author)  # refuses a plan with problems
+    except BaseException:
+        await codes.release(code)
+        raise
+    await call.parts.live.refresh()
+    await call.record(
+        EventType.ADMIN_SETUP, Outcome.SUCCEEDED, object_ref=f"AdminRole/{FIRST_ADMIN}"
+    )
+    return _identity(call, role="admin")
+
+
+async def whoami(call: AdminCall) -> IdentityAnswer:
+    """The caller, and the role held now."""
+    return _identity(call, role=call.administrator.role)
+
+
+def _identity(call: AdminCall, *, role: str | None) -> IdentityAnswer:
+    who = call.administrator
+    return IdentityAnswer(
+        author=who.author,
+        role=role,
+        sub=who.sub,
+        identity_provider=None if who.person is None else who.person.identity_provider,
+        subject=None if who.person is None else who.person.subject,
+    )

@@ -1,0 +1,96 @@
+"""The one-time code that makes the first admin.
+
+256 random bits, shown once (to the terminal or a 0600 file, never a log); only its hash is
+stored; good for 15 minutes, once, and only while nobody is admin. A new code replaces the one
+before it. INVARIANT: using a code is one statement that also asks whether there is an admin, so
+of any number of parallel uses one wins.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy import BigInteger, Connection, String, delete, insert, update
+from sqlmodel import Field, SQLModel
+
+import database.naming  # noqa: F401 - before the first table: it names the constraints
+from database.engine import Database
+from registry.object_rows import stored_objects
+
+CODE_BYTES: Final = 32
+LIFETIME_SECONDS: Final = 900
+
+
+class SetupCodeRow(SQLModel, table=True):
+    """The code that was handed out; `code_hash` is SHA-256 in hexadecimal."""
+
+    __tablename__ = "setup_codes"
+
+    code_hash: str = Field(primary_key=True, sa_type=String(64))
+    expires_at: int = Field(sa_type=BigInteger)
+    used_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+_TABLE: Final = SetupCodeRow.__table__  # type: ignore[attr-defined]  # SQLModel's own attribute
+
+
+class SetupCodes:
+    """Makes and uses setup codes."""
+
+    def __init__(self, database: Database, *, random: Callable[[int], bytes]) -> None:
+        """Take the database and the source of unpredictable bytes."""
+        self._database = database
+        self._random = random
+
+    def create_now(self, now: int) -> str | None:
+        """A fresh code, or None when there is an admin already. `now` is NumericDate seconds."""
+        code = f"setup-{self._random(CODE_BYTES).hex()}"
+
+        def work(connection: Connection) -> str | None:
+            if _has_admin(connection):
+                return None
+            connection.execute(delete(_TABLE))
+            values = {"code_hash": _hash(code), "expires_at": now + LIFETIME_SECONDS}
+            connection.execute(insert(_TABLE).values(values))
+            return code
+
+        return self._database.write_now(work)
+
+    async def use(self, code: str, now: int) -> bool:
+        """Use a code up; whether it was good and nobody is admin."""
+
+        def work(connection: Connection) -> bool:
+            if _has_admin(connection):
+                return False
+            used = connection.execute(
+                update(_TABLE)
+                .where(
+                    _TABLE.c.code_hash == _hash(code),
+                    _TABLE.c.used_at.is_(None),
+                    _TABLE.c.expires_at > now,
+                )
+                .values(used_at=now)
+            )
+            return bool(used.rowcount)
+
+        return await self._database.write(work)
+
+    async def release(self, code: str) -> None:
+        """Make a code good again: what it was used for could not be done."""
+        unused = update(_TABLE).where(_TABLE.c.code_hash == _hash(code)).values(used_at=None)
+
+        def work(connection: Connection) -> None:
+            connection.execute(unused)
+
+        await self._database.write(work)
+
+
+def _has_admin(connection: Connection) -> bool:
+    return any(
+        kind == "AdminRole" and stored.spec.get("role") == "admin"
+        for (kind, _), stored in stored_objects(connection).items()
+    )
+
+
+def _hash(code: str) -> str:
+    return hashlib.sha256(code.strip().encode("utf-8", "replace")).hexdigest()

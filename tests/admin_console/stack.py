@@ -1,0 +1,299 @@
+"""The admin API in process: its real app over a real SQLite database, tokens and proofs to match.
+
+One event loop per stack, so that locks and queues live as they do in a server.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import argon2
+import httpx2
+import msgspec
+from joserfc.jwk import ECKey
+from sqlmodel import SQLModel
+from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
+
+from admin_console.api import create_admin_app
+from admin_console.parts import AdminParts, PersonKey
+from admin_console.setup_codes import SetupCodes
+from audit_log.event import AuditEvent, EventType
+from audit_log.spool import Spool
+from audit_log.store import AuditStore
+from credential_providers.vault.store import VaultStore
+from database.engine import Database
+from idp_connectors.workforce.local_accounts import (
+    LocalAccounts,
+    LocalAccountsSettings,
+    WorkforceParts,
+)
+from idp_connectors.workforce.password_hashing import PasswordHashing
+from idp_connectors.workload.peer import PeerIdentity
+from idp_connectors.workload.peer_http import PEER_EXTENSION
+from idp_connectors.workload.process_facts import ProcessFacts
+from registry.acks import AckStore
+from registry.enrolment import EnrolmentStore
+from registry.live import LiveRegistry
+from registry.revocations import RevocationStore
+from registry.store import RegistryStore
+from registry.tool_catalogue import ToolCatalogue
+from tests.registry.samples import SETTINGS_MODELS, FakeClock, naming_compiler
+from tests.token_exchange.signing import (
+    ISSUER,
+    KEYS,
+    NOW,
+    SIGNER,
+    access_token_header,
+    base64url,
+    public_jwk,
+    sign,
+)
+from token_exchange.proof_of_possession import DpopProof
+
+T = TypeVar("T")
+
+BASE: Final = f"{ISSUER}/admin/v1"
+CONTROL_THUMBPRINT: Final = "thumbprint-of-the-control-key"
+PERSON_KEY: Final = ECKey.generate_key("P-256")
+VAULT_KEY: Final = ECKey.generate_key("P-256")
+PEOPLE: Final = {
+    "usr_alice": PersonKey("local", "acc_alice"),
+    "usr_olga": PersonKey("local", "acc_olga"),
+    "usr_vera": PersonKey("local", "acc_vera"),
+    "usr_nobody": PersonKey("local", "acc_nobody"),
+}
+LOCAL: Final = PeerIdentity(
+    ProcessFacts(
+        pid=4711,
+        parent_pid=1,
+        start_time=1,
+        uids=(1000, 1000, 1000, 1000),
+        gids=(1000, 1000, 1000, 1000),
+        cgroup="/",
+        unit=None,
+        exe="/usr/bin/python3",
+    ),
+    is_pinned=True,
+)
+
+
+def admin_token(sub: str, /, **changes: object) -> str:
+    """An access token for the admin API, with changes; a claim of None is left out."""
+    claims: dict[str, object] = {
+        "iss": ISSUER,
+        "aud": f"{ISSUER}/admin",
+        "jti": f"tok_{sub}",
+        "iat": NOW,
+        "exp": NOW + 900,
+        "sub": sub,
+        "sub_profile": "user",
+        "client_id": "countersign-cli",
+        "cnf": {"jkt": PERSON_KEY.thumbprint()},
+        **changes,
+    }
+    given = {name: value for name, value in claims.items() if value is not None}
+    return sign(access_token_header(), given, SIGNER)
+
+
+def dpop_proof(
+    method: str, uri: str, token: str, *, key: ECKey = PERSON_KEY, **changes: object
+) -> str:
+    """A proof for one request, with changes to its claims."""
+    claims = {
+        "htm": method,
+        "htu": uri,
+        "iat": NOW,
+        "jti": secrets.token_hex(16),
+        "ath": base64url(sha256(token.encode()).digest()),
+        **changes,
+    }
+    header = {"typ": "dpop+jwt", "alg": "ES256", "jwk": public_jwk(key)}
+    return sign(header, claims, key)
+
+
+@dataclass
+class Answer:
+    """Status, headers and JSON of an answer."""
+
+    status: int
+    json: Any
+    headers: Mapping[str, str]
+
+
+@dataclass
+class AdminStack:
+    """The parts, and a way to call the app."""
+
+    parts: AdminParts
+    database: Database
+    clock: FakeClock
+    runner: asyncio.Runner
+    app: Starlette
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        who: str | None = None,
+        token: str | None = None,
+        headers: dict[str, str] | None = None,
+        content: bytes | None = None,
+        extensions: dict[str, object] | None = None,
+    ) -> Answer:
+        """One request: as `who` (a `sub`) with token and proof, else over the local socket."""
+        return self.run(
+            self.acall(
+                method,
+                path,
+                body=body,
+                who=who,
+                token=token,
+                headers=headers,
+                content=content,
+                extensions=extensions,
+            )
+        )
+
+    async def acall(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        who: str | None = None,
+        token: str | None = None,
+        headers: dict[str, str] | None = None,
+        content: bytes | None = None,
+        extensions: dict[str, object] | None = None,
+    ) -> Answer:
+        token = admin_token(who) if token is None and who is not None else token
+        sent = dict(headers or {})
+        if token is not None and "authorization" not in sent:
+            uri = f"{BASE}{path}".partition("?")[0]
+            sent["authorization"] = f"DPoP {token}"
+            sent.setdefault("dpop", dpop_proof(method, uri, token))
+        if body is not None:
+            content = json.dumps(body).encode()
+        if content is not None:
+            sent.setdefault("content-type", "application/json")
+        peer = {PEER_EXTENSION: LOCAL} if token is None and not headers else {}
+        app = self.app
+
+        async def with_extensions(scope: Scope, receive: Receive, send: Send) -> None:
+            given = peer if extensions is None else extensions
+            await app({**scope, "extensions": given}, receive, send)
+
+        transport = httpx2.ASGITransport(with_extensions)
+        async with httpx2.AsyncClient(transport=transport) as client:
+            answer = await client.request(method, f"{BASE}{path}", headers=sent, content=content)
+        value = answer.json() if answer.content and method != "HEAD" else None
+        return Answer(answer.status_code, value, answer.headers)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the stack's loop."""
+        return self.runner.run(work)
+
+    def events(self, kind: EventType | None = None) -> list[AuditEvent]:
+        """What was recorded, oldest first, without the spool's own."""
+        self.parts.spool.flush()
+        found: list[AuditEvent] = []
+        for path in sorted(self.parts.spool._root.glob("*/*.log")):
+            for line in path.read_bytes().splitlines():
+                event = msgspec.json.decode(line[18:], type=AuditEvent)
+                if event.type is not EventType.SOURCE_STARTED:
+                    found.append(event)
+        return [event for event in found if kind is None or event.type is kind]
+
+
+def close_stack(stack: AdminStack) -> None:
+    """Close everything the stack opened."""
+    stack.parts.spool.close()
+    stack.database.close()
+    stack.runner.close()
+
+
+def open_stack(directory: Path) -> AdminStack:
+    """A stack in a directory: empty, or with the database of another stack."""
+    runner = asyncio.Runner()
+    database = Database.open(f"sqlite:///{directory}/countersign.db")
+    database.write_now(SQLModel.metadata.create_all)
+    clock = FakeClock(float(NOW))
+    used: set[str] = set()
+
+    async def use_proof(proof: DpopProof) -> bool:
+        is_fresh = proof.replay_key not in used
+        used.add(proof.replay_key)
+        return is_fresh
+
+    def private_vault_key(key_id: str) -> Mapping[str, Any] | None:
+        return VAULT_KEY.as_dict(private=True) if key_id == VAULT_KEY.thumbprint() else None
+
+    local = LocalAccounts(
+        "local",
+        LocalAccountsSettings(),
+        ("*",),
+        WorkforceParts(
+            issuer=ISSUER,
+            database=database,
+            hashing=PasswordHashing(
+                argon2.Parameters(
+                    type=argon2.Type.ID,
+                    version=19,
+                    salt_len=16,
+                    hash_len=32,
+                    time_cost=1,
+                    memory_cost=8,
+                    parallelism=1,
+                )
+            ),
+            random=secrets.token_bytes,
+        ),
+    )
+    parts = AdminParts(
+        issuer=ISSUER,
+        clock=clock,
+        random=secrets.token_bytes,
+        registry=RegistryStore(
+            database,
+            issuer=ISSUER,
+            settings_models=SETTINGS_MODELS,
+            clock=clock,
+            compiler=naming_compiler,
+        ),
+        live=LiveRegistry(database, issuer=ISSUER, settings_models=SETTINGS_MODELS, clock=clock),
+        revocations=RevocationStore(database),
+        acks=AckStore(database),
+        catalogue=ToolCatalogue(
+            database,
+            issuer=ISSUER,
+            settings_models=SETTINGS_MODELS,
+            clock=clock,
+            compiler=naming_compiler,
+        ),
+        enrolment=EnrolmentStore(database),
+        audit_store=AuditStore(database, clock=clock),
+        spool=Spool.open(directory / "spool", "authority", clock=clock, background_flush=False),
+        setup_codes=SetupCodes(database, random=secrets.token_bytes),
+        vault=VaultStore(database, private_vault_key),
+        accounts=lambda: {"local": local},
+        vault_key=lambda: public_jwk(VAULT_KEY),
+        control_key_thumbprint=lambda: CONTROL_THUMBPRINT,
+        token_keys=lambda: KEYS,
+        person_of=PEOPLE.get,
+        use_proof=use_proof,
+    )
+    return AdminStack(parts, database, clock, runner, create_admin_app(parts))
+
+
+def role(name: str, subject: str, held: str) -> dict[str, Any]:
+    """An AdminRole document."""
+    spec = {"identity_provider": "local", "subject": subject, "role": held}
+    return {"kind": "AdminRole", "name": name, "spec": spec}
