@@ -1,0 +1,183 @@
+"""Runs an authorization server from start to drain.
+
+The order of the end is the point: first it stops taking requests, then finishes those under way,
+then writes its last audit events into the store, then closes the database.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+import structlog
+import uvloop
+from starlette.routing import Mount
+
+from admin_console.api import create_admin_app
+from audit_log.batch import Batch
+from audit_log.pusher import SpoolPusher
+from authz_server.app import create_app
+from authz_server.http_protocol import StrictHttpProtocol
+from countersign.composition import AuthzServer, compose_authz_server
+from countersign.login_file import write_private
+from countersign.migrations.run import upgrade
+from countersign.settings import AuthzServerSettings
+from countersign.web_server import WebServer, listen, web_server
+from database.engine import Database
+from idp_connectors.workload.attestation_listener import AttestationListener
+from idp_connectors.workload.local_operator import attests_scripts, local_operator_refusal
+from idp_connectors.workload.peer import PeerIdentity
+from idp_connectors.workload.peer_http import peer_http_protocol
+from idp_connectors.workload.unix_socket import bind_unix_socket
+from token_exchange.claims import Refusal
+
+Clock = Callable[[], float]
+
+ADMIN_SOCKET: Final = "admin.sock"
+ATTESTATION_SOCKET: Final = "attest.sock"
+SETUP_CODE_FILE: Final = "setup-code"
+
+_logger = structlog.get_logger(__name__)
+
+
+def run_authz_server(settings: AuthzServerSettings, clock: Clock) -> None:
+    """Run an authorization server until SIGTERM or SIGINT."""
+    _make_directories(settings)
+    upgrade(settings.database)
+    uvloop.run(_authz_server(settings, clock))
+
+
+def _make_directories(settings: AuthzServerSettings) -> None:
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Agents of other users must reach the attestation socket; the admin socket is 0600 itself.
+    settings.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+
+async def _authz_server(settings: AuthzServerSettings, clock: Clock) -> None:
+    stopping = _stop_signal()
+    database = Database.open(settings.database)
+    with contextlib.closing(database):
+        server = await compose_authz_server(settings, database, clock)
+        _hand_out_setup_code(server, clock)
+        try:
+            async with _following(server), _attesting(server), _serving(server):
+                _logger.info("authz_server.serving", issuer=settings.issuer)
+                await stopping.wait()
+                server.parts.stopping.begin()
+        finally:
+            await _last_audit_events(server)
+
+
+def _stop_signal() -> asyncio.Event:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
+
+
+@asynccontextmanager
+async def _following(server: AuthzServer) -> AsyncIterator[None]:
+    """Follow the database, and carry the own spool into the store."""
+    async with asyncio.TaskGroup() as tasks:
+        running = [
+            tasks.create_task(server.live.run()),
+            tasks.create_task(SpoolPusher(server.spool).run(partial(_store, server))),
+        ]
+        try:
+            yield
+        finally:
+            for task in running:
+                task.cancel()
+
+
+@asynccontextmanager
+async def _attesting(server: AuthzServer) -> AsyncIterator[None]:
+    settings = server.settings
+    listener = AttestationListener(
+        settings.run_dir / ATTESTATION_SOCKET,
+        server.attestation,
+        mode=settings.attestation_socket_mode,
+    )
+    async with listener:
+        yield
+
+
+@asynccontextmanager
+async def _serving(server: AuthzServer) -> AsyncIterator[None]:
+    """The public listener and the local admin socket; both finish what is under way at the end."""
+    settings = server.settings
+    admin = Mount("/admin/v1", create_admin_app(server.admin))
+    public = web_server(
+        create_app(server.parts, mounts=[admin]),
+        shutdown_seconds=settings.shutdown_seconds,
+        http=StrictHttpProtocol,
+    )
+
+    def judge(peer: PeerIdentity) -> Refusal | None:
+        return local_operator_refusal(
+            peer,
+            server_uid=os.geteuid(),
+            agents=server.live.snapshot.agents,
+            trust_providers=server.live.snapshot.trust_providers,
+        )
+
+    local = web_server(
+        create_app(server.parts, mounts=[admin]),
+        shutdown_seconds=settings.shutdown_seconds,
+        http=peer_http_protocol(
+            judge, lambda: attests_scripts(server.live.snapshot.trust_providers)
+        ),
+    )
+    admin_socket = settings.run_dir / ADMIN_SOCKET
+    listeners = (
+        (public, listen(settings.listen_host, settings.listen_port)),
+        (local, bind_unix_socket(admin_socket, mode=0o600)),
+    )
+    async with _running(*listeners):
+        yield
+    admin_socket.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def _running(*listeners: tuple[WebServer, Any]) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as tasks:
+        serving = [
+            (server, tasks.create_task(server.serve(sockets=[listener])))
+            for server, listener in listeners
+        ]
+        try:
+            yield
+        finally:
+            for server, task in serving:
+                await server.stop(task)
+
+
+def _hand_out_setup_code(server: AuthzServer, clock: Clock) -> None:
+    """While nobody is admin: a one-time code, to a 0600 file and to a terminal, never to a log."""
+    code = server.setup_codes.create_now(int(clock()))
+    path = server.settings.run_dir / SETUP_CODE_FILE
+    if code is None:
+        path.unlink(missing_ok=True)
+        return
+    write_private(path, code + "\n")
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\nSetup code (15 minutes, for `countersign setup`): {code}\n\n")
+
+
+async def _store(server: AuthzServer, batch: Batch) -> int:
+    """Into the store of this very process: the authorization server is its own audit's receiver."""
+    events = batch.decoded
+    return await server.audit_store.ingest(events.source, events.high_water, events.events)
+
+
+async def _last_audit_events(server: AuthzServer) -> None:
+    server.spool.stop()
+    await SpoolPusher(server.spool).drain(
+        partial(_store, server), within_seconds=server.settings.shutdown_seconds
+    )
+    server.spool.close()

@@ -1,0 +1,85 @@
+"""`agent token`: attest this process at the local socket and get a bound token."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx2
+import typer
+
+from countersign.admin_client import AdminError
+from countersign.cli.context import clock, context_of
+from countersign.login_file import load_or_create_key
+from token_exchange.token_types import CLIENT_ASSERTION_JWT_BEARER, GRANT_CLIENT_CREDENTIALS
+
+app = typer.Typer(no_args_is_help=True)
+ATTESTATION_SECONDS = 5.0
+MAXIMUM_ANSWER_BYTES = 65_536
+
+
+@app.callback()
+def agent() -> None:
+    """What an agent runs on its own machine."""
+
+
+@app.command()
+def token(
+    command: typer.Context,
+    *,
+    resource: Annotated[str, typer.Option(help="The gateway endpoint the token is for.")],
+    key_file: Annotated[Path, typer.Option(help="The agent's key; made 0600 if absent.")],
+    attestation_socket: Annotated[
+        Path, typer.Option(envvar="COUNTERSIGN_ATTESTATION_SOCKET", help="The local socket.")
+    ] = Path("countersign-run/attest.sock"),
+    provider: Annotated[str, typer.Option(help="The TrustProvider object.")] = "local",
+) -> None:
+    """Print a token for an agent that acts alone, bound to the key in --key-file.
+
+    What this process is, is said by the kernel: nothing is configured here. The token is useless
+    without the key.
+    """
+    context = context_of(command)
+    key = load_or_create_key(key_file, clock)
+    attestation = _attest(attestation_socket, provider, key.thumbprint)
+    url = f"{context.settings.issuer}/oauth/token"
+    form = {
+        "grant_type": GRANT_CLIENT_CREDENTIALS,
+        "client_assertion_type": CLIENT_ASSERTION_JWT_BEARER,
+        "client_assertion": attestation,
+        "resource": resource,
+        "scope": "mcp:tools",
+    }
+    try:
+        with httpx2.Client(timeout=context.settings.timeout_seconds, trust_env=False) as http:
+            answer = http.post(url, data=form, headers={"dpop": key.proof("POST", url)})
+            body: dict[str, Any] = answer.json()
+    except (httpx2.HTTPError, ValueError) as error:
+        raise AdminError("unreachable", f"{url}: {error}") from error
+    if not answer.is_success:
+        raise AdminError(
+            str(body.get("error", "server_error")), str(body.get("error_description", ""))
+        )
+    if context.output == "table":
+        context.console.print(body["access_token"], soft_wrap=True, highlight=False, markup=False)
+    else:
+        context.show(body)
+
+
+def _attest(path: Path, provider: str, thumbprint: str) -> str:
+    """The kernel's word on this process, as an attestation JWT."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(ATTESTATION_SECONDS)
+            connection.connect(str(path))
+            request = {"provider": provider, "jkt": thumbprint}
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            with connection.makefile("rb") as lines:
+                answer = json.loads(lines.readline(MAXIMUM_ANSWER_BYTES))
+    except (OSError, ValueError) as error:
+        raise AdminError("attestation_unreachable", f"{path}: {error}") from error
+    if "attestation" not in answer:
+        raise AdminError(
+            str(answer.get("error", "refused")), str(answer.get("error_description", ""))
+        )
+    return str(answer["attestation"])

@@ -1,0 +1,80 @@
+"""`audit search`: who did what, for whom, and why it was allowed or not."""
+
+from typing import Annotated, Any
+
+import typer
+
+from countersign.cli.context import context_of
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def audit() -> None:
+    """Who did what, for whom, and why."""
+
+
+@app.command()
+def search(
+    command: typer.Context,
+    *,
+    agent: Annotated[str | None, typer.Option(help="By agent.")] = None,
+    user: Annotated[str | None, typer.Option(help="By the person's id.")] = None,
+    tool: Annotated[str | None, typer.Option(help="By tool: its name, or server/name.")] = None,
+    kind: Annotated[str | None, typer.Option("--type", help="By event type.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="By outcome.")] = None,
+    decision: Annotated[str | None, typer.Option(help="By decision id.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many.")] = 50,
+) -> None:
+    """Search the audit, newest first. Says whether the answer is complete."""
+    context = context_of(command)
+    server, slash, name = (tool or "").rpartition("/")
+    query = {
+        "agent": agent,
+        "user": user,
+        "tool": name or None,
+        "target": server if slash else None,
+        "type": kind,
+        "outcome": outcome,
+        "decision": decision,
+        "limit": str(limit),
+    }
+    given = {name: value for name, value in query.items() if value is not None}
+    with context.admin() as admin:
+        found = admin.call("GET", "/audit", query=given)
+    if context.output == "json":
+        context.show(found)
+        return
+    context.show(
+        found["events"],
+        {
+            "TIME": lambda row: row["timestamp"],
+            "TYPE": lambda row: row["type"],
+            "OUTCOME": lambda row: row["outcome"],
+            "AGENT": lambda row: row.get("agent", ""),
+            "USER": lambda row: row.get("user_name") or row.get("user", ""),
+            "WHAT": lambda row: (
+                row.get("tool") or row.get("target_service") or row.get("object_ref", "")
+            ),
+            "WHY": _why,
+        },
+    )
+    if found["complete"]:
+        context.say("complete: every source has delivered every event up to its last")
+    else:
+        context.errors.print("[bold yellow]incomplete[/]", highlight=False)
+        for gap in found["gaps"]:
+            span = f"events {gap['first']} to {gap['last']} of {gap['source']} are missing"
+            context.errors.print(f"  {span}", highlight=False, markup=False)
+        for source in found["silent"]:
+            context.errors.print(f"  {source} was not heard of", highlight=False, markup=False)
+
+
+def _what(row: dict[str, Any]) -> str:
+    service, tool = row.get("target_service", ""), row.get("tool", "")
+    return f"{service}/{tool}" if tool else service or str(row.get("object_ref", ""))
+
+
+def _why(row: dict[str, Any]) -> str:
+    parts = [*row.get("policy_matched", ()), *row.get("reasons", ())]
+    return "; ".join(parts) or row.get("error_code", "") or row.get("detail", "")

@@ -1,0 +1,121 @@
+"""What every command shares: settings from options, the console, and errors people can act on."""
+
+import json
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from countersign.admin_client import AdminClient, AdminError
+from countersign.login_file import LoginDirectory
+from countersign.settings import ClientSettings
+
+clock: Callable[[], float] = time.time  # noqa: TID251 - the one clock of the command line
+
+
+class Output(StrEnum):
+    """How a command prints what it found."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class CommandContext:
+    """Settings after the global options, and where to print."""
+
+    settings: ClientSettings
+    output: Output
+    quiet: bool
+    console: Console
+    errors: Console
+
+    @property
+    def logins(self) -> LoginDirectory:
+        """The operator's key and last login."""
+        return LoginDirectory(self.settings.config_dir, clock)
+
+    @contextmanager
+    def admin(self) -> Generator[AdminClient, None, None]:
+        """The admin API, by socket if one is given, else with the saved login."""
+        settings = self.settings
+        if settings.admin_socket is not None:
+            with AdminClient(
+                settings.issuer,
+                timeout_seconds=settings.timeout_seconds,
+                socket=settings.admin_socket,
+            ) as client:
+                yield client
+            return
+        saved = self.logins.load(settings.issuer)
+        if saved is None:
+            raise AdminError(
+                "not_logged_in",
+                f"no login at {settings.issuer}; run `countersign login`,"
+                " or give --socket on the server's own machine",
+            )
+        with AdminClient(
+            settings.issuer,
+            timeout_seconds=settings.timeout_seconds,
+            key=self.logins.key(),
+            access_token=saved.access_token,
+        ) as client:
+            yield client
+
+    def say(self, text: str) -> None:
+        """A line for people; nothing with --quiet or machine output."""
+        if not self.quiet and self.output is Output.TABLE:
+            self.console.print(text, highlight=False)
+
+    def show(self, value: Any, columns: dict[str, Callable[[Any], str]] | None = None) -> None:  # noqa: ANN401
+        """Print a value: rows as a table by `columns`, or whole as JSON or YAML."""
+        if self.output is Output.JSON:
+            self.console.print_json(json.dumps(value))
+        elif self.output is Output.YAML or columns is None:
+            text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+            self.console.print(text, highlight=False, markup=False, end="")
+        else:
+            table = Table(box=None, pad_edge=False, header_style="bold")
+            for title in columns:
+                table.add_column(title, overflow="fold")
+            for row in value:
+                table.add_row(*(column(row) for column in columns.values()))
+            self.console.print(table)
+
+
+def context_of(command: typer.Context) -> CommandContext:
+    """The context `main` prepared."""
+    prepared = command.find_root().obj
+    if not isinstance(prepared, CommandContext):  # pragma: no cover - main always sets it
+        message = "the command line was not prepared"
+        raise TypeError(message)
+    return prepared
+
+
+def explain(error: AdminError, errors: Console) -> None:
+    """Say what was refused and where."""
+    errors.print(f"[bold red]{error.code}[/]: {error.description}", highlight=False)
+    for problem in error.problems:
+        where = "/".join(part for part in (problem.kind, problem.name) if part)
+        place = f"{where} {problem.field}".strip()
+        errors.print(f"  {place}: {problem.message}", highlight=False, markup=False)
+
+
+def read_secret(prompt: str, file: Path | None) -> str:
+    """A secret from a file, from a pipe, or typed without echo; never from an argument."""
+    if file is not None:
+        return file.read_text(encoding="utf-8").rstrip("\n")
+    stdin = typer.get_text_stream("stdin")
+    if not stdin.isatty():
+        return stdin.readline().rstrip("\n")
+    value: str = typer.prompt(prompt, hide_input=True)
+    return value

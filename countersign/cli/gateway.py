@@ -1,0 +1,44 @@
+"""`gateway join|list`: enrol a process into a Gateway, and see who serves."""
+
+from typing import Annotated
+
+import typer
+
+from countersign.cli.context import context_of
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def join(
+    command: typer.Context, name: Annotated[str, typer.Argument(help="The Gateway object.")]
+) -> None:
+    """Print a single-use join code (10 minutes) for `countersign mcp-gateway`.
+
+    The code carries the thumbprint of the control key, so the process that uses it trusts this
+    server and no other.
+    """
+    context = context_of(command)
+    with context.admin() as admin:
+        answer = admin.call("POST", f"/gateways/{name}/join")
+    if context.output == "table":
+        context.console.print(answer["join_code"], highlight=False, soft_wrap=True)
+    else:
+        context.show(answer)
+
+
+@app.command("list")
+def list_gateways(command: typer.Context) -> None:
+    """Gateways, their workers, and how fresh each is."""
+    context = context_of(command)
+    with context.admin() as admin:
+        rows = admin.call("GET", "/gateways")["gateways"]
+    context.show(
+        rows,
+        {
+            "GATEWAY": lambda row: row["name"],
+            "BASE URL": lambda row: row["base_url"],
+            "SERVERS": lambda row: ", ".join(row["servers"]),
+            "WORKERS": lambda row: str(len(row["workers"])),
+        },
+    )

@@ -1,0 +1,112 @@
+"""`kill` and `restore`: one action cuts something off at every gateway."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from countersign.admin_client import AdminClient
+from countersign.cli.context import CommandContext, context_of
+
+KINDS = {
+    "agent": "agent",
+    "agent-class": "agent_group",
+    "user": "sub",
+    "session": "sid",
+    "consent": "gid",
+    "client": "client_id",
+    "run": "inv",
+    "token": "jti",
+}
+CONFIRMATION_SECONDS = 5.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the top level."""
+    app.command()(kill)
+    app.command()(restore)
+
+
+Target = Annotated[
+    str, typer.Argument(help=f"What: {', '.join(KINDS)}, a slash and its name or id.")
+]
+
+
+def kill(
+    command: typer.Context,
+    target: Target,
+    *,
+    reason: Annotated[str, typer.Option(help="Why; it goes into the audit.")],
+) -> None:
+    """Cut off everywhere, now: calls, open streams, tokens, new tokens.
+
+    Prints which gateways confirmed and after how many milliseconds. What was already handed to a
+    target may live until it expires; the longest such time is printed.
+    """
+    context = context_of(command)
+    kind, name = _parsed(target)
+    started = time.monotonic()
+    with context.admin() as admin:
+        event = admin.call(
+            "POST", "/blocks", json={"kind": KINDS[kind], "id": name, "reason": reason}
+        )
+        acks = _confirmations(admin, event["sequence"])
+    whole_ms = (time.monotonic() - started) * 1000
+    if context.output != "table":
+        context.show({**event, "gateways": acks, "command_ms": round(whole_ms, 1)})
+    else:
+        _report(context, target, event, acks, whole_ms)
+    if any(ack["applied_at_ms"] is None for ack in acks):
+        raise typer.Exit(1)
+
+
+def _report(
+    context: CommandContext,
+    target: str,
+    event: dict[str, Any],
+    acks: list[dict[str, Any]],
+    whole_ms: float,
+) -> None:
+    context.say(f"[bold]{target}[/] is cut off (revocation {event['sequence']}).")
+    for ack in acks:
+        if ack["applied_at_ms"] is None:
+            context.errors.print(
+                f"  {ack['worker']}: NOT confirmed; it refuses by itself when its lease ends",
+                highlight=False,
+            )
+        else:
+            took = ack["applied_at_ms"] - event["at_ms"]
+            context.say(f"  {ack['worker']}: refuses since {took} ms after the action")
+    seconds = event.get("target_tokens_live_seconds")
+    if seconds:
+        context.say(f"Credentials already handed to targets may live up to {seconds} s more.")
+    context.say(f"This command took {whole_ms:.0f} ms.")
+
+
+def _confirmations(admin: AdminClient, sequence: int) -> list[dict[str, Any]]:
+    """Each live worker with the time it applied the revocation, None when it has not."""
+    deadline = time.monotonic() + CONFIRMATION_SECONDS
+    while True:
+        acks: list[dict[str, Any]] = admin.call("GET", f"/blocks/acks/{sequence}")["acks"]
+        if all(ack["applied_at_ms"] is not None for ack in acks) or time.monotonic() > deadline:
+            return acks
+        time.sleep(0.01)
+
+
+def restore(command: typer.Context, target: Target) -> None:
+    """Allow again. Tokens from before stay dead: whoever comes back asks for new ones."""
+    context = context_of(command)
+    kind, name = _parsed(target)
+    with context.admin() as admin:
+        event = admin.call("DELETE", f"/blocks/{KINDS[kind]}/{name}")
+    context.say(
+        f"[bold]{target}[/] may come back (revocation {event['sequence']});"
+        " tokens from before stay refused."
+    )
+
+
+def _parsed(target: str) -> tuple[str, str]:
+    kind, slash, name = target.partition("/")
+    if not slash or kind not in KINDS or not name:
+        raise typer.BadParameter(f"{target!r} is not KIND/NAME; kinds: {', '.join(KINDS)}")
+    return kind, name

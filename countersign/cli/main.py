@@ -1,0 +1,99 @@
+"""`countersign`: the command you type. Each noun is a file beside this one."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from countersign.admin_client import AdminError
+from countersign.cli import (
+    account,
+    agent,
+    audit,
+    gateway,
+    kill,
+    login,
+    objects,
+    secret,
+    serve,
+    tools,
+)
+from countersign.cli.context import CommandContext, Output, explain
+from countersign.settings import ClientSettings
+
+PIPE_COLUMNS = 240
+
+app = typer.Typer(
+    name="countersign",
+    help="An identity gateway for AI agents.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+for noun in (serve, login, objects, kill):
+    noun.register(app)
+app.add_typer(account.app, name="account", help="Local accounts: people without an IdP.")
+app.add_typer(secret.app, name="secret", help="Secrets in the vault, sealed on this machine.")
+app.add_typer(gateway.app, name="gateway", help="Gateways: enrol a process into one.")
+app.add_typer(tools.app, name="tools", help="The tool catalogue: what agents may be shown.")
+app.add_typer(audit.app, name="audit", help="Who did what, for whom, and why.")
+app.add_typer(agent.app, name="agent", help="What an agent runs on its own machine.")
+
+
+@app.callback()
+def prepare(
+    command: typer.Context,
+    *,
+    issuer: Annotated[
+        str | None, typer.Option(help="The authorization server. [env: COUNTERSIGN_ISSUER]")
+    ] = None,
+    socket: Annotated[
+        Path | None,
+        typer.Option(help="The server's admin socket. [env: COUNTERSIGN_ADMIN_SOCKET]"),
+    ] = None,
+    config_dir: Annotated[
+        Path | None, typer.Option(help="Your key and login. [env: COUNTERSIGN_CONFIG_DIR]")
+    ] = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to print.")] = Output.TABLE,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")] = False,
+) -> None:
+    """Options of every command."""
+    given = {"issuer": issuer, "admin_socket": socket, "config_dir": config_dir}
+    settings = ClientSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type] # pydantic checks each
+    command.obj = CommandContext(
+        settings=settings,
+        output=output,
+        quiet=quiet,
+        console=_console(stderr=False),
+        errors=_console(stderr=True),
+    )
+
+
+def _console(*, stderr: bool) -> Console:
+    """A console; into a file or a pipe its lines are not folded at 80 columns."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=PIPE_COLUMNS)
+
+
+def main() -> None:
+    """Run a command; refusals exit 1, a wrong command line exits 2, all without a stack trace."""
+    errors = _console(stderr=True)
+    try:
+        app()
+    except AdminError as error:
+        explain(error, errors)
+        sys.exit(1)
+    except ValidationError as error:
+        errors.print("[bold red]settings[/]: cannot start", highlight=False)
+        for problem in error.errors(include_url=False, include_input=False):
+            name = ".".join(str(part) for part in problem["loc"]) or "settings"
+            errors.print(f"  {name}: {problem['msg']}", highlight=False, markup=False)
+        sys.exit(2)
+    except OSError as error:
+        errors.print(f"[bold red]error[/]: {error}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

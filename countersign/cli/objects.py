@@ -1,0 +1,147 @@
+"""`apply`, `get`, `delete`, `diff`: the objects an operator declares."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from countersign.admin_client import AdminError, Problem
+from countersign.cli.context import CommandContext, context_of
+from countersign.manifests import Manifest, read_manifests
+
+COLUMNS: dict[str, Callable[[Any], str]] = {
+    "KIND": lambda row: row["kind"],
+    "NAME": lambda row: row["name"],
+    "VERSION": lambda row: str(row.get("version", "")),
+    "CHANGED": lambda row: str(row.get("changed_at", "")),
+    "AUTHOR": lambda row: str(row.get("author", "")),
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the top level."""
+    app.command()(apply)
+    app.command()(get)
+    app.command()(delete)
+
+
+def apply(
+    command: typer.Context,
+    *,
+    file: Annotated[Path, typer.Option("--file", "-f", help="A YAML file or a directory of them.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Show the difference and change nothing.")] = False,
+    wait: Annotated[
+        float, typer.Option(help="Wait this many seconds until the policy set is active.")
+    ] = 0,
+) -> None:
+    """Declare objects: shows what would change, asks, and writes it as one version."""
+    context = context_of(command)
+    manifests = _manifests(context, file)
+    body = {"objects": [manifest.declared.model_dump() for manifest in manifests]}
+    with context.admin() as admin:
+        try:
+            plan = admin.call("POST", "/objects", json=body, query={"dry_run": "true"})
+            _show_changes(context, plan["changes"])
+            if dry_run:
+                context.say("Nothing written.")
+                return
+            if not plan["changes"]:
+                context.say("Nothing changed.")
+                _await_policies(context, admin.call, plan, wait)
+                return
+            if not yes and not typer.confirm("Apply these changes?"):
+                raise typer.Exit(1)
+            applied = admin.call("POST", "/objects", json=body)
+        except AdminError as error:
+            raise _with_lines(error, manifests) from error
+        context.say(f"Applied as version {applied['version']}.")
+        _await_policies(context, admin.call, applied, wait)
+
+
+def _await_policies(
+    context: CommandContext, call: Callable[..., Any], applied: dict[str, Any], wait: float
+) -> None:
+    waiting = applied.get("waiting_for", [])
+    if waiting and wait > 0:
+        with context.errors.status(f"waiting for {', '.join(waiting)} to be approved"):
+            status = call("GET", "/policies/status", query={"wait": str(wait)}, wait_seconds=wait)
+        waiting = status.get("waiting_for", [])
+    if waiting:
+        names = ", ".join(waiting)
+        context.errors.print(
+            f"The policy set is stored but not active: it names tools that are not approved yet:"
+            f" {names}. The set before it stays live.",
+            highlight=False,
+        )
+        if wait > 0:
+            raise typer.Exit(1)
+    elif any(change["kind"] == "Policy" for change in applied["changes"]):
+        context.say("The policy set is active.")
+
+
+def _manifests(context: CommandContext, file: Path) -> list[Manifest]:
+    manifests, problems = read_manifests(file)
+    for problem in problems:
+        context.errors.print(str(problem), highlight=False, markup=False)
+    if problems:
+        raise typer.Exit(1)
+    return manifests
+
+
+def _with_lines(error: AdminError, manifests: list[Manifest]) -> AdminError:
+    """The same error, its problems naming file and line."""
+    by_name: dict[tuple[str, str], Manifest] = {
+        (found.declared.kind, found.declared.name): found for found in manifests
+    }
+    placed = []
+    for problem in error.problems:
+        manifest = by_name.get((problem.kind, problem.name))
+        message = problem.message
+        if manifest is not None:
+            message = f"{message} ({manifest.file}:{manifest.line_of(problem.field)})"
+        placed.append(Problem(problem.kind, problem.name, problem.field, message))
+    return AdminError(error.code, error.description, error.status, tuple(placed))
+
+
+def _show_changes(context: CommandContext, changes: list[dict[str, Any]]) -> None:
+    signs = {"create": "[green]+[/]", "update": "[yellow]~[/]", "delete": "[red]-[/]"}
+    for change in changes:
+        sign = signs.get(change["action"], " ")
+        context.say(f"{sign} {change['kind']}/{change['name']}")
+        for field in change.get("fields", ()):
+            before, after = field.get("before"), field.get("after")
+            if change["action"] == "update":
+                context.say(f"    {field['field']}: {before!r} → {after!r}")
+
+
+def get(
+    command: typer.Context,
+    kind: Annotated[str | None, typer.Argument(help="A kind, such as Agent.")] = None,
+    name: Annotated[str | None, typer.Argument(help="One object of it.")] = None,
+) -> None:
+    """Show declared objects: all, of one kind, or one whole."""
+    context = context_of(command)
+    with context.admin() as admin:
+        if kind is not None and name is not None:
+            context.show(admin.call("GET", f"/objects/{kind}/{name}"))
+            return
+        path = "/objects" if kind is None else f"/objects/{kind}"
+        context.show(admin.call("GET", path)["objects"], COLUMNS)
+
+
+def delete(
+    command: typer.Context,
+    kind: Annotated[str, typer.Argument(help="The kind.")],
+    name: Annotated[str, typer.Argument(help="The object.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete one object. Its history stays."""
+    context = context_of(command)
+    if not yes and not typer.confirm(f"Delete {kind}/{name}?"):
+        raise typer.Exit(1)
+    with context.admin() as admin:
+        admin.call("DELETE", f"/objects/{kind}/{name}")
+    context.say(f"Deleted {kind}/{name}.")

@@ -1,0 +1,78 @@
+"""`serve`, `authz-server`, `mcp-gateway`: the processes themselves.
+
+What a process is made of is imported inside its command, so that the other commands start fast.
+"""
+# ruff: noqa: PLC0415 - see above
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from countersign.admin_client import AdminError
+from countersign.cli.context import clock
+from countersign.settings import AuthzServerSettings, McpGatewaySettings, ServeSettings
+
+MAXIMUM_JOIN_CODE_BYTES = 4096
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the top level."""
+    app.command()(serve)
+    app.command("authz-server")(authz_server)
+    app.command("mcp-gateway")(mcp_gateway)
+
+
+def serve() -> None:
+    """Run an authorization server and one gateway on this machine, on SQLite.
+
+    Nothing else is needed. Settings come from COUNTERSIGN_* variables (docs/settings.md). The
+    gateway starts as soon as the Gateway object named by COUNTERSIGN_GATEWAY is declared.
+    """
+    from countersign.logging import configure
+    from countersign.supervisor import Supervisor
+
+    settings = ServeSettings()
+    configure(settings, "serve")
+    raise typer.Exit(asyncio.run(Supervisor(settings, clock).run()))
+
+
+def authz_server() -> None:
+    """Run the authorization server: login, consent, tokens, control channel, admin API."""
+    from countersign.authz_process import run_authz_server
+    from countersign.logging import configure
+
+    settings = AuthzServerSettings()
+    configure(settings, "authz-server")
+    run_authz_server(settings, clock)
+
+
+def mcp_gateway(
+    *,
+    join_code_file: Annotated[
+        Path | None, typer.Option(help="A file with the code of `countersign gateway join`.")
+    ] = None,
+    join_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run one gateway process. The first start needs a join code; later ones reuse its key."""
+    from countersign.gateway_process import run_mcp_gateway
+    from countersign.logging import configure
+    from mcp_gateway.enrolment import EnrolmentError
+
+    settings = McpGatewaySettings()
+    configure(settings, "mcp-gateway")
+    try:
+        run_mcp_gateway(settings, clock, _join_code(join_code_file, join_fd))
+    except EnrolmentError as error:
+        raise AdminError("enrolment_failed", str(error)) from error
+
+
+def _join_code(file: Path | None, descriptor: int | None) -> str | None:
+    if descriptor is not None:
+        with os.fdopen(descriptor, "rb") as pipe:
+            return pipe.read(MAXIMUM_JOIN_CODE_BYTES).decode().strip()
+    if file is not None:
+        return file.read_text(encoding="utf-8").strip()
+    return None

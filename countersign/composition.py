@@ -1,0 +1,197 @@
+"""What each process is made of. Read this first: every arrow of the architecture is a line here.
+
+Plain construction from settings to frozen Parts; no globals, no container, nothing is started.
+Starting, draining and closing is `countersign.authz_process`. The gateway's own composition is
+`mcp_gateway.assembly`: its process must not even load what this module imports.
+"""
+
+import platform
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+import credential_providers.catalog
+import idp_connectors.catalog
+from admin_console.parts import AdminParts, PersonKey
+from admin_console.setup_codes import SetupCodes
+from audit_log.spool import Spool
+from audit_log.store import AuditStore
+from authz_server.endpoints.metadata import server_metadata
+from authz_server.issuing.signing_keys import KeyPurpose, KeyRing
+from authz_server.parts import Parts
+from authz_server.store.codes import CodeStore
+from authz_server.store.consents import ConsentStore
+from authz_server.store.interactions import InteractionStore
+from authz_server.store.persons import PersonStore
+from authz_server.store.replay import OnceKind, ReplayStore, UsedOnce
+from authz_server.store.sessions import SessionStore
+from authz_server.store.signing_keys import SigningKeyStore
+from countersign.attestation_audit import attestation_recorder
+from countersign.key_files import load_or_create_kek
+from countersign.settings import AuthzServerSettings
+from credential_providers.catalog import CredentialParts, CredentialProviders
+from credential_providers.vault.store import VaultStore
+from database.engine import Database
+from idp_connectors.workforce.catalog import PersonLogins
+from idp_connectors.workforce.local_accounts import WorkforceParts
+from idp_connectors.workforce.password_hashing import PasswordHashing
+from idp_connectors.workload.attestation_listener import AttestationParts
+from idp_connectors.workload.catalog import WorkloadVerifiers, unix_process_providers
+from idp_connectors.workload.verifier import WorkloadParts
+from registry.acks import AckStore
+from registry.enrolment import EnrolmentStore
+from registry.live import LiveRegistry
+from registry.revocations import RevocationStore
+from registry.store import RegistryStore
+from registry.tool_catalogue import ToolCatalogue
+from token_exchange.proof_of_possession import DpopProof
+
+Clock = Callable[[], float]
+
+
+def settings_models() -> dict[tuple[str, str], type[BaseModel]]:
+    """(kind, type) → settings model of every connector and provider in this wheel."""
+    return {
+        **idp_connectors.catalog.settings_models(),
+        **credential_providers.catalog.settings_models(),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthzServer:
+    """Everything of one authorization-server process."""
+
+    settings: AuthzServerSettings
+    database: Database
+    spool: Spool
+    audit_store: AuditStore
+    live: LiveRegistry
+    parts: Parts
+    attestation: AttestationParts
+    admin: AdminParts
+    setup_codes: SetupCodes
+
+
+async def compose_authz_server(
+    settings: AuthzServerSettings, database: Database, clock: Clock
+) -> AuthzServer:
+    """Build an authorization server on an open, migrated database."""
+    issuer, random = settings.issuer, secrets.token_bytes
+    keys = await KeyRing.open(
+        SigningKeyStore(database),
+        signing_kek=load_or_create_kek(settings.keys_dir / "signing.kek"),
+        vault_kek=load_or_create_kek(settings.keys_dir / "vault.kek"),
+        random=random,
+        now_ms=int(clock() * 1000),
+    )
+    models = settings_models()
+    objects = RegistryStore(database, issuer=issuer, settings_models=models, clock=clock)
+    # Policies shipped with a newer release join the set like an operator's change would.
+    await objects.apply(objects.plan(()), "countersign")
+    live = LiveRegistry(database, issuer=issuer, settings_models=models, clock=clock)
+    spool = Spool.open(
+        settings.data_dir / "spool",
+        "authz-server",
+        clock=clock,
+        durability=settings.audit_durability,
+    )
+    audit_store = AuditStore(database, clock=clock)
+    vault = VaultStore(database, keys.vault_private_jwk)
+    logins = PersonLogins(
+        lambda: live.snapshot.identity_providers,
+        WorkforceParts(issuer=issuer, database=database, hashing=PasswordHashing(), random=random),
+    )
+    verifiers = WorkloadVerifiers(
+        lambda: live.snapshot.trust_providers,
+        WorkloadParts(
+            issuer=issuer,
+            attestation_keys=lambda: keys.verification_keys(KeyPurpose.ATTESTATION),
+        ),
+    )
+    parts = Parts(
+        issuer=issuer,
+        clock=clock,
+        random=random,
+        live=live,
+        keys=keys,
+        spool=spool,
+        audit_store=audit_store,
+        revocations=RevocationStore(database),
+        acks=AckStore(database),
+        enrolment=EnrolmentStore(database),
+        catalogue=ToolCatalogue(database, issuer=issuer, settings_models=models, clock=clock),
+        codes=CodeStore(database),
+        sessions=SessionStore(database, random),
+        consents=ConsentStore(database, random),
+        interactions=InteractionStore(database, random),
+        persons=PersonStore(database, random),
+        replay=ReplayStore(database),
+        credential_providers=CredentialProviders(
+            CredentialParts(random=random, pairwise_key=keys.pairwise_key, secrets=vault)
+        ),
+        person_logins=logins,
+        workload_verifier=verifiers,
+        lease_seconds=settings.lease_seconds,
+        server_metadata=server_metadata(issuer),
+    )
+    setup_codes = SetupCodes(database, random=random)
+    attestation = AttestationParts(
+        issuer=issuer,
+        host=platform.node() or "localhost",
+        clock=clock,
+        random=random,
+        signer=keys.signer(KeyPurpose.ATTESTATION),
+        providers=lambda: unix_process_providers(live.snapshot.trust_providers),
+        record=attestation_recorder(spool, clock, random),
+    )
+    return AuthzServer(
+        settings=settings,
+        database=database,
+        spool=spool,
+        audit_store=audit_store,
+        live=live,
+        parts=parts,
+        attestation=attestation,
+        admin=_admin_parts(parts, objects, setup_codes, vault, logins),
+        setup_codes=setup_codes,
+    )
+
+
+def _admin_parts(
+    parts: Parts,
+    objects: RegistryStore,
+    setup_codes: SetupCodes,
+    vault: VaultStore,
+    logins: PersonLogins,
+) -> AdminParts:
+    def person_of(sub: str) -> PersonKey | None:
+        known = parts.persons.find(sub)
+        return None if known is None else PersonKey(known.identity_provider, known.subject)
+
+    async def use_proof(proof: DpopProof) -> bool:
+        once = UsedOnce(OnceKind.DPOP_PROOF, proof.jkt, proof.replay_key, proof.expires_at)
+        return await parts.replay.use((once,), int(parts.clock())) is None
+
+    return AdminParts(
+        issuer=parts.issuer,
+        clock=parts.clock,
+        random=parts.random,
+        registry=objects,
+        live=parts.live,
+        revocations=parts.revocations,
+        acks=parts.acks,
+        catalogue=parts.catalogue,
+        enrolment=parts.enrolment,
+        audit_store=parts.audit_store,
+        spool=parts.spool,
+        setup_codes=setup_codes,
+        vault=vault,
+        accounts=logins.all_local_accounts,
+        vault_key=lambda: parts.keys.active_public_jwk(KeyPurpose.VAULT),
+        control_key_thumbprint=lambda: parts.keys.active_public_jwk(KeyPurpose.CONTROL)["kid"],
+        token_keys=lambda: parts.keys.verification_keys(KeyPurpose.TOKENS),
+        person_of=person_of,
+        use_proof=use_proof,
+    )

@@ -1,0 +1,107 @@
+"""Runs a gateway process from start to drain; loads no database library.
+
+At the end it stops taking calls, ends its streams, pushes its last audit events, and keeps what
+it could not push in its spool for the next start.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+import uvloop
+
+from audit_log.spool import Spool
+from countersign.settings import McpGatewaySettings
+from mcp_gateway.assembly import gateway_app
+from mcp_gateway.authority import HttpAuthority
+from mcp_gateway.enrolment import (
+    EnrolmentError,
+    GatewayIdentity,
+    enrol,
+    load_identity,
+    save_identity,
+)
+from mcp_gateway.gateway_key import GatewayKey
+from mcp_gateway.web_server import new_server
+
+Clock = Callable[[], float]
+
+KEY_FILE: Final = "gateway.key"
+ENROLMENT_FILE: Final = "enrolment.json"
+
+_logger = structlog.get_logger(__name__)
+
+
+def run_mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: str | None) -> None:
+    """Run a gateway process until SIGTERM or SIGINT.
+
+    Raises:
+        EnrolmentError: It is not enrolled and has no join code, or the code was refused.
+    """
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    uvloop.run(_mcp_gateway(settings, clock, join_code))
+
+
+async def _mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: str | None) -> None:
+    key = GatewayKey.load_or_create(settings.state_dir / KEY_FILE, secrets.token_bytes)
+    identity = await _identity(settings, key, clock, join_code)
+    spool = Spool.open(
+        settings.state_dir / "spool",
+        f"gateway.{identity.gateway}",
+        clock=clock,
+        durability=settings.audit_durability,
+    )
+    with contextlib.closing(spool):
+        app = gateway_app(
+            identity=identity,
+            key=key,
+            spool=spool,
+            worker=spool.source,  # the admin API tells live workers from dead ones by it
+            clock=clock,
+            monotonic=time.monotonic,
+            random=secrets.token_bytes,
+        )
+        server = new_server(
+            app,
+            host=settings.gateway_host,
+            port=settings.gateway_port,
+            drain_seconds=settings.shutdown_seconds,
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, setattr, server, "should_exit", True)
+        _logger.info("mcp_gateway.starting", gateway=identity.gateway, issuer=identity.issuer)
+        await server.serve()
+
+
+async def _identity(
+    settings: McpGatewaySettings, key: GatewayKey, clock: Clock, join_code: str | None
+) -> GatewayIdentity:
+    """Who we are: as enrolled before, or now with the join code."""
+    path = settings.state_dir / ENROLMENT_FILE
+    known = load_identity(path)
+    if known is not None:
+        if known.issuer != settings.issuer:
+            raise EnrolmentError(
+                f"{path} is an enrolment at {known.issuer}, not at {settings.issuer}."
+            )
+        return known
+    if join_code is None:
+        raise EnrolmentError(
+            "This gateway is not enrolled: run `countersign gateway join NAME` and give the code"
+            " with --join-code-file."
+        )
+    authority = HttpAuthority()
+    try:
+        identity = await enrol(
+            authority=authority, key=key, issuer=settings.issuer, join=join_code, clock=clock
+        )
+    finally:
+        await authority.aclose()
+    save_identity(path, identity)
+    return identity

@@ -1,0 +1,137 @@
+"""Reads the YAML documents an operator writes, and remembers on which line each field stands.
+
+Shape only: one document is `kind / name / spec`. A mistake is reported as file, line and what
+would be right; what the registry finds wrong later is mapped back to the line of the field.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from registry.objects import KINDS, DeclaredObject
+
+MAXIMUM_FILE_BYTES = 4_194_304
+MAXIMUM_FIELDS = 100_000
+
+
+@dataclass(eq=False)  # not frozen: `raise` writes the traceback
+class ManifestError(Exception):
+    """A mistake in a file. `line` counts from 1."""
+
+    file: Path
+    line: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        """`file:line: field: what is wrong`, as compilers say it."""
+        where = f"{self.file}:{self.line}: "
+        return f"{where}{self.field}: {self.message}" if self.field else f"{where}{self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One document, and the line of each of its fields by dotted path."""
+
+    declared: DeclaredObject
+    file: Path
+    lines: dict[str, int]
+
+    def line_of(self, field: str) -> int:
+        """The line of `field`, or of its nearest parent that stands in the file."""
+        while field and field not in self.lines:
+            field = field.rpartition(".")[0]
+        return self.lines.get(field, self.lines.get("", 1))
+
+
+def read_manifests(path: Path) -> tuple[list[Manifest], list[ManifestError]]:
+    """Every document of a file, or of the `*.yaml` files of a directory in name order."""
+    files = sorted(path.glob("*.y*ml")) if path.is_dir() else [path]
+    found: list[Manifest] = []
+    problems: list[ManifestError] = []
+    if not files:
+        problems.append(ManifestError(path, 1, "", "no .yaml file here"))
+    for file in files:
+        try:
+            found.extend(_read_file(file))
+        except ManifestError as problem:
+            problems.append(problem)
+    seen: dict[tuple[str, str], Manifest] = {}
+    for manifest in found:
+        key = (manifest.declared.kind, manifest.declared.name)
+        if key in seen:
+            first = seen[key]
+            problems.append(
+                ManifestError(
+                    manifest.file,
+                    manifest.line_of("name"),
+                    "name",
+                    f"{key[0]} {key[1]} is declared twice, first in {first.file}:"
+                    f"{first.line_of('name')}",
+                )
+            )
+        seen[key] = manifest
+    return found, problems
+
+
+def _read_file(file: Path) -> list[Manifest]:
+    try:
+        if file.stat().st_size > MAXIMUM_FILE_BYTES:
+            raise ManifestError(file, 1, "", f"larger than {MAXIMUM_FILE_BYTES} bytes")
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ManifestError(file, 1, "", error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(file, 1, "", "not UTF-8 text") from error
+    try:
+        nodes = list(yaml.compose_all(text, yaml.CSafeLoader))
+        return [_manifest(file, node) for node in nodes]
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = 1 if mark is None else mark.line + 1
+        raise ManifestError(file, line, "", error.problem or "not YAML") from error
+
+
+def _manifest(file: Path, node: yaml.Node) -> Manifest:
+    lines: dict[str, int] = {}
+    document = _plain(file, node, "", lines)
+    if not isinstance(document, dict):
+        raise ManifestError(file, lines[""], "", "a document must be kind, name and spec")
+    try:
+        return Manifest(DeclaredObject.model_validate(document), file, lines)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        message = first["msg"]
+        if field == "kind":
+            message = f"must be one of {', '.join(KINDS)}"
+        nearest = field if field in lines else ""
+        raise ManifestError(file, lines.get(nearest, 1), field, message) from error
+
+
+def _plain(file: Path, node: yaml.Node, path: str, lines: dict[str, int]) -> Any:  # noqa: ANN401
+    """A node as plain values; each line noted; a repeated key is a mistake, not the last wins."""
+    lines.setdefault(path, node.start_mark.line + 1)
+    if len(lines) > MAXIMUM_FIELDS:  # aliases can make a small file expand without end
+        raise ManifestError(file, node.start_mark.line + 1, "", "too many fields")
+    if isinstance(node, yaml.SequenceNode):
+        return [
+            _plain(file, item, f"{path}.{index}" if path else str(index), lines)
+            for index, item in enumerate(node.value)
+        ]
+    if not isinstance(node, yaml.MappingNode):
+        value = yaml.SafeLoader("").construct_object(node, deep=True)
+        # A date is text here: JSON has none, and the registry compares what was written.
+        return value if isinstance(value, str | int | float | None) else str(node.value)
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = str(key_node.value)
+        field = f"{path}.{key}" if path else key
+        if key in values:
+            raise ManifestError(file, key_node.start_mark.line + 1, field, "given twice")
+        lines[field] = key_node.start_mark.line + 1
+        values[key] = _plain(file, value_node, field, lines)
+    return values

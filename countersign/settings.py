@@ -1,0 +1,133 @@
+"""Every knob of every process, once, typed, with its unit; the only reader of the environment.
+
+A value comes from the command line, else from `COUNTERSIGN_<NAME>`, else from the default, which
+is the strict choice. All problems are reported at once, at start.
+"""
+
+import os
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _require_public_url(url: str) -> str:
+    """An issuer or base URL: https, or http on a loopback literal; no slash, query or fragment.
+
+    Kept as the string that was configured, because clients compare issuers byte for byte
+    (RFC 8414 §3.3).
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
+        message = "must be an https URL without user information"
+        raise ValueError(message)
+    if parts.query or parts.fragment or url.endswith("/"):
+        message = "must have no query, no fragment and no slash at the end"
+        raise ValueError(message)
+    if parts.scheme == "http" and not _is_loopback_literal(parts.hostname):
+        message = "plain http is accepted for a loopback literal such as 127.0.0.1 only"
+        raise ValueError(message)
+    return url
+
+
+def _is_loopback_literal(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+PublicUrl = Annotated[str, AfterValidator(_require_public_url)]
+
+
+class ProcessSettings(BaseSettings):
+    """What every process has."""
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERSIGN_", frozen=True, extra="ignore")
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: JSON unless standard error is a terminal"
+    )
+
+
+class AuthzServerSettings(ProcessSettings):
+    """The authorization server: authority and control."""
+
+    issuer: PublicUrl = "http://127.0.0.1:8700"
+    listen_host: str = "127.0.0.1"
+    listen_port: int = Field(default=8700, ge=1, le=65535)
+    data_dir: Path = Field(default=Path("countersign-data"), description="database and audit spool")
+    keys_dir: Path = Field(
+        default=Path("countersign-keys"),
+        description="key-encryption keys, 0600; keep it out of the data directory's backups",
+    )
+    run_dir: Path = Field(default=Path("countersign-run"), description="Unix sockets")
+    database_url: str | None = Field(
+        default=None, description="default: sqlite in the data directory"
+    )
+    lease_seconds: float = Field(
+        default=3.0, ge=1.0, le=30.0, description="a gateway without news this long refuses"
+    )
+    audit_durability: Literal["process", "power"] = Field(
+        default="process", description="process survives kill -9; power awaits fsync"
+    )
+    attestation_socket_mode: int = Field(
+        default=0o666, description="who may ask to be attested; the kernel says who they are"
+    )
+    shutdown_seconds: float = Field(default=5.0, gt=0, le=120)
+
+    @model_validator(mode="after")
+    def _keys_apart_from_data(self) -> Self:
+        data, keys = self.data_dir.absolute(), self.keys_dir.absolute()
+        if keys == data or data in keys.parents:
+            message = (
+                "keys_dir must lie outside data_dir: a copied database must not carry its keys"
+            )
+            raise ValueError(message)
+        return self
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'countersign.db'}"
+
+
+class McpGatewaySettings(ProcessSettings):
+    """One gateway process."""
+
+    issuer: PublicUrl = "http://127.0.0.1:8700"
+    gateway_host: str = "127.0.0.1"
+    gateway_port: int = Field(default=8701, ge=1, le=65535)
+    state_dir: Path = Field(
+        default=Path("countersign-gateway"), description="its key (0600) and its audit spool"
+    )
+    audit_durability: Literal["process", "power"] = "process"
+    shutdown_seconds: float = Field(default=5.0, gt=0, le=120)
+
+
+class ServeSettings(AuthzServerSettings, McpGatewaySettings):
+    """`countersign serve`: both processes on one machine."""
+
+    gateway: str = Field(default="main", description="the Gateway object this machine serves")
+
+
+class ClientSettings(ProcessSettings):
+    """The command line as a client of the admin API."""
+
+    issuer: PublicUrl = "http://127.0.0.1:8700"
+    config_dir: Path = Field(
+        default=Path("~/.config/countersign"), description="the login's key and token, 0600"
+    )
+    admin_socket: Path | None = Field(
+        default=None, description="the server's Unix socket, for an operator on its machine"
+    )
+    timeout_seconds: float = Field(default=10.0, gt=0, le=120)
+
+
+def environment_for_child() -> dict[str, str]:
+    """The environment a supervised process inherits: ours, unchanged."""
+    return dict(os.environ)

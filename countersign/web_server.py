@@ -1,0 +1,73 @@
+"""uvicorn as this product runs it: httptools only, signals left to us, streams ended at the end."""
+
+import contextlib
+import socket
+from collections.abc import Awaitable, Generator
+from typing import Any, Final
+
+import uvicorn
+
+BACKLOG: Final = 2048
+HEADER_LIMIT_BYTES: Final = 65_536
+KEEP_ALIVE_SECONDS: Final = 65
+
+
+class WebServer(uvicorn.Server):
+    """A server that somebody else starts and stops."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals belong to the process, which drains several servers in order."""
+        yield
+
+    async def stop(self, serving: Awaitable[None]) -> None:
+        """Finish what is under way, then end."""
+        self.should_exit = True
+        await serving
+
+
+def web_server(
+    app: Any,  # noqa: ANN401 - an ASGI application
+    *,
+    shutdown_seconds: float,
+    http: Any = "httptools",  # noqa: ANN401 - a uvicorn protocol
+    lifespan: Any = "off",  # noqa: ANN401 - uvicorn's own literal
+) -> WebServer:
+    """A server for `app`; it says nothing of itself and believes no forwarding header."""
+    return WebServer(
+        uvicorn.Config(
+            app,
+            http=http,
+            ws="none",
+            lifespan=lifespan,
+            loop="none",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            date_header=True,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
+            h11_max_incomplete_event_size=HEADER_LIMIT_BYTES,
+        )
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket.
+
+    Raises:
+        OSError: The address is taken or not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen at {host}:{port}: {error.strerror}") from error
+    return listener
