@@ -1,0 +1,112 @@
+"""A person at a browser without JavaScript: follows redirects, fills forms, presses buttons."""
+
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from urllib.parse import urljoin
+
+import httpx2
+
+
+@dataclass
+class Form:
+    """One form of a page: where it goes and what it carries."""
+
+    action: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
+    buttons: list[tuple[str, str]] = field(default_factory=list)
+
+
+class _Forms(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.forms: list[Form] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if tag == "form":
+            self.forms.append(Form(given.get("action", "")))
+        elif self.forms and tag == "button" and "name" in given:
+            self.forms[-1].buttons.append((given["name"], given.get("value", "")))
+        elif self.forms and tag == "input" and "name" in given:
+            if given.get("type") in {"checkbox", "radio"} and "checked" not in given:
+                return
+            self.forms[-1].fields[given["name"]] = given.get("value", "")
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.text.append(data.strip())
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the person sees."""
+
+    status: int
+    url: str
+    text: str
+    forms: tuple[Form, ...]
+
+
+class RefusedError(Exception):
+    """The person was not let through; the text says what the page said."""
+
+
+class Browser:
+    """One person's browser: it keeps cookies, and stops where the redirect leaves the server."""
+
+    def __init__(self, stop_at: str) -> None:
+        self._http = httpx2.Client(timeout=10, trust_env=False)
+        self._stop_at = stop_at
+
+    def close(self) -> None:
+        self._http.close()
+
+    def open(self, url: str) -> Page | str:
+        """The page at `url`, or the URL of the redirect that left."""
+        return self._follow(self._http.get(url))
+
+    def submit(
+        self, page: Page, values: dict[str, str], button: tuple[str, str] | None = None
+    ) -> Page | str:
+        """Fill the page's first form and send it, pressing `button` if one is named."""
+        form = page.forms[0]
+        data = form.fields | values | (dict([button]) if button else {})
+        answer = self._http.post(
+            urljoin(page.url, form.action),
+            data=data,
+            headers={"origin": page.url.split("/oauth/")[0]},
+        )
+        return self._follow(answer)
+
+    def _follow(self, answer: httpx2.Response) -> Page | str:
+        for _ in range(10):
+            if not answer.is_redirect:
+                break
+            target = urljoin(str(answer.url), answer.headers["location"])
+            if target.startswith(self._stop_at):
+                return target
+            answer = self._http.get(target)
+        parser = _Forms()
+        parser.feed(answer.text)
+        return Page(answer.status_code, str(answer.url), " ".join(parser.text), tuple(parser.forms))
+
+
+def log_in_and_allow(
+    browser: Browser, url: str, username: str, password: str
+) -> tuple[str, Page | None]:
+    """Log in if asked, read the consent page, allow it; the redirect back and that page."""
+    page = browser.open(url)
+    if isinstance(page, Page) and page.forms and "password" in page.forms[0].fields:
+        page = browser.submit(page, {"username": username, "password": password})
+    consent: Page | None = None
+    if isinstance(page, Page) and page.forms:
+        consent = page
+        allow = next(
+            (button for button in page.forms[0].buttons if button[1] in {"allow", "approve"}), None
+        )
+        page = browser.submit(page, {}, allow)
+    if isinstance(page, Page):
+        message = f"{page.status} {page.url}: {page.text[:300]}"
+        raise RefusedError(message)
+    return page, consent

@@ -1,0 +1,335 @@
+"""Starts the real processes of the demo on loopback ports and stops them again.
+
+Used by the story and by the tests: `countersign serve`, the two MCP servers, the agent. Nothing
+is imported from the product; everything goes through its commands, as a person would.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from typing import IO, Any, Self
+
+import httpx2
+
+HERE = Path(__file__).parent
+START_SECONDS = 30.0
+
+
+class StackError(Exception):
+    """A process did not start, or a command failed."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The loopback ports of the demo."""
+
+    issuer: int = 8700
+    gateway: int = 8701
+    crm: int = 8711
+    notes: int = 8712
+
+
+@dataclass
+class Process:
+    """One child process and where its output goes."""
+
+    name: str
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    def stop(self, seconds: float = 10) -> int:
+        """Ask it to end, then make it."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGTERM)
+            try:
+                self.popen.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+        return self.popen.wait()
+
+    def tail(self) -> str:
+        """The end of its log, for an error message."""
+        with contextlib.suppress(OSError):
+            return self.log.read_text(errors="replace")[-3000:]
+        return ""
+
+
+@dataclass
+class Stack:
+    """The running demo. Use as a context manager."""
+
+    directory: Path
+    ports: Ports = field(default_factory=Ports)
+    gateway: str = "main"
+    environment: dict[str, str] = field(default_factory=dict)
+    processes: list[Process] = field(default_factory=list)
+    http: httpx2.Client = field(default_factory=lambda: httpx2.Client(timeout=20, trust_env=False))
+    notes_key: str = field(default_factory=lambda: "nk_" + secrets.token_urlsafe(24))
+
+    @property
+    def issuer(self) -> str:
+        return f"http://127.0.0.1:{self.ports.issuer}"
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.gateway}"
+
+    @property
+    def crm_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.crm}/mcp"
+
+    @property
+    def notes_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.notes}/mcp"
+
+    @property
+    def attestation_socket(self) -> Path:
+        return self.directory / "run" / "attest.sock"
+
+    @property
+    def admin_socket(self) -> Path:
+        return self.directory / "run" / "admin.sock"
+
+    def endpoint(self, server: str) -> str:
+        return f"{self.base_url}/{server}/mcp"
+
+    def child_environment(self) -> dict[str, str]:
+        """Settings for the product's processes, all under the stack's own directory."""
+        own = {
+            "COUNTERSIGN_ISSUER": self.issuer,
+            "COUNTERSIGN_LISTEN_PORT": str(self.ports.issuer),
+            "COUNTERSIGN_GATEWAY_PORT": str(self.ports.gateway),
+            "COUNTERSIGN_GATEWAY": self.gateway,
+            "COUNTERSIGN_DATA_DIR": str(self.directory / "data"),
+            "COUNTERSIGN_KEYS_DIR": str(self.directory / "keys"),
+            "COUNTERSIGN_RUN_DIR": str(self.directory / "run"),
+            "COUNTERSIGN_STATE_DIR": str(self.directory / "gateway"),
+            "COUNTERSIGN_CONFIG_DIR": str(self.directory / "operator"),
+            "COUNTERSIGN_LOG_FORMAT": "json",
+        }
+        return dict(os.environ) | own | self.environment  # noqa: TID251 - passed to the children
+
+    def start(self, name: str, command: Sequence[str], **more: str) -> Process:
+        """Start a child; its output goes to a file named after it."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        log = self.directory / f"{name}.log"
+        with log.open("ab") as output:
+            popen = subprocess.Popen(  # noqa: S603 - our own commands
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=self.child_environment() | more,
+            )
+        process = Process(name, popen, log)
+        self.processes.append(process)
+        return process
+
+    def serve(self) -> Process:
+        """`countersign serve`, until its authorization server answers."""
+        process = self.start("serve", [*COUNTERSIGN, "serve"])
+        self.await_url(f"{self.issuer}/healthz", process)
+        return process
+
+    def start_all(self) -> None:
+        """Everything at once, until each answers."""
+        with ThreadPoolExecutor(3) as starting:
+            for started in [
+                starting.submit(start) for start in (self.serve, self.start_crm, self.start_notes)
+            ]:
+                started.result()
+
+    def start_crm(self) -> Process:
+        arguments = ["--port", str(self.ports.crm), "--issuer", self.issuer]
+        arguments += ["--database", str(self.directory / "crm.db")]
+        process = self.start("crm", [sys.executable, str(HERE / "crm_server.py"), *arguments])
+        self.await_url(self.crm_url, process)
+        return process
+
+    def start_notes(self) -> Process:
+        arguments = [
+            "--port",
+            str(self.ports.notes),
+            "--database",
+            str(self.directory / "notes.db"),
+        ]
+        process = self.start(
+            "notes",
+            [sys.executable, str(HERE / "notes_server.py"), *arguments],
+            NOTES_API_KEY=self.notes_key,
+        )
+        self.await_url(self.notes_url, process)
+        return process
+
+    def await_url(self, url: str, process: Process, seconds: float = START_SECONDS) -> None:
+        """Wait until something answers at `url`, or say why it did not."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if process.popen.poll() is not None:
+                message = f"{process.name} ended:\n{process.tail()}"
+                raise StackError(message)
+            with contextlib.suppress(httpx2.HTTPError):
+                self.http.get(url, timeout=2)
+                return
+            time.sleep(0.02)
+        message = f"{process.name} does not answer at {url}:\n{process.tail()}"
+        raise StackError(message)
+
+    def await_gateway(self, server: str = "crm", seconds: float = START_SECONDS) -> None:
+        """Wait until the gateway serves an endpoint: 401 instead of 503 or nothing."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx2.HTTPError):
+                answer = self.http.post(self.endpoint(server), timeout=2, json={})
+                if answer.status_code == httpx2.codes.UNAUTHORIZED:
+                    return
+            time.sleep(0.02)
+        tails = "\n".join(process.tail() for process in self.processes if process.name != "crm")
+        message = f"the gateway does not serve {self.endpoint(server)}:\n{tails}"
+        raise StackError(message)
+
+    def command(
+        self, *arguments: str, stdin: str = "", socket: bool = False, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `countersign …` as the operator; by the admin socket if asked."""
+        by = ["--socket", str(self.admin_socket)] if socket else []
+        done = subprocess.run(  # noqa: S603 - our own command
+            [*COUNTERSIGN, *by, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+            env=self.child_environment(),
+        )
+        if check and done.returncode != 0:
+            message = f"countersign {' '.join(arguments)}: {done.stderr or done.stdout}"
+            raise StackError(message)
+        return done
+
+    def objects(self) -> Path:
+        """The demo's objects with this machine's values filled in."""
+        target = self.directory / "objects"
+        target.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256((HERE / "agent.py").read_bytes()).hexdigest()
+        values = {
+            "uid": str(os.getuid()),
+            "agent_digest": f"sha-256:{digest}",
+            "crm_url": self.crm_url,
+            "notes_url": self.notes_url,
+            "gateway": self.gateway,
+            "base_url": self.base_url,
+        }
+        for source in sorted((HERE / "objects").glob("*.yaml")):
+            text = Template(source.read_text()).substitute(values)
+            (target / source.name).write_text(text)
+        return target
+
+    def agent(self, name: str = "support-bot") -> "AgentProcess":
+        """Start an agent in a process of its own."""
+        return AgentProcess(self, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in reversed(self.processes):
+            process.stop()
+        self.http.close()
+
+
+COUNTERSIGN = [sys.executable, "-m", "countersign"]
+
+
+class AgentProcess:
+    """The demo agent as a child, spoken to over JSON lines."""
+
+    def __init__(self, stack: Stack, name: str) -> None:
+        self._log = (stack.directory / f"agent-{secrets.token_hex(3)}.log").open("wb")
+        arguments = ["--name", name, "--issuer", stack.issuer]
+        arguments += ["--socket", str(stack.attestation_socket)]
+        self.popen = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, str(HERE / "agent.py"), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=stack.child_environment(),
+        )
+        self._answers: dict[int, list[dict[str, Any]]] = {}
+        self._arrived = threading.Condition()
+        self._next = 0
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        stdout: IO[bytes] | None = self.popen.stdout
+        if stdout is None:
+            return
+        for line in stdout:
+            answer = json.loads(line)
+            with self._arrived:
+                self._answers.setdefault(answer.pop("id"), []).append(answer)
+                self._arrived.notify_all()
+
+    def begin(self, do: str, **arguments: object) -> int:
+        """Send a command; its id."""
+        self._next += 1
+        command = {"id": self._next, "do": do, **arguments}
+        if self.popen.stdin is None:
+            message = "the agent has no standard input"
+            raise StackError(message)
+        self.popen.stdin.write(json.dumps(command).encode() + b"\n")
+        self.popen.stdin.flush()
+        return self._next
+
+    def answers(self, command: int) -> Iterator[dict[str, Any]]:
+        """Everything said about a command, to its last answer (`done`)."""
+        at = 0
+        deadline = time.monotonic() + 60
+        while True:
+            with self._arrived:
+                while len(self._answers.get(command, [])) <= at:
+                    if not self._arrived.wait(1) and (
+                        self.popen.poll() is not None or time.monotonic() > deadline
+                    ):
+                        message = f"the agent does not answer:\n{Path(self._log.name).read_text()}"
+                        raise StackError(message)
+                answer = self._answers[command][at]
+            at += 1
+            yield answer
+            if answer.get("done"):
+                return
+
+    def finish(self, command: int) -> dict[str, Any]:
+        """The last answer to a command."""
+        return list(self.answers(command))[-1]
+
+    def do(self, do: str, **arguments: object) -> dict[str, Any]:
+        """Send a command and wait for its last answer."""
+        return self.finish(self.begin(do, **arguments))
+
+    def stop(self) -> None:
+        """End the agent."""
+        if self.popen.stdin is not None:
+            self.popen.stdin.close()
+        try:
+            self.popen.wait(5)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+        self._reader.join(2)
+        if self.popen.stdout is not None:
+            self.popen.stdout.close()
+        self._log.close()
