@@ -1,0 +1,441 @@
+"""Every requirement a test proves, by id. Checked both ways by tests/test_requirements.py.
+
+`C` and `B` ids are the product's capabilities, `attack-N` the table of attacks, the rest sections
+of specifications and traps seen in other products.
+"""
+
+from typing import Final
+
+REQUIREMENTS: Final[dict[str, str]] = {
+    "B4": "Denials that help and never leak.",
+    "C1": (
+        "A unique, time-bounded identity per agent *invocation*; parallel instances never "
+        "share one."
+    ),
+    "C24": "Logs/policy distinguish agent alone / agent for Alice / Alice directly.",
+    "C27": (
+        "Credential-level separation between users of a shared agent (cross-user contamination)."
+    ),
+    "C35": (
+        "Two phases: authenticate agent + user -> blended credential -> gateway; then "
+        "token exchange -> target credential."
+    ),
+    "C36": (
+        "Agent never receives the target credential; custom enterprise MCP servers and "
+        "third-party SaaS MCP servers both supported."
+    ),
+    "C37": (
+        "Policy per tool call *before* it runs on blended identity + resource, "
+        "parameters, time, geo, risk; else block + structured denial with reasons."
+    ),
+    "C40": "Every call bound to who / what / why at the moment of use.",
+    "C57": (
+        "Block one agent by a policy change, near-immediate because credentials are "
+        "short; allow / constrain / kill from one place."
+    ),
+    "C58": (
+        "Anomaly halts issuance for an agent or an agent *class*; runtime change revokes at once."
+    ),
+    "C59": (
+        "Exact event fields: event_id, timestamp, workload_svid, workload_type, "
+        "target_service, policy_matched, token_issued, token_id, ttl_seconds, "
+        "request_method, request_path, outcome, latency_ms. IDs look like `evt_...` and "
+        "`tok_prod_...`; timestamp ISO-8601 with ms."
+    ),
+    "C60": (
+        "Log by agent session ID + target API; per-session call log; allow *and* deny, "
+        "JIT issuance, and downstream call each an event."
+    ),
+    "C61": (
+        "Attribution per agent, per user binding, per tool, with user_context when "
+        "present; structured denial reasons."
+    ),
+    "MCP-2026-07-28": ("The official SDK's client and server work through the gateway unchanged."),
+    "RFC6749-3.3": (
+        "A scope is scope tokens of visible ASCII separated by single spaces; anything "
+        "else is invalid_scope."
+    ),
+    "RFC7515-5.2": (
+        "A compact JWS has one spelling: three canonical base64url parts, no white space, "
+        "no padding, one JSON object as header."
+    ),
+    "RFC7519-4": (
+        "Claims are one JSON object without duplicate members, NaN, infinities, unpaired "
+        "surrogates or excessive depth."
+    ),
+    "RFC7519-4.1.3": (
+        "A JWT is accepted only for exactly the audience its verifier identifies with, "
+        "and with none only where none is expected."
+    ),
+    "RFC7638-3": "A key is known by the SHA-256 thumbprint of its canonical required members.",
+    "RFC8693-2.1": (
+        "A token exchange names one target and gets the type of token its provider makes; "
+        "asking for none is asking for an access token."
+    ),
+    "RFC8693-2.2.1": (
+        "A token exchange answers access_token, issued_token_type, token_type and expires_in."
+    ),
+    "RFC8693-2.2.2": (
+        "An unacceptable subject token is refused with invalid_request, an unacceptable "
+        "resource with invalid_target."
+    ),
+    "RFC8693-4.1": (
+        "The actor of a new token is wrapped around the received chain, which stays as it was."
+    ),
+    "RFC8707-2": (
+        "Exactly one resource is named, byte for byte the url of the target that the "
+        "subject token's audience stands for."
+    ),
+    "RFC9068-2.1": (
+        "An access token has typ at+jwt and the claims iss, exp, aud, sub, client_id, iat and jti."
+    ),
+    "RFC9068-4": (
+        "An access token is accepted only with typ at+jwt, an explicit algorithm, our "
+        "issuer, this audience and current times."
+    ),
+    "RFC9396-2": (
+        "authorization_details are a JSON array of objects of the types this product defines."
+    ),
+    "RFC9396-5": (
+        "Unknown types, unknown members and values out of range are invalid_authorization_details."
+    ),
+    "RFC9449-4.3": (
+        "A DPoP proof is accepted only for this method, URI, token, key, time and, where "
+        "demanded, nonce."
+    ),
+    "admin-accounts": (
+        "Local accounts are added under the provider's rules; a password is stored and "
+        "logged nowhere."
+    ),
+    "admin-agent": "A token of an agent, or through one, never administers.",
+    "admin-catalogue": (
+        "Tools are shown as observed and approved, and approved in the definition the "
+        "server offers."
+    ),
+    "admin-errors": (
+        "Every error has a code, a description and, for objects and fields, their paths; "
+        "it never repeats the input."
+    ),
+    "admin-gateways": (
+        "A join code is single use, carries the control key's thumbprint and is never "
+        "recorded; live workers are listed."
+    ),
+    "admin-objects": (
+        "Objects are read, compared, applied all or none, and deleted, each change with "
+        "author, version and an audit event."
+    ),
+    "admin-openapi": (
+        "The OpenAPI 3.1 document is made from the route table and the models and "
+        "describes the answers given."
+    ),
+    "admin-policies": (
+        "A policy set that waits for tools says so and becomes live when they are approved."
+    ),
+    "admin-roles": (
+        "Each endpoint takes the role of one explicit table, looked up at each request; "
+        "only an admin changes who vouches and who has a role."
+    ),
+    "admin-secrets": (
+        "The admin API stores ciphertext sealed to the vault's key under the secret's own "
+        "name, and never shows it."
+    ),
+    "admin-setup": (
+        "The setup code has at least 128 bits, is stored as a hash, lives 15 minutes, "
+        "works once, and only while nobody is admin."
+    ),
+    "admin-token": (
+        "The admin API takes a DPoP-bound access token of a person for the admin "
+        "audience, or a judged peer of the local socket, and nothing else."
+    ),
+    "attack-1": (
+        "alg none / HS256 with public key / alg not pinned to issuer: invalid_client, no key lookup"
+    ),
+    "attack-2": (
+        "kid path/SQL/URL, `jku`, `x5u`, `jwk`, `crit`, `b64` header: ignored or rejected, no fetch"
+    ),
+    "attack-5": (
+        "assertion: wrong aud, array aud, other trust domain's issuer signing our sub, "
+        "exp too far, nbf, missing exp, float/NaN/string exp, replayed jti across workers "
+        "(single-use kinds: private_key_jwt, DPoP, ID-JAG): reject"
+    ),
+    "attack-6": (
+        "ID token / access token / SVID of other purpose offered as assertion or "
+        "subject_token (cross-JWT): typ + iss + aud gates"
+    ),
+    "attack-7": (
+        "redirect_uri: prefix, userinfo, encoded, port, case, fragment, trailing dot, "
+        '`"`/non-ASCII; loopback port rule only for native clients: no redirect, 400 page'
+    ),
+    "attack-8": (
+        "open redirect through error response / post_logout / upstream callback: never to "
+        "unregistered"
+    ),
+    "attack-9": (
+        "code replay, parallel replay (20 at once), other client, other redirect_uri, "
+        "after 60 s: exactly one success; replay revokes the family"
+    ),
+    "attack-12": (
+        "login CSRF / session fixation at the upstream callback; consent CSRF; "
+        "prompt=none bypass of consent: bound state cookie, token, new session id"
+    ),
+    "attack-15": (
+        "DPoP: htm/htu/ath/jti replay/iat/nonce/jkt swap, Bearer downgrade of bound "
+        "token, private key in jwk header: reject"
+    ),
+    "attack-16": (
+        "audience confusion: resource not allowed, many resources, no resource -> "
+        "default, exchange to wider aud/scope/longer life, `may_act` / delegation depth, "
+        "actor != authenticated client: invalid_target / access denied"
+    ),
+    "attack-17": (
+        "act chain forging: client-supplied act, extra claims overriding iss/sub/aud/exp: "
+        "reserved claims never overridable"
+    ),
+    "attack-18": (
+        "several client auths in one request; public client using confidential grant; "
+        "auth method downgrade: invalid_request / invalid_client"
+    ),
+    "attack-19": (
+        "duplicate / oversized / wrong content type / charset / NUL / 10k params / params "
+        "in query of POST: 400, never 500"
+    ),
+    "attack-24": (
+        "timing on secrets and codes; user/client enumeration: compare hashes, same error"
+    ),
+    "attack-25": (
+        "request smuggling, Host / X-Forwarded-* spoof changing issuer: issuer from "
+        "config; h11/httptools strictness test"
+    ),
+    "attack-26": "secrets in logs, Referer, error pages, URLs: log scanner over the test run",
+    "attack-27": (
+        "key rotation: token by retired key, premature key, unpublished key; clock skew "
+        "+-60 s: as designed"
+    ),
+    "attack-28": (
+        "revoked agent/user keeps exchanging; epoch applied in all workers within 1 s: denied"
+    ),
+    "attack-29": (
+        "upstream IdP: email-based linking, unverified email, sub reuse across IdPs: key "
+        "on (iss, sub) only"
+    ),
+    "attack-30": (
+        "DoS: RS4096/RSA-16384 keys, huge tokens, deep JSON (joserfc caps a token at 129 "
+        "536 bytes; set ours lower): size gate before crypto"
+    ),
+    "audit-complete": (
+        "Every search says whether its answer is complete: all of 1..high_water of every "
+        "source, and no source silent."
+    ),
+    "audit-durable": (
+        "An event is in a file before the action it records, survives kill -9 of the "
+        "process, and with durability `power` an fsync is awaited."
+    ),
+    "audit-fail-closed": (
+        "What cannot be recorded is not done: a full, unwritable or failed spool refuses."
+    ),
+    "audit-push": (
+        "Events are pushed in order, again until acknowledged, and stored once; what "
+        "contradicts a stored event is refused."
+    ),
+    "audit-search": "Events are found by exact filters, newest first, page by page.",
+    "audit-sequence": (
+        "Every event carries its source and a gapless sequence of that source; each "
+        "process start is a source of its own."
+    ),
+    "audit-unknown-outcome": (
+        "After a crash every allowed decision without an outcome gets one of `unknown`, "
+        "in its source's own sequence, once."
+    ),
+    "audit-unwritable-refuses": "A call whose decision cannot be recorded is not made.",
+    "cancellation-travels-up": "An agent that goes away ends the request at the MCP server.",
+    "control-enrolment": (
+        "An enrolment code works once, within ten minutes, and only with a proof by the "
+        "key that is enrolled."
+    ),
+    "control-events": (
+        "The event stream brings every revocation in order, and no heartbeat while the "
+        "server's own picture is stale."
+    ),
+    "control-own-only": (
+        "A gateway reports audit events and tools of its own workers and servers only."
+    ),
+    "control-snapshot": (
+        "A gateway's snapshot contains what its own servers need, no provider settings, "
+        "and is signed by the control key."
+    ),
+    "credential-never-echoed": (
+        "No reply, however split or encoded, carries the target's credential to the agent."
+    ),
+    "exchange-decision-once": (
+        "Where a credential is bound to a call, its decision id works once, whoever "
+        "presents it and in whichever process."
+    ),
+    "exchange-discovery": (
+        "Discovery is a gateway's own token at a server of its own, without a person, at "
+        "most 60 seconds."
+    ),
+    "exchange-gateway-not-believed": (
+        "At an exchange the authorization server checks the subject token's audience, the "
+        "resource and its own policies, whatever the gateway says."
+    ),
+    "intent-before-anything-leaves": (
+        "The decision is in the spool before the authority or the server is asked."
+    ),
+    "issue-database-cost": (
+        "A token request reads nothing from the database and writes once, for its single- "
+        "use proofs."
+    ),
+    "issue-holder": (
+        "Whatever a grant planned, a token is issued only to a client that may hold its "
+        "audience, bound to the proved key."
+    ),
+    "issue-recorded-first": "What the audit could not take is not issued.",
+    "keys-at-rest": (
+        "A key at rest is AES-256-GCM ciphertext that opens only under its own key- "
+        "encryption key, id, algorithm, purpose and state."
+    ),
+    "keys-one-active": (
+        "Each purpose has exactly one active key, whichever of several processes makes it."
+    ),
+    "strangers-cannot-fill-the-spool": (
+        "Refusals of requests without a valid token are written up to a rate and counted beyond it."
+    ),
+    "trailers-never-authenticate": "A field after the body is never taken for a header.",
+    "trap-7": "A token without typ, or with another one, is no access token.",
+    "trap-18": "White space and newlines inside a JWS, and b64, are refused.",
+    "trap-accept-html": "Token errors are JSON whatever `Accept` says.",
+    "trap-agent-as-admin": (
+        "A process that is an agent, or descends from one, is never the local operator."
+    ),
+    "trap-audience-class": (
+        "One audience value has one class, and a target's value belongs to one server; "
+        "anything else is refused when it is declared."
+    ),
+    "trap-batches-and-non-json": (
+        "Batches and bodies that are not one JSON-RPC message are refused, not passed on unjudged."
+    ),
+    "trap-case-insensitive-reader": "Arguments that differ only in case are refused.",
+    "trap-challenge-missing": "Every 401 carries a challenge with the resource metadata.",
+    "trap-changed-tool": (
+        "A tool definition that changes after its approval is not published until it is "
+        "approved again, not even with first_seen."
+    ),
+    "trap-client-of-two-agents": "A client belongs to at most one Agent.",
+    "trap-cross-user": (
+        "Caches key on the whole blended identity: no decision or credential of one "
+        "person serves another."
+    ),
+    "trap-decision-key": (
+        "A remembered decision is keyed by every value the applicable policies read, told "
+        "apart by type, and is not remembered at all where they read the raw clock."
+    ),
+    "trap-details": (
+        "The shipped base set permits a server's credential only where the subject "
+        "token's authorization details name that server."
+    ),
+    "trap-empty-dpop-header": "An empty DPoP header is an error, never a bearer token.",
+    "trap-empty-set": "An empty policy set, or one without grants, denies everything.",
+    "trap-enrolment-code": (
+        "An enrolment code works once, for ten minutes, is stored as a hash, and enrols "
+        "nothing but a public ES256 key."
+    ),
+    "trap-epoch-rounding": (
+        "An epoch refuses everything issued in the second of the action and never moves "
+        "back, whatever the clocks say."
+    ),
+    "trap-gapless-revocations": (
+        "The revocation sequence is append-only and gapless over several processes, and a "
+        "write that fails leaves no gap."
+    ),
+    "trap-group-prefix": (
+        "An identity provider asserts only groups of its own prefix, and only those its "
+        "object may assert."
+    ),
+    "trap-header-injection": (
+        "A secret that could end its header or start another never leaves the vault."
+    ),
+    "trap-inherited-name": (
+        "What is declared again under an old name inherits neither enrolled keys nor "
+        "approved tools."
+    ),
+    "trap-list-and-call": "A tool that a list hides cannot be called with any arguments.",
+    "trap-list-and-call-disagree": (
+        "Nothing hidden from a list is callable, nothing listed is beyond the ceiling."
+    ),
+    "trap-live-set-compiles": (
+        "No change of objects or tools leaves a live policy set that does not compile."
+    ),
+    "trap-lockout": (
+        "Failed logins are counted before the password is looked at, lock the name for "
+        "exponentially longer times, survive a restart, and treat unknown names like "
+        "known ones."
+    ),
+    "trap-lost-update": "A change planned on what somebody else has changed since is refused.",
+    "trap-lost-write": (
+        "What was answered as written survives the death of the process, and nobody waits "
+        "for ever on a dead writer."
+    ),
+    "trap-migrations": (
+        "Migrations lead to exactly the declared tables, in one transaction, once for all "
+        "processes; a newer database is refused."
+    ),
+    "trap-moved-secret": "A sealed secret opens only under the name it was sealed under.",
+    "trap-nested-act": "Every actor of a chain must be a registered agent.",
+    "trap-no-decision": "The engine's NoDecision is a deny, for calls, credentials and lists.",
+    "trap-notifications-lost": (
+        "Notifications during a call reach the agent at once and unchanged."
+    ),
+    "trap-number-rewritten": "A number is forwarded exactly or refused.",
+    "trap-odd-names": "A tool or argument with an odd name never makes a server's schema fail.",
+    "trap-one-winner": "Of several processes that claim one row exactly one wins.",
+    "trap-pairwise-target": (
+        "A person's subject is stable at one target and different at another."
+    ),
+    "trap-pid-reuse": (
+        "Facts about a process count only if it was still alive, by pidfd, after the last "
+        "of them was read."
+    ),
+    "trap-problem-names-field": (
+        "A problem names kind, name and field, says what would be right, and never "
+        "repeats the value."
+    ),
+    "trap-reply-rewritten": "A reply reaches the agent byte for byte in the form it came.",
+    "trap-request-id-reuse": "Request ids on separate POSTs are independent.",
+    "trap-restore-revives": (
+        "Restore clears the block and keeps the epoch: nothing from before lives again."
+    ),
+    "trap-secret-in-view": (
+        "No field of what a gateway gets can carry a secret, a hash or a private key, and "
+        "it gets only what its own servers need."
+    ),
+    "trap-setuid-peer": "A peer that does not run as the user that connected is refused.",
+    "trap-skipped-guard": (
+        "Any engine error denies, because the engine skips a policy that errs and a "
+        "skipped guard would open the door."
+    ),
+    "trap-slow-subscriber": (
+        "A subscriber that does not keep up is told to resync and holds nobody up."
+    ),
+    "trap-stale-registry": (
+        "While the database cannot be read the picture in memory is known to be stale."
+    ),
+    "trap-two-agents": (
+        "Evidence that matches two agents is refused, whatever level either wants."
+    ),
+    "trap-unpopulated": (
+        "A policy that reads what is not in the schema is refused when it is compiled, "
+        "with its line."
+    ),
+    "trap-unwritable-audit": "Nothing is attested that the audit could not take.",
+    "trap-user-unit": (
+        "The attested unit is what the system manager named, never what a user's own manager did."
+    ),
+    "trap-whole-set": (
+        "A policy set activates whole or not at all; one that names a tool not yet "
+        "approved waits and the set before it stays live; at first that denies all."
+    ),
+    "upstream-401-renews-once": (
+        "A server's 401 drops the cached credential, asks for one more, and never reaches "
+        "the agent."
+    ),
+}
