@@ -15,6 +15,7 @@ from audit_log.spool import Spool
 from audit_log.store import AuditStore
 from authz_server.compiled_snapshot import SnapshotCompiler
 from authz_server.issuing.signing_keys import KeyRing
+from authz_server.serving_workers import ServingWorkers
 from authz_server.stopping import Stopping
 from authz_server.store.codes import CodeStore
 from authz_server.store.consents import ConsentStore
@@ -76,4 +77,6 @@ class Parts:
     compiler: SnapshotCompiler = field(default_factory=SnapshotCompiler)
     # `begin` it when the process is asked to end: open event streams finish.
     stopping: Stopping = field(default_factory=Stopping)
+    # Which process serves which Gateway, by its open event stream.
+    serving_workers: ServingWorkers = field(default_factory=ServingWorkers)
     heartbeat_seconds: float = 0.25  # of the control channel's event stream

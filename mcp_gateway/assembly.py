@@ -45,7 +45,9 @@ def gateway_app(
         authority=authority,
         upstream=upstream,
     )
-    session = ControlSession(authority=authority, key=key, identity=identity, clock=clock)
+    session = ControlSession(
+        authority=authority, key=key, identity=identity, clock=clock, worker=worker
+    )
     control = ControlClient(session, parts, spool, worker)
     work = BackgroundWork(
         run=(control.run,), after=(control.finish, authority.aclose, upstream.aclose)

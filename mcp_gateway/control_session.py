@@ -46,12 +46,19 @@ class ControlSession:
     """The control API, as this gateway."""
 
     def __init__(
-        self, *, authority: Authority, key: GatewayKey, identity: GatewayIdentity, clock: Clock
+        self,
+        *,
+        authority: Authority,
+        key: GatewayKey,
+        identity: GatewayIdentity,
+        clock: Clock,
+        worker: str,
     ) -> None:
-        """Take the way to the authority and who we are to it."""
+        """Take the way to the authority, who we are to it, and this worker's name."""
         self._authority = authority
         self._key = key
         self._clock = clock
+        self._worker = worker
         self._token: str | None = None
         self._renew_at = 0.0
         self._renewal = asyncio.Lock()
@@ -127,7 +134,12 @@ class ControlSession:
         return AuthorityRequest(
             method=method,
             url=url,
-            headers={**headers, "authorization": f"DPoP {token}", "dpop": proof},
+            headers={
+                **headers,
+                "authorization": f"DPoP {token}",
+                "dpop": proof,
+                "countersign-worker": self._worker,
+            },
             body=body,
             timeout_seconds=REQUEST_SECONDS,
             maximum_bytes=min(maximum_bytes, MAXIMUM_ANSWER_BYTES),

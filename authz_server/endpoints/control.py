@@ -22,7 +22,7 @@ from audit_log.store import IngestConflictError, IngestRefusedError
 from authz_server.audit_events import record, record_refusal
 from authz_server.clients.control_caller import ControlCaller, control_caller
 from authz_server.clients.proof_header import used_proof_in
-from authz_server.endpoints.control_events import event_stream
+from authz_server.endpoints.control_events import event_stream, worker_of
 from authz_server.errors import NO_STORE, UNAVAILABLE, resource_error
 from authz_server.issuing.signing_keys import KeyPurpose
 from authz_server.json_body import json_of
@@ -134,6 +134,9 @@ async def enrol(parts: Parts, request: Request) -> Answer:
 
 async def snapshot(parts: Parts, request: Request, caller: ControlCaller) -> Answer:
     """The caller's EnforcementView, signed; 304 when it has it already."""
+    second = parts.serving_workers.problem(caller.gateway.name, worker_of(request))
+    if second is not None:
+        return second
     state = parts.live.state
     entity_tag = f'"{state.snapshot.version}-{state.blocks.sequence}"'
     headers = {**NO_STORE, "ETag": entity_tag}

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from authz_server.clients.control_caller import ControlCaller, what_revokes_caller
 from authz_server.parts import Parts
+from authz_server.serving_workers import WORKER_HEADER
 from registry.blocks import RevocationEvent
 from registry.live import Notice, Subscription
 from token_exchange.claims import Refusal
@@ -42,7 +43,14 @@ async def event_stream(parts: Parts, request: Request, caller: ControlCaller) ->
         return Refusal(
             "temporarily_unavailable", "The server is ending.", "shutdown", "events.stopping"
         )
-    return EventStream(parts, caller, int(after))
+    worker = worker_of(request)
+    second = parts.serving_workers.problem(caller.gateway.name, worker)
+    return second or EventStream(parts, caller, worker, int(after))
+
+
+def worker_of(request: Request) -> str:
+    """The name the asking worker gives itself."""
+    return request.headers.get(WORKER_HEADER, "")
 
 
 class EventStream(Response):
@@ -50,11 +58,12 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, parts: Parts, caller: ControlCaller, after: int) -> None:
+    def __init__(self, parts: Parts, caller: ControlCaller, worker: str, after: int) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._parts = parts
         self._caller = caller
+        self._worker = worker
         self._sent = after
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,7 +80,10 @@ class EventStream(Response):
                 "headers": self.raw_headers,
             }
         )
-        await self._until_its_end(receive, write)
+        gateway = self._caller.gateway.name
+        with self._parts.serving_workers.holding(gateway, self._worker) as holds:
+            if holds:
+                await self._until_its_end(receive, write)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _until_its_end(self, receive: Receive, write: Write) -> None:

@@ -47,9 +47,11 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening(gateway: GatewayProcess, query: str = "") -> AsyncIterator[Listener]:
+async def listening(
+    gateway: GatewayProcess, query: str = "", worker: str = "gateway.demo.1"
+) -> AsyncIterator[Listener]:
     token = await gateway.control_token()
-    headers = gateway.control_headers(token, "events")
+    headers = gateway.control_headers(token, "events") | {"countersign-worker": worker}
     listener = Listener()
     scope = {
         "type": "http",
@@ -225,3 +227,32 @@ async def test_control_events_after_nonsense_are_refused(authority: Authority, a
     gateway = await authority.enrolled()
     async with listening(gateway, f"after={after}") as stream:
         assert await stream.status() == 400
+
+
+@pytest.mark.requirement("one-worker-per-gateway")
+async def test_control_events_are_for_one_worker_of_a_gateway_at_a_time(
+    authority: Authority,
+) -> None:
+    gateway = await authority.enrolled()
+    async with listening(gateway, worker="gateway.demo.1") as first:
+        assert await first.status() == 200
+        async with listening(gateway, worker="gateway.demo.2") as second:
+            assert await second.status() == 503
+            assert authority.refusals()[-1].reasons == ("control.one_worker",)
+        for worker, status in (("gateway.demo.1", 200), ("gateway.demo.2", 503)):
+            headers = gateway.control_headers(await gateway.control_token(), "snapshot")
+            headers |= {"countersign-worker": worker}
+            async with authority.http() as http:
+                answer = await http.get("/control/v1/snapshot", headers=headers)
+            assert answer.status_code == status
+    async with listening(gateway, worker="gateway.demo.2") as second:
+        assert await second.status() == 200
+
+
+async def test_control_events_of_a_worker_that_reconnects_may_overlap(
+    authority: Authority,
+) -> None:
+    gateway = await authority.enrolled()
+    async with listening(gateway) as first, listening(gateway) as again:
+        assert await first.status() == 200
+        assert await again.status() == 200

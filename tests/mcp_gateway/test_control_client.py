@@ -154,7 +154,11 @@ class Channel:
         rig.parts.enforcement._heartbeat_at = None
         rig.parts.exchange._authority = self.control
         session = ControlSession(
-            authority=self.control, key=rig.gateway_key, identity=self.identity, clock=rig.clock
+            authority=self.control,
+            key=rig.gateway_key,
+            identity=self.identity,
+            clock=rig.clock,
+            worker="worker-1",
         )
         self.client = ControlClient(session, rig.parts, rig.spool, "worker-1")
         self.session = session

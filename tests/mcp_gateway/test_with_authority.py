@@ -151,7 +151,11 @@ class Joined(Rig):
             clock=self.clock,
         )
         session = ControlSession(
-            authority=self.way, key=self.gateway_key, identity=identity, clock=self.clock
+            authority=self.way,
+            key=self.gateway_key,
+            identity=identity,
+            clock=self.clock,
+            worker=self.spool.source,
         )
         return ControlClient(session, self.parts, self.spool, self.spool.source)
 
