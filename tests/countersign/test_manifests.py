@@ -1,0 +1,84 @@
+"""Reading an operator's YAML: every mistake has a file, a line and what would be right."""
+
+from pathlib import Path
+
+import pytest
+
+from countersign.manifests import read_manifests
+
+AGENT = """\
+kind: Agent
+name: support-bot
+spec:
+  owner: support@example.com
+  tools:
+    - crm/get_*
+"""
+
+
+def test_manifest_of_two_documents_remembers_the_line_of_each_field(tmp_path: Path) -> None:
+    file = tmp_path / "objects.yaml"
+    file.write_text(AGENT + "---\n" + AGENT.replace("support-bot", "batch-bot"))
+    manifests, problems = read_manifests(file)
+    assert problems == []
+    assert [each.declared.name for each in manifests] == ["support-bot", "batch-bot"]
+    assert manifests[0].line_of("spec.tools.0") == 6
+    assert manifests[1].line_of("spec.owner") == 11
+    assert manifests[1].line_of("spec.absent.deeper") == manifests[1].line_of("spec")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "field", "says"),
+    [
+        ("kind: Agent\nname: [1\nspec: {}\n", 3, "", "expected"),
+        ("kind: Agnt\nname: a\nspec: {}\n", 1, "kind", "must be one of TrustProvider"),
+        ("kind: Agent\nname: Not A Name\nspec: {}\n", 2, "name", "match pattern"),
+        ("kind: Agent\nname: a\nspec: {}\nspek: {}\n", 4, "spek", "not permitted"),
+        ("kind: Agent\nname: a\nname: b\nspec: {}\n", 3, "name", "given twice"),
+        ("- a\n- b\n", 1, "", "kind, name and spec"),
+        ("kind: Agent\nname: a\nspec: {x: &x [1, 2], y: *z}\n", 3, "", "undefined alias"),
+    ],
+    ids=["syntax", "kind", "name", "field", "twice", "list", "alias"],
+)
+def test_manifest_with_a_mistake_names_its_line(
+    tmp_path: Path, text: str, line: int, field: str, says: str
+) -> None:
+    file = tmp_path / "objects.yaml"
+    file.write_text(text)
+    _, problems = read_manifests(file)
+    assert [(problem.line, problem.field) for problem in problems] == [(line, field)]
+    assert says in str(problems[0])
+    assert str(problems[0]).startswith(f"{file}:{line}: ")
+
+
+def test_manifest_that_expands_without_end_is_refused(tmp_path: Path) -> None:
+    levels = [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 9)]
+    body = "\n  ".join(["l0: &l0 [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]", *levels])
+    file = tmp_path / "bomb.yaml"
+    file.write_text(f"kind: Agent\nname: a\nspec:\n  {body}\n")
+    _, problems = read_manifests(file)
+    assert "too many fields" in str(problems[0])
+
+
+def test_manifest_declared_twice_names_both_places(tmp_path: Path) -> None:
+    for name in ("one.yaml", "two.yaml"):
+        (tmp_path / name).write_text(AGENT)
+    _, problems = read_manifests(tmp_path)
+    assert "declared twice, first in" in str(problems[0])
+    assert "one.yaml:2" in str(problems[0])
+
+
+def test_manifest_with_a_date_keeps_it_as_text(tmp_path: Path) -> None:
+    file = tmp_path / "objects.yaml"
+    file.write_text("kind: Agent\nname: a\nspec: {since: 2026-11-21}\n")
+    manifests, _ = read_manifests(file)
+    assert manifests[0].declared.spec == {"since": "2026-11-21"}
+
+
+@pytest.mark.parametrize("what", ["absent", "empty directory", "not text"])
+def test_manifest_that_cannot_be_read_is_a_problem_not_a_crash(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "objects.yaml"
+    if what == "not text":
+        path.write_bytes(b"\xff\xfe\x00")
+    _, problems = read_manifests(tmp_path if what == "empty directory" else path)
+    assert len(problems) == 1

@@ -1,0 +1,53 @@
+"""Settings: strict by default, every problem at once, contradictions refused."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from countersign.settings import AuthzServerSettings, ServeSettings
+
+
+@pytest.mark.parametrize(
+    "issuer", ["https://as.example.com", "https://as.example.com/tenant", "http://127.0.0.1:8700"]
+)
+def test_issuer_is_kept_as_the_string_that_was_configured(issuer: str) -> None:
+    assert AuthzServerSettings(issuer=issuer).issuer == issuer
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        "http://as.example.com",
+        "http://localhost:8700",
+        "https://as.example.com/",
+        "https://as.example.com?x=1",
+        "https://as.example.com#x",
+        "https://user@as.example.com",
+        "ftp://as.example.com",
+        "as.example.com",
+    ],
+)
+def test_issuer_that_clients_could_not_compare_or_trust_is_refused(issuer: str) -> None:
+    with pytest.raises(ValidationError):
+        AuthzServerSettings(issuer=issuer)
+
+
+def test_settings_report_every_problem_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COUNTERSIGN_ISSUER", "http://as.example.com")
+    monkeypatch.setenv("COUNTERSIGN_LISTEN_PORT", "70000")
+    monkeypatch.setenv("COUNTERSIGN_LEASE_SECONDS", "never")
+    with pytest.raises(ValidationError) as refused:
+        ServeSettings()
+    assert {error["loc"][0] for error in refused.value.errors()} == {
+        "issuer",
+        "listen_port",
+        "lease_seconds",
+    }
+
+
+def test_keys_inside_the_data_directory_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="outside data_dir"):
+        AuthzServerSettings(data_dir=tmp_path, keys_dir=tmp_path / "keys")
+    apart = AuthzServerSettings(data_dir=tmp_path / "data", keys_dir=tmp_path / "keys")
+    assert apart.keys_dir == tmp_path / "keys"
