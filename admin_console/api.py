@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, Router
 
 from admin_console.authentication import ADMIN_PATH
 from admin_console.dispatch import endpoint
@@ -30,10 +30,13 @@ def create_admin_app(parts: AdminParts) -> Starlette:
         *(_route(path, parts) for path in dict.fromkeys(each.path for each in OPERATIONS)),
         Route("/openapi.json", openapi, methods=["GET"]),
     ]
-    return Starlette(
-        routes=[Mount(ADMIN_PATH, routes=routes), *routes],
+    app = Starlette(
+        routes=[Mount(ADMIN_PATH, Router(routes, redirect_slashes=False)), *routes],
         exception_handlers={HTTPException: _no_such_operation},
     )
+    # Starlette would redirect /objects/ to an absolute URL made of the request's Host header.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _route(path: str, parts: AdminParts) -> Route:

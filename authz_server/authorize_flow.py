@@ -23,7 +23,7 @@ from starlette.responses import RedirectResponse, Response
 
 from audit_log.event import EventType, Outcome, PrincipalKind
 from authz_server.audit_events import record, record_refusal
-from authz_server.browser import read_cookie
+from authz_server.browser import is_shared_host, read_cookie
 from authz_server.errors import (
     NO_STORE,
     error_page,
@@ -38,6 +38,7 @@ from authz_server.requested_access import (
     acts_for,
     available_tools,
     requested_endpoint,
+    shown_tools,
 )
 from authz_server.store.codes import CodeGrant
 from authz_server.store.consents import Consent
@@ -122,10 +123,15 @@ def living_session(parts: Parts, request: Request) -> Session | None:
     return session if hit is None else None
 
 
-def answers_login(interaction: Interaction, session: Session) -> bool:
-    """Whether this session's login is fresh enough for the request (OpenID Core §3.1.2.1)."""
+def answers_login(parts: Parts, interaction: Interaction, session: Session) -> bool:
+    """Whether this session's login is fresh enough for the request (OpenID Core §3.1.2.1).
+
+    INVARIANT: the admin audience, and everything on a host shared with other programs, takes a
+    login made for this very request: a session cookie that got lost opens nothing.
+    """
     request = interaction.request
-    if request.fresh_login and interaction.login_sid != session.sid:
+    must_be_here = request.fresh_login or request.agent is None or is_shared_host(parts.issuer)
+    if must_be_here and interaction.login_sid != session.sid:
         return False
     return session.person.auth_time >= request.login_not_before
 
@@ -158,7 +164,7 @@ def grantable(parts: Parts, request: AuthorizationRequest, session: Session) -> 
 async def go_on(parts: Parts, interaction: Interaction, session: Session | None) -> Response:
     """The next step of this request."""
     request = interaction.request
-    if session is None or not answers_login(interaction, session):
+    if session is None or not answers_login(parts, interaction, session):
         if request.silent:
             return await refuse_client(parts, interaction, LOGIN_REQUIRED)
         return step(parts, "login", interaction)
@@ -188,11 +194,12 @@ def stored_consent(
     if granted.endpoint is None:
         return None
     agent, server = granted.endpoint.agent.entry.name, granted.endpoint.server.name
+    shown = shown_tools(granted.endpoint, granted.tools)
     now = now_of(parts)
     for consent in parts.consents.living(session.sub, agent, server, now):
         # A consent survives an epoch, so it is asked about as of now: only a block withdraws it.
         withdrawn = parts.live.blocks.first_hit((Subject(BlockKind.CONSENT, consent.gid),), now)
-        if withdrawn is None and consent.covers(granted.tools, request.scope):
+        if withdrawn is None and consent.covers(shown, request.scope):
             return consent
     return None
 

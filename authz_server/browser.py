@@ -6,6 +6,11 @@ the browser that brought it; the *session* cookie is made at login. Over https b
 cookies have plain names. A form's token is an HMAC under a cookie's value, which no other site
 can read: the login form's under the browser cookie, the consent form's under the session cookie,
 so a token from before a login is worth nothing after it.
+
+Cookies know no ports (RFC 6265 §8.5): on a loopback issuer every local listener, an agent's
+redirect among them, is the same host. So over http no cookie travels with a redirect that leaves:
+both are taken away with it, and a session counts for the one request it was made in
+(`answers_login`).
 """
 
 import hashlib
@@ -46,6 +51,8 @@ def set_cookie(
 
     Lax, not Strict: the person arrives from another program and must still be known.
     """
+    if value and is_shared_host(issuer) and _leaves(response, issuer):
+        return  # INVARIANT: what comes after such a redirect may be an agent's listener
     response.set_cookie(
         cookie_name(issuer, name),
         value,
@@ -60,6 +67,23 @@ def set_cookie(
 def clear_cookie(response: Response, issuer: str, name: CookieName) -> None:
     """Take one of our cookies away."""
     set_cookie(response, issuer, name, "", 0)
+
+
+def forget_on_leaving(response: Response, issuer: str) -> None:
+    """Where other programs share our host, the browser leaves without our cookies."""
+    if is_shared_host(issuer):
+        clear_cookie(response, issuer, "browser")
+        clear_cookie(response, issuer, "session")
+
+
+def is_shared_host(issuer: str) -> bool:
+    """Whether other programs may listen on the issuer's host: http is loopback."""
+    return issuer.startswith("http://")
+
+
+def _leaves(response: Response, issuer: str) -> bool:
+    location = response.headers.get("location")
+    return location is not None and not location.startswith(f"{issuer}/oauth/")
 
 
 def browser_secret(request: Request, issuer: str, random: Callable[[int], bytes]) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from authz_server.browser import forget_on_leaving
 from authz_server.pages.pages import Message, message_page
 from token_exchange.claims import Refusal
 
@@ -96,6 +97,7 @@ def redirect_to_client(
         headers=NO_STORE,
     )
     response.headers["Referrer-Policy"] = "no-referrer"
+    forget_on_leaving(response, issuer)
     return response
 
 

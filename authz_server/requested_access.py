@@ -6,7 +6,10 @@ the tools they were shown and not to those a server may grow later. Everything m
 """
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
+
+import msgspec
 
 from authz_server.store.interactions import AuthorizationRequest
 from idp_connectors.evidence import Person
@@ -108,6 +111,30 @@ def available_tools(endpoint: ServerAtEndpoint) -> frozenset[str]:
         for tool in endpoint.server.tools
         if any(pattern_matches(pattern, tool.name) for pattern in mine)
     )
+
+
+def shown_tools(endpoint: ServerAtEndpoint, tools: tuple[str, ...]) -> dict[str, str]:
+    """By tool, a digest of everything a person relies on when they agree to it.
+
+    The agent's owner and how it proves itself, where the server is, the tool's definition and what
+    the operator says of it. A consent holds for exactly that.
+    """
+    agent, server = endpoint.agent, endpoint.server
+    around = [
+        agent.owner,
+        agent.entry.environment,
+        agent.entry.minimum_level,
+        agent.providers,
+        sorted(agent.match.items()),
+        server.url,
+    ]
+    return {
+        tool.name: sha256(
+            msgspec.json.encode([*around, tool.digest, tool.read_only, tool.sensitivity])
+        ).hexdigest()
+        for tool in server.tools
+        if tool.name in tools
+    }
 
 
 def acts_for(agent: AgentRecord, person: Person) -> bool:

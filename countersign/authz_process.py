@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from types import new_class
 from typing import Any, Final
 
 import structlog
@@ -23,6 +24,7 @@ from audit_log.batch import Batch
 from audit_log.pusher import SpoolPusher
 from authz_server.app import create_app
 from authz_server.http_protocol import StrictHttpProtocol
+from countersign.bounded_heads import BoundedHeads
 from countersign.composition import AuthzServer, compose_authz_server
 from countersign.login_file import write_private
 from countersign.migrations.run import upgrade
@@ -43,6 +45,10 @@ ATTESTATION_SOCKET: Final = "attest.sock"
 SETUP_CODE_FILE: Final = "setup-code"
 
 _logger = structlog.get_logger(__name__)
+
+
+class PublicHttpProtocol(BoundedHeads, StrictHttpProtocol):
+    """What the public listener speaks."""
 
 
 def run_authz_server(settings: AuthzServerSettings, clock: Clock) -> None:
@@ -115,7 +121,7 @@ async def _serving(server: AuthzServer) -> AsyncIterator[None]:
     public = web_server(
         create_app(server.parts, mounts=[admin]),
         shutdown_seconds=settings.shutdown_seconds,
-        http=StrictHttpProtocol,
+        http=PublicHttpProtocol,
     )
 
     def judge(peer: PeerIdentity) -> Refusal | None:
@@ -126,12 +132,13 @@ async def _serving(server: AuthzServer) -> AsyncIterator[None]:
             trust_providers=server.live.snapshot.trust_providers,
         )
 
+    with_peer = peer_http_protocol(
+        judge, lambda: attests_scripts(server.live.snapshot.trust_providers)
+    )
     local = web_server(
         create_app(server.parts, mounts=[admin]),
         shutdown_seconds=settings.shutdown_seconds,
-        http=peer_http_protocol(
-            judge, lambda: attests_scripts(server.live.snapshot.trust_providers)
-        ),
+        http=new_class("LocalHttpProtocol", (BoundedHeads, with_peer)),
     )
     admin_socket = settings.run_dir / ADMIN_SOCKET
     listeners = (

@@ -124,7 +124,7 @@ async def compose_authz_server(
         catalogue=ToolCatalogue(database, issuer=issuer, settings_models=models, clock=clock),
         codes=CodeStore(database),
         sessions=SessionStore(database, random),
-        consents=ConsentStore(database, random),
+        consents=ConsentStore(database),
         interactions=InteractionStore(database, random),
         persons=PersonStore(database, random),
         replay=ReplayStore(database),

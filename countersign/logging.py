@@ -2,11 +2,33 @@
 
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
 from countersign.settings import ProcessSettings
+
+
+class _NeverFailing:
+    """A stream that loses a line rather than fail: a full disk under the log refuses no request.
+
+    What must not be lost is in the audit, which has a file of its own and does refuse.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            return
 
 
 def configure(settings: ProcessSettings, process: str) -> None:
@@ -14,6 +36,7 @@ def configure(settings: ProcessSettings, process: str) -> None:
 
     Authlib logs issued tokens at DEBUG, so it is held at INFO whatever is asked for.
     """
+    output: Any = _NeverFailing(sys.stderr)
     level = getattr(logging, settings.log_level.upper())
     as_json = settings.log_format == "json" or (
         settings.log_format == "auto" and not sys.stderr.isatty()
@@ -29,11 +52,11 @@ def configure(settings: ProcessSettings, process: str) -> None:
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(output),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -26,6 +26,7 @@ def problems_of(declared: DeclaredSet, issuer: str) -> tuple[Problem, ...]:
         check = _CHECKS.get(parsed.kind)
         if check is not None:
             problems.extend(check(parsed, declared))
+    problems.extend(_own_host_problems(declared, issuer))
     problems.extend(_client_problems(declared))
     problems.extend(_base_url_problems(declared))
     problems.extend(_audience_problems(declared, issuer))
@@ -85,6 +86,8 @@ def _mcp_server(server: ParsedObject, declared: DeclaredSet) -> Iterator[Problem
     yield from _reference(server, field, "CredentialProvider", provider, declared)
     if _has_user_information(server.spec.url):
         yield _problem(server, "spec.url", "a URL must not carry a user name or password")
+    if server.spec.url.startswith("http:") and not is_loopback(server.spec.url):
+        yield _problem(server, "spec.url", "http is only for loopback literals; use https")
 
 
 def _admin_role(role: ParsedObject, declared: DeclaredSet) -> Iterator[Problem]:
@@ -197,6 +200,26 @@ def _group_problems(
     elif ALL_GROUPS not in provider.spec.groups and group_name not in provider.spec.groups:
         message = f"IdentityProvider {provider_name!r} may not assert group {group_name!r}"
         yield _problem(agent, field, message + suggestion(group_name, provider.spec.groups))
+
+
+def _own_host_problems(declared: DeclaredSet, issuer: str) -> Iterator[Problem]:
+    """Cookies know no ports (RFC 6265 §8.5): ours would reach whoever listens on our host."""
+    own = urlsplit(issuer)
+    if own.scheme != "https":
+        return  # loopback: authz_server.browser lets no cookie leave
+    for kind in ("Agent", "OAuthClient"):
+        for parsed in declared.of_kind(kind).values():
+            for index, uri in enumerate(parsed.spec.redirect_uris):
+                if _host_of(uri) == own.hostname:
+                    field = f"spec.redirect_uris[{index}]"
+                    yield _problem(parsed, field, "must not be on the issuer's own host")
+
+
+def _host_of(uri: str) -> str | None:
+    try:
+        return urlsplit(uri).hostname
+    except ValueError:
+        return None
 
 
 def _redirect_problems(parsed: ParsedObject) -> Iterator[Problem]:

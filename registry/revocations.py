@@ -60,14 +60,19 @@ class RevocationStore:
     async def restore(
         self, kind: BlockKind, subject_id: str, *, reason: str, author: str, now_ms: int
     ) -> RevocationEvent | None:
-        """Clear the block and keep the epoch. None when nothing is blocked."""
+        """Clear the block. None when nothing is blocked.
+
+        The epoch moves up to now: whatever a process issued during the block, because news had
+        not reached it, is as dead as what came before.
+        """
         _require_valid(kind, subject_id, reason)
 
         def work(connection: Connection) -> RevocationEvent | None:
             before = entry_of(connection, kind, subject_id)
             if before is None or not before.blocked:
                 return None
-            entry = BlockEntry(kind, subject_id, blocked=False, not_before=before.not_before)
+            epoch = _epoch(before, now_ms)
+            entry = BlockEntry(kind, subject_id, blocked=False, not_before=epoch)
             return _append(connection, entry, reason, author, now_ms)
 
         return await self._database.write(work)

@@ -174,10 +174,18 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "code replay, parallel replay (20 at once), other client, other redirect_uri, "
         "after 60 s: exactly one success; replay revokes the family"
     ),
+    "attack-10": (
+        "PKCE downgrade: no challenge, plain, verifier without challenge, short verifier: reject"
+    ),
+    "attack-11": (
+        "mix-up (client and our own upstream RP side): missing/wrong `iss`, state/nonce "
+        "swap between IdPs: reject; per-IdP callback path"
+    ),
     "attack-12": (
         "login CSRF / session fixation at the upstream callback; consent CSRF; "
         "prompt=none bypass of consent: bound state cookie, token, new session id"
     ),
+    "attack-13": "clickjacking of login/consent: frame-ancestors 'none', XFO DENY",
     "attack-15": (
         "DPoP: htm/htu/ath/jti replay/iat/nonce/jkt swap, Bearer downgrade of bound "
         "token, private key in jwk header: reject"
@@ -297,6 +305,9 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "keys-one-active": (
         "Each purpose has exactly one active key, whichever of several processes makes it."
     ),
+    "one-worker-per-gateway": (
+        "A Gateway is served by one process at a time: a second gets neither snapshot nor events."
+    ),
     "strangers-cannot-fill-the-spool": (
         "Refusals of requests without a valid token are written up to a rate and counted beyond it."
     ),
@@ -321,6 +332,13 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "approved again, not even with first_seen."
     ),
     "trap-client-of-two-agents": "A client belongs to at most one Agent.",
+    "trap-consent-by-name": (
+        "A stored consent holds for what was shown; what changed since is asked about again."
+    ),
+    "trap-cookie-ports": (
+        "Cookies know no ports: on a host shared with other programs no cookie leaves, "
+        "and a session counts once."
+    ),
     "trap-cross-user": (
         "Caches key on the whole blended identity: no decision or credential of one "
         "person serves another."
@@ -370,6 +388,9 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "exponentially longer times, survive a restart, and treat unknown names like "
         "known ones."
     ),
+    "trap-login-flood": (
+        "A flood of authorization requests evicts the oldest without a login and locks nobody out."
+    ),
     "trap-lost-update": "A change planned on what somebody else has changed since is refused.",
     "trap-lost-write": (
         "What was answered as written survives the death of the process, and nobody waits "
@@ -418,6 +439,9 @@ REQUIREMENTS: Final[dict[str, str]] = {
     ),
     "trap-stale-registry": (
         "While the database cannot be read the picture in memory is known to be stale."
+    ),
+    "trap-terminal-escape": (
+        "Names chosen by agents are shown to operators, never obeyed by their terminals."
     ),
     "trap-two-agents": (
         "Evidence that matches two agents is refused, whatever level either wants."

@@ -160,13 +160,14 @@ class TestAgent:
     provider: str = "local"
     key: ProofKey = field(default_factory=new_key)
     tokens: dict[str, str] = field(default_factory=dict)
+    helper: Path = ATTEST_HELPER
 
     def attestation(self, thumbprint: str | None = None) -> str:
         """The kernel's word on the helper process, bound to our key unless told otherwise."""
         done = subprocess.run(  # noqa: S603 - our own helper
             [
                 sys.executable,
-                str(ATTEST_HELPER),
+                str(self.helper),
                 str(self.stack.attestation_socket),
                 self.provider,
                 thumbprint or self.key.thumbprint,
@@ -319,6 +320,23 @@ def audit_events(stack: Stack, **query: str) -> list[dict[str, Any]]:
             if found["complete"] or time.monotonic() > deadline:
                 return list(reversed(found["events"]))
             time.sleep(0.05)
+
+
+def all_audit_events(stack: Stack, seconds: float = 20) -> list[dict[str, Any]]:
+    """Every recorded event, oldest first, page by page, once the search says it is complete."""
+    deadline = time.monotonic() + seconds
+    with admin(stack) as api:
+        while not (found := api.call("GET", "/audit", query={"limit": "1000"}))["complete"]:
+            if time.monotonic() > deadline:
+                message = f"the audit is not complete: {found['gaps']} {found['silent']}"
+                raise StackError(message)
+            time.sleep(0.1)
+        events = list(found["events"])
+        while found["next_before"] is not None:
+            query = {"limit": "1000", "before": str(found["next_before"])}
+            found = api.call("GET", "/audit", query=query)
+            events += found["events"]
+    return events[::-1]
 
 
 def await_event(stack: Stack, **wanted: str) -> dict[str, Any]:

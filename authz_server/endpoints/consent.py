@@ -37,10 +37,12 @@ from authz_server.pages.pages import ConsentView, ToolLine, consent_page
 from authz_server.parameters import form_of, parse_parameters
 from authz_server.parts import Parts
 from authz_server.redirect_uris import origin_of
+from authz_server.requested_access import shown_tools
 from authz_server.store.consents import Consent
 from authz_server.store.interactions import AuthorizationRequest, Interaction
 from authz_server.store.sessions import Session
 from token_exchange.claims import Refusal
+from token_exchange.identifiers import new_id
 
 SECONDS_PER_DAY: Final = 86_400
 
@@ -75,7 +77,7 @@ async def show(parts: Parts, request: Request) -> Response:
     if interaction is None:
         return await _refuse(parts, NOT_OPEN_HERE)
     session = living_session(parts, request)
-    if session is None or not answers_login(interaction, session):
+    if session is None or not answers_login(parts, interaction, session):
         return step(parts, "login", interaction)
     granted = grantable(parts, interaction.request, session)
     if isinstance(granted, Refusal):
@@ -92,7 +94,7 @@ async def answer(parts: Parts, request: Request) -> Response:
     if interaction is None:
         return await _refuse(parts, NOT_OPEN_HERE)
     session = living_session(parts, request)
-    if session is None or not answers_login(interaction, session):
+    if session is None or not answers_login(parts, interaction, session):
         return await go_on(parts, interaction, session)
     if any(form.repeated()) or is_forged(
         request, form.one("csrf"), _token(parts, request, interaction), parts.issuer
@@ -125,7 +127,8 @@ async def _allow(parts: Parts, interaction: Interaction, session: Session) -> Re
         return await refuse_person(parts, interaction, session, granted)
     if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
         return await _refuse(parts, NOT_OPEN_HERE, interaction, session)
-    consent = await _store(parts, asked, session, granted)
+    consent = _consent(parts, asked, session, granted)
+    # First the event: a consent nobody can find in the audit must not exist.
     await record(
         parts,
         EventType.CONSENT_GRANTED,
@@ -134,23 +137,27 @@ async def _allow(parts: Parts, interaction: Interaction, session: Session) -> Re
         consent=None if consent is None else consent.gid,
         detail=" ".join(granted.tools) or None,
     )
+    if consent is not None:
+        await parts.consents.grant(consent, now_of(parts))
     return await deliver_code(parts, asked, session, granted, consent)
 
 
-async def _store(
+def _consent(
     parts: Parts, asked: AuthorizationRequest, session: Session, granted: Grantable
 ) -> Consent | None:
     """The new consent. The command line's is never stored: it is asked each time."""
     if granted.endpoint is None:
         return None
-    return await parts.consents.grant(
+    now = now_of(parts)
+    return Consent(
+        gid=new_id("grt", parts.random),
         sub=session.sub,
         agent=granted.endpoint.agent.entry.name,
         server=granted.endpoint.server.name,
-        tools=granted.tools,
+        tools=shown_tools(granted.endpoint, granted.tools),
         scope=asked.scope,
-        now=now_of(parts),
-        lifetime_seconds=granted.endpoint.agent.consent_days * SECONDS_PER_DAY,
+        created_at=now,
+        expires_at=now + granted.endpoint.agent.consent_days * SECONDS_PER_DAY,
     )
 
 

@@ -91,7 +91,7 @@ async def show(parts: Parts, request: Request) -> Response:
     if interaction is None:
         return await _refuse(parts, NOT_OPEN_HERE)
     session = living_session(parts, request)
-    if session is not None and answers_login(interaction, session):
+    if session is not None and answers_login(parts, interaction, session):
         return await go_on(parts, interaction, session)
     return _form(parts, request, interaction)
 

@@ -38,6 +38,13 @@ MAXIMUM_FORM_BYTES: Final = 3 * MAXIMUM_TOKEN_BYTES
 # What a refused request named is recorded, but it is text of the caller's choosing.
 MAXIMUM_RECORDED: Final = 512
 
+STALE: Final = Refusal(
+    "temporarily_unavailable",
+    "The service cannot answer now. Try again.",
+    "the registry was not read for longer than the lease",
+    "token.stale",
+)
+
 _LOG: Final = structlog.get_logger(__name__)
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -68,12 +75,15 @@ async def _answer(
     form = await form_of(request, maximum_bytes=MAXIMUM_FORM_BYTES)
     if isinstance(form, Refusal):
         return await _recorded(parts, Refused(form), None, started)
+    if parts.live.is_stale(parts.lease_seconds):
+        # A revocation may not have reached us: nothing is issued on an old picture.
+        return await _recorded(parts, Refused(STALE), form, started)
     incoming = Incoming(
         parameters=form,
         dpop_headers=request.headers.getlist("dpop"),
         has_authorization_header=uses_authorization,
         endpoint_uri=f"{parts.issuer}{PATH}",
-        now=int(started),
+        now=int(parts.clock()),  # after the body: a slow sender does not stop the clock
     )
     planned = await plan_issuance(incoming, parts)
     if isinstance(planned, Refused):

@@ -1,12 +1,13 @@
 """Stored consents: which person lets which agent use which tools of which server, until when.
 
 A consent is written when the person agreed to a page that named all four, and is never widened:
-a request for more asks again and makes a new one. `gid` names it in tokens; blocking the `gid`
-is how it is withdrawn before it ends. Whether a stored consent covers a request is decided here,
-by the same tool-pattern rule as everywhere else.
+a request for more asks again and makes a new one. What the page showed of each tool, and of agent
+and server around it, is kept as a digest (`requested_access.shown_tools`): a tool that changed, an
+agent of another owner or a server at another URL is another thing, and is asked about again. `gid`
+names a consent in tokens; blocking the `gid` is how it is withdrawn before it ends.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -14,28 +15,26 @@ from sqlalchemy import BigInteger, Connection, LargeBinary, delete, insert, sele
 from sqlmodel import Field, SQLModel, col
 
 from database.engine import Database
-from token_exchange.identifiers import new_id
-from token_exchange.narrowing import pattern_covers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consent:
-    """One person's consent. `tools` are names or patterns; times are NumericDate seconds."""
+    """One person's consent. `tools`: name → digest of what was shown; times are NumericDate."""
 
     gid: str
     sub: str
     agent: str
     server: str
-    tools: tuple[str, ...]
+    tools: Mapping[str, str]
     scope: str
     created_at: int
     expires_at: int
 
-    def covers(self, tools: tuple[str, ...], scope: str) -> bool:
-        """Whether a request for `tools` and `scope` asks for nothing more than was agreed to."""
+    def covers(self, shown: Mapping[str, str], scope: str) -> bool:
+        """Whether a request asks for nothing but what was agreed to, as it was shown then."""
         if not set(scope.split()) <= set(self.scope.split()):
             return False
-        return all(any(pattern_covers(mine, tool) for mine in self.tools) for tool in tools)
+        return all(self.tools.get(tool) == digest for tool, digest in shown.items())
 
 
 class ConsentRow(SQLModel, table=True):
@@ -56,50 +55,28 @@ class ConsentRow(SQLModel, table=True):
 class ConsentStore:
     """The repository of consents."""
 
-    def __init__(self, database: Database, random: Callable[[int], bytes]) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._random = random
 
-    async def grant(
-        self,
-        *,
-        sub: str,
-        agent: str,
-        server: str,
-        tools: tuple[str, ...],
-        scope: str,
-        now: int,
-        lifetime_seconds: int,
-    ) -> Consent:
+    async def grant(self, consent: Consent, now: int) -> None:
         """Write a new consent; those that ended are dropped on the way."""
-        consent = Consent(
-            gid=new_id("grt", self._random),
-            sub=sub,
-            agent=agent,
-            server=server,
-            tools=tools,
-            scope=scope,
-            created_at=now,
-            expires_at=now + lifetime_seconds,
-        )
 
         def work(connection: Connection) -> None:
             connection.execute(delete(ConsentRow).where(col(ConsentRow.expires_at) <= now))
             connection.execute(
                 insert(ConsentRow).values(
                     gid=consent.gid,
-                    sub=sub,
-                    agent=agent,
-                    server=server,
-                    tools=msgspec.json.encode(tools),
-                    scope=scope,
+                    sub=consent.sub,
+                    agent=consent.agent,
+                    server=consent.server,
+                    tools=msgspec.json.encode(consent.tools),
+                    scope=consent.scope,
                     created_at=consent.created_at,
                     expires_at=consent.expires_at,
                 )
             )
 
         await self._database.write(work)
-        return consent
 
     def living(self, sub: str, agent: str, server: str, now: int) -> tuple[Consent, ...]:
         """The consents of this person for this agent at this server, latest first."""
@@ -121,7 +98,7 @@ class ConsentStore:
                     sub=row.sub,
                     agent=row.agent,
                     server=row.server,
-                    tools=msgspec.json.decode(row.tools, type=tuple[str, ...]),
+                    tools=msgspec.json.decode(row.tools, type=dict[str, str]),
                     scope=row.scope,
                     created_at=row.created_at,
                     expires_at=row.expires_at,

@@ -18,7 +18,10 @@ from authz_server.store.digests import digest_of
 from database.engine import Database
 from token_exchange.identifiers import new_id
 
-MAXIMUM_OPEN: Final = 20_000  # anybody may start one; beyond this they wait ten minutes
+# Anybody may start one, so the oldest that nobody has logged in to make room for new ones: a flood
+# shortens the time a person has for typing a password, and locks nobody out.
+MAXIMUM_OPEN: Final = 20_000
+EVICTED_AT_ONCE: Final = 1_000
 INTERACTION_LIFETIME_SECONDS: Final = 600  # MCP authorization: state lives at most ten minutes
 
 
@@ -103,7 +106,7 @@ class InteractionStore:
         def work(connection: Connection) -> Interaction | None:
             connection.execute(delete(InteractionRow).where(col(InteractionRow.expires_at) <= now))
             waiting = connection.execute(select(func.count()).select_from(InteractionRow))
-            if waiting.scalar_one() >= MAXIMUM_OPEN:
+            if waiting.scalar_one() >= MAXIMUM_OPEN and not _make_room(connection):
                 return None
             connection.execute(
                 insert(InteractionRow).values(
@@ -179,3 +182,19 @@ class InteractionStore:
             return finished is not None
 
         return await self._database.write(work)
+
+
+def _make_room(connection: Connection) -> bool:
+    """Forget finished requests and the oldest without a login; whether any went."""
+    oldest = (
+        select(col(InteractionRow.interaction_id))
+        .where(
+            col(InteractionRow.finished_at).is_not(None) | col(InteractionRow.login_sid).is_(None)
+        )
+        .order_by(col(InteractionRow.finished_at).is_(None), col(InteractionRow.created_at))
+        .limit(EVICTED_AT_ONCE)
+    )
+    gone = connection.execute(
+        delete(InteractionRow).where(col(InteractionRow.interaction_id).in_(oldest))
+    )
+    return gone.rowcount > 0

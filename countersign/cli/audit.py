@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from countersign.cli.context import context_of
+from countersign.cli.context import context_of, visible
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -65,9 +65,10 @@ def search(
         context.errors.print("[bold yellow]incomplete[/]", highlight=False)
         for gap in found["gaps"]:
             span = f"events {gap['first']} to {gap['last']} of {gap['source']} are missing"
-            context.errors.print(f"  {span}", highlight=False, markup=False)
+            context.errors.print(visible(f"  {span}"), highlight=False, markup=False)
         for source in found["silent"]:
-            context.errors.print(f"  {source} was not heard of", highlight=False, markup=False)
+            line = visible(f"  {source} was not heard of")
+            context.errors.print(line, highlight=False, markup=False)
 
 
 def _what(row: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import time
+import unicodedata
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ import typer
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from countersign.admin_client import AdminClient, AdminError
 from countersign.login_file import LoginDirectory
 from countersign.settings import ClientSettings
+
+# Unicode categories: control, format (direction overrides among them), surrogate, separators.
+INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 clock: Callable[[], float] = time.time  # noqa: TID251 - the one clock of the command line
 
@@ -74,7 +79,7 @@ class CommandContext:
     def say(self, text: str) -> None:
         """A line for people; nothing with --quiet or machine output."""
         if not self.quiet and self.output is Output.TABLE:
-            self.console.print(text, highlight=False)
+            self.console.print(text, highlight=False, markup=False)
 
     def show(self, value: Any, columns: dict[str, Callable[[Any], str]] | None = None) -> None:  # noqa: ANN401
         """Print a value: rows as a table by `columns`, or whole as JSON or YAML."""
@@ -82,14 +87,26 @@ class CommandContext:
             self.console.print_json(json.dumps(value))
         elif self.output is Output.YAML or columns is None:
             text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-            self.console.print(text, highlight=False, markup=False, end="")
+            self.console.print(text, highlight=False, markup=False, end="", soft_wrap=True)
         else:
             table = Table(box=None, pad_edge=False, header_style="bold")
             for title in columns:
                 table.add_column(title, overflow="fold")
             for row in value:
-                table.add_row(*(column(row) for column in columns.values()))
+                cells = (Text(visible(column(row))) for column in columns.values())
+                table.add_row(*cells)
             self.console.print(table)
+
+
+def visible(text: str) -> str:
+    """`text` with whatever a terminal would obey, or hide, written out.
+
+    Names in the audit are partly chosen by agents: control and direction characters are shown.
+    """
+    return "".join(
+        each if unicodedata.category(each) not in INVISIBLE else f"\\u{ord(each):04x}"
+        for each in text
+    )
 
 
 def context_of(command: typer.Context) -> CommandContext:
@@ -103,11 +120,11 @@ def context_of(command: typer.Context) -> CommandContext:
 
 def explain(error: AdminError, errors: Console) -> None:
     """Say what was refused and where."""
-    errors.print(f"[bold red]{error.code}[/]: {error.description}", highlight=False)
+    errors.print(Text.assemble((visible(error.code), "bold red"), ": ", visible(error.description)))
     for problem in error.problems:
         where = "/".join(part for part in (problem.kind, problem.name) if part)
         place = f"{where} {problem.field}".strip()
-        errors.print(f"  {place}: {problem.message}", highlight=False, markup=False)
+        errors.print(visible(f"  {place}: {problem.message}"), highlight=False, markup=False)
 
 
 def read_secret(prompt: str, file: Path | None) -> str:

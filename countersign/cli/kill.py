@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from countersign.admin_client import AdminClient
-from countersign.cli.context import CommandContext, context_of
+from countersign.cli.context import CommandContext, context_of, visible
 
 KINDS = {
     "agent": "agent",
@@ -67,7 +67,8 @@ def _report(
     acks: list[dict[str, Any]],
     whole_ms: float,
 ) -> None:
-    context.say(f"[bold]{target}[/] is cut off (revocation {event['sequence']}).")
+    name = visible(target)
+    context.say(f"{name} is cut off (revocation {event['sequence']}).")
     for ack in acks:
         if ack["applied_at_ms"] is None:
             context.errors.print(
@@ -76,7 +77,7 @@ def _report(
             )
         else:
             took = ack["applied_at_ms"] - event["at_ms"]
-            context.say(f"  {ack['worker']}: refuses since {took} ms after the action")
+            context.say(f"  {visible(ack['worker'])}: refuses since {took} ms after the action")
     seconds = event.get("target_tokens_live_seconds")
     if seconds:
         context.say(f"Credentials already handed to targets may live up to {seconds} s more.")
@@ -100,7 +101,7 @@ def restore(command: typer.Context, target: Target) -> None:
     with context.admin() as admin:
         event = admin.call("DELETE", f"/blocks/{KINDS[kind]}/{name}")
     context.say(
-        f"[bold]{target}[/] may come back (revocation {event['sequence']});"
+        f"{visible(target)} may come back (revocation {event['sequence']});"
         " tokens from before stay refused."
     )
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from countersign.admin_client import AdminError, Problem
-from countersign.cli.context import CommandContext, context_of
+from countersign.cli.context import CommandContext, context_of, visible
 from countersign.manifests import Manifest, read_manifests
 
 COLUMNS: dict[str, Callable[[Any], str]] = {
@@ -106,14 +106,14 @@ def _with_lines(error: AdminError, manifests: list[Manifest]) -> AdminError:
 
 
 def _show_changes(context: CommandContext, changes: list[dict[str, Any]]) -> None:
-    signs = {"create": "[green]+[/]", "update": "[yellow]~[/]", "delete": "[red]-[/]"}
+    signs = {"create": "+", "update": "~", "delete": "-"}
     for change in changes:
         sign = signs.get(change["action"], " ")
         context.say(f"{sign} {change['kind']}/{change['name']}")
         for field in change.get("fields", ()):
             before, after = field.get("before"), field.get("after")
             if change["action"] == "update":
-                context.say(f"    {field['field']}: {before!r} → {after!r}")
+                context.say(visible(f"    {field['field']}: {before!r} → {after!r}"))
 
 
 def get(

@@ -465,7 +465,7 @@ async def start_authority(directory: Path, *, database_file: Path | None = None)
         catalogue=ToolCatalogue(database, issuer=ISSUER, settings_models=settings, clock=clock),
         codes=CodeStore(database),
         sessions=SessionStore(database, random),
-        consents=ConsentStore(database, random),
+        consents=ConsentStore(database),
         interactions=InteractionStore(database, random),
         persons=PersonStore(database, random),
         replay=ReplayStore(database),

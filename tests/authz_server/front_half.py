@@ -340,7 +340,7 @@ class _PartsForPages:
         self.revocations = half.revocations
         self.codes = CodeStore(half.database)
         self.sessions = SessionStore(half.database, random)
-        self.consents = ConsentStore(half.database, random)
+        self.consents = ConsentStore(half.database)
         self.interactions = InteractionStore(half.database, random)
         self.persons = PersonStore(half.database, random)
         self.person_logins = lambda: dict(half.logins)
