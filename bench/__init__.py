@@ -1,0 +1,1 @@
+"""What Countersign costs, measured beside what others cost; see README.md here."""

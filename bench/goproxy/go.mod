@@ -1,0 +1,3 @@
+module countersign/bench/goproxy
+
+go 1.21
