@@ -172,6 +172,7 @@ def _hand_out_setup_code(server: AuthzServer, clock: Clock) -> None:
         path.unlink(missing_ok=True)
         return
     write_private(path, code + "\n")
+    _logger.info("setup.code_written", path=str(path), valid_minutes=15)
     if sys.stderr.isatty():
         sys.stderr.write(f"\nSetup code (15 minutes, for `countersign setup`): {code}\n\n")
 

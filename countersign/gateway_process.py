@@ -49,6 +49,7 @@ def run_mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: str |
 
 async def _mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: str | None) -> None:
     key = GatewayKey.load_or_create(settings.state_dir / KEY_FILE, secrets.token_bytes)
+    is_first_start = not (settings.state_dir / ENROLMENT_FILE).exists()
     identity = await _identity(settings, key, clock, join_code)
     spool = Spool.open(
         settings.state_dir / "spool",
@@ -65,6 +66,7 @@ async def _mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: st
             clock=clock,
             monotonic=time.monotonic,
             random=secrets.token_bytes,
+            is_first_start=is_first_start,
         )
         server = new_server(
             app,

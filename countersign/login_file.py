@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from joserfc import jwt
+from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
 from token_exchange.token_types import DPOP_PROOF_TYP, SIGNING_ALGORITHM
@@ -63,6 +64,8 @@ def load_or_create_key(path: Path, clock: Callable[[], float]) -> ProofKey:
     """The key in `path`, made and stored 0600 the first time."""
     try:
         return ProofKey(ECKey.import_key(json.loads(path.read_text())), clock)
+    except (JoseError, ValueError, TypeError) as error:
+        raise OSError(f"{path} holds no private P-256 key as JWK") from error
     except FileNotFoundError:
         key = ECKey.generate_key("P-256")
         write_private(path, json.dumps(key.as_dict(private=True)))

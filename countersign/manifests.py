@@ -4,6 +4,7 @@ Shape only: one document is `kind / name / spec`. A mistake is reported as file,
 would be right; what the registry finds wrong later is mapped back to the line of the field.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from registry.objects import KINDS, DeclaredObject
 
 MAXIMUM_FILE_BYTES = 4_194_304
 MAXIMUM_FIELDS = 100_000
+MAXIMUM_DEPTH = 64  # as the admin API; an alias of itself has no end
+
+_INDEX = re.compile(r"\[(\d+)\]")
+_LINE_OF_TEXT = re.compile(r"(?P<field>.*):(?P<line>\d+)")
 
 
 @dataclass(eq=False)  # not frozen: `raise` writes the traceback
@@ -41,7 +46,16 @@ class Manifest:
     lines: dict[str, int]
 
     def line_of(self, field: str) -> int:
-        """The line of `field`, or of its nearest parent that stands in the file."""
+        """The line of `field`, or of its nearest parent that stands in the file.
+
+        The registry writes `tools[0]` for an item, and `cedar:3` for a line of a text.
+        """
+        field = _INDEX.sub(r".\1", field)
+        within = _LINE_OF_TEXT.fullmatch(field)
+        if within is not None:
+            field = within["field"]
+            if (begins := self.lines.get(f"{field}:")) is not None:
+                return begins + int(within["line"])
         while field and field not in self.lines:
             field = field.rpartition(".")[0]
         return self.lines.get(field, self.lines.get("", 1))
@@ -87,17 +101,38 @@ def _read_file(file: Path) -> list[Manifest]:
     except UnicodeDecodeError as error:
         raise ManifestError(file, 1, "", "not UTF-8 text") from error
     try:
+        _require_shallow(file, text)
         nodes = list(yaml.compose_all(text, yaml.CSafeLoader))
         return [_manifest(file, node) for node in nodes]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = 1 if mark is None else mark.line + 1
         raise ManifestError(file, line, "", error.problem or "not YAML") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ManifestError(file, line, "", error.reason) from error
+
+
+def _require_shallow(file: Path, text: str) -> None:
+    """Composing recurses in C: thousands of brackets would end the process, not raise."""
+    depth = 0
+    for event in yaml.parse(text, yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAXIMUM_DEPTH:
+            mark = event.start_mark
+            raise _too_deep(file, 1 if mark is None else mark.line + 1)
+
+
+def _too_deep(file: Path, line: int) -> ManifestError:
+    return ManifestError(file, line, "", f"nested deeper than {MAXIMUM_DEPTH}")
 
 
 def _manifest(file: Path, node: yaml.Node) -> Manifest:
     lines: dict[str, int] = {}
-    document = _plain(file, node, "", lines)
+    document = _plain(file, node, "", lines, 0)
     if not isinstance(document, dict):
         raise ManifestError(file, lines[""], "", "a document must be kind, name and spec")
     try:
@@ -112,17 +147,25 @@ def _manifest(file: Path, node: yaml.Node) -> Manifest:
         raise ManifestError(file, lines.get(nearest, 1), field, message) from error
 
 
-def _plain(file: Path, node: yaml.Node, path: str, lines: dict[str, int]) -> Any:  # noqa: ANN401
+def _plain(file: Path, node: yaml.Node, path: str, lines: dict[str, int], depth: int) -> Any:  # noqa: ANN401
     """A node as plain values; each line noted; a repeated key is a mistake, not the last wins."""
-    lines.setdefault(path, node.start_mark.line + 1)
+    line = node.start_mark.line + 1
+    lines.setdefault(path, line)
     if len(lines) > MAXIMUM_FIELDS:  # aliases can make a small file expand without end
-        raise ManifestError(file, node.start_mark.line + 1, "", "too many fields")
+        raise ManifestError(file, line, "", "too many fields")
+    if depth > MAXIMUM_DEPTH:
+        raise _too_deep(file, line)
     if isinstance(node, yaml.SequenceNode):
         return [
-            _plain(file, item, f"{path}.{index}" if path else str(index), lines)
+            _plain(file, item, f"{path}.{index}" if path else str(index), lines, depth + 1)
             for index, item in enumerate(node.value)
         ]
     if not isinstance(node, yaml.MappingNode):
+        if isinstance(node, yaml.ScalarNode) and node.style in {
+            "|",
+            ">",
+        }:  # its first line stands below the key
+            lines[f"{path}:"] = line
         value = yaml.SafeLoader("").construct_object(node, deep=True)
         # A date is text here: JSON has none, and the registry compares what was written.
         return value if isinstance(value, str | int | float | None) else str(node.value)
@@ -133,5 +176,5 @@ def _plain(file: Path, node: yaml.Node, path: str, lines: dict[str, int]) -> Any
         if key in values:
             raise ManifestError(file, key_node.start_mark.line + 1, field, "given twice")
         lines[field] = key_node.start_mark.line + 1
-        values[key] = _plain(file, value_node, field, lines)
+        values[key] = _plain(file, value_node, field, lines, depth + 1)
     return values

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -39,6 +40,18 @@ class Ports:
     gateway: int = 8701
     crm: int = 8711
     notes: int = 8712
+
+    def taken(self) -> list[int]:
+        """Those that somebody else listens on."""
+        found = []
+        for port in (self.issuer, self.gateway, self.crm, self.notes):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    found.append(port)
+        return found
 
 
 @dataclass

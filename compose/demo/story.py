@@ -119,8 +119,8 @@ def prepare(story: Story) -> None:
     stack.command("setup", stdin=code)
     stack.command("secret", "set", "notes-api-key", stdin=stack.notes_key)
     stack.command("apply", "-f", str(objects), "--yes")
-    stack.command("tools", "approve", "crm", "--all", "--wait", "30")
-    stack.command("tools", "approve", "notes", "--all", "--wait", "30")
+    stack.command("tools", "approve", "crm", "--all", "--yes", "--wait", "30")
+    stack.command("tools", "approve", "notes", "--all", "--yes", "--wait", "30")
     stack.command("apply", "-f", str(objects), "--yes", "--wait", "30")  # until the set is active
 
 
@@ -501,13 +501,21 @@ def main() -> None:
         help="four, with commas: authorization server, gateway, crm, notes",
     )
     given = parser.parse_args()
-    shutil.rmtree(given.directory, ignore_errors=True)
     console = Console(highlight=False)
+    taken = given.ports.taken()
+    if taken:
+        numbers = ", ".join(str(port) for port in taken)
+        console.print(f"Ports in use: {numbers}. Is another `make run` up? Stop it first.")
+        sys.exit(1)
+    shutil.rmtree(given.directory, ignore_errors=True)
     console.print("[bold]Countersign[/]: an agent, two people, two MCP servers\n")
     with Stack(given.directory.absolute(), ports=given.ports) as stack:
         story = Story(stack, console)
         try:
             held = play(story)
+        except KeyboardInterrupt:
+            console.print("\nstopping")
+            held = False
         finally:
             if story.agent is not None:
                 story.agent.stop()

@@ -12,34 +12,41 @@ def welcome(stack: Stack, console: Console) -> None:
     """Print where everything is and what to paste into an MCP client; stay until Ctrl-C."""
     stack.command("restore", "agent/support-bot")
     endpoint = stack.endpoint("crm")
+    config = json.dumps({"mcpServers": {"crm": {"type": "http", "url": endpoint}}})
+    console.print("\n[bold]Everything stays up until Ctrl-C.[/]")
     console.print(
         f"""
-[bold]Everything stays up until Ctrl-C.[/]
 
   MCP endpoints    {endpoint}
                    {stack.endpoint("notes")}
   issuer           {stack.issuer}
   admin API        {stack.issuer}/admin/v1   (OpenAPI: {stack.issuer}/admin/v1/openapi.json)
   people           alice, bob and the admin olga; passwords in compose/demo/story.py
-  command line     export COUNTERSIGN_CONFIG_DIR={stack.directory / "operator"}
-                   .venv/bin/countersign audit search
-                   .venv/bin/countersign get Agent support-bot
-"""
-    )
-    config = {"mcpServers": {"crm": {"type": "http", "url": endpoint}}}
-    console.print("MCP client configuration (Claude Desktop, VS Code, Inspector):")
-    console.print_json(json.dumps(config))
-    console.print(
-        "Browser clients log in from the next release on (client id metadata documents); today an"
-        "\nattested agent connects as in compose/demo/agent.py. For the Python client:\n"
-    )
-    console.print(
-        f'  Client(streamable_http_client("{endpoint}", http_client=httpx2.AsyncClient('
-        "auth=BoundToken(key, token))))",
+  command line     .venv/bin/countersign --issuer {stack.issuer} \\
+                       --socket {stack.admin_socket} audit search
+                   (the same with `get Agent support-bot`, `tools list crm`, `kill`, `--help`)
+  first admin      olga, by the setup code; on a server of your own: docs/guides/first-steps.md
+
+  Connect an agent: compose/demo/agent.py is a whole one. What an MCP client on the Python SDK
+  needs is its class BoundToken, an httpx2.Auth:
+
+      http = httpx2.AsyncClient(auth=BoundToken(key, token))
+      Client(streamable_http_client("{endpoint}", http_client=http))
+
+  Browser clients (Claude Desktop, VS Code, Inspector) need client id metadata documents, which
+  come in the next release; their configuration will be:
+
+      {config}
+""",
+        soft_wrap=True,
         markup=False,
     )
     try:
-        while True:
-            time.sleep(3600)
+        while running := [each for each in stack.processes if each.popen.poll() is None]:
+            if len(running) < len(stack.processes):
+                gone = [each.name for each in stack.processes if each.popen.poll() is not None]
+                console.print(f"{', '.join(gone)} ended; see the logs in {stack.directory}")
+                return
+            time.sleep(1)
     except KeyboardInterrupt:
         console.print("\nstopping")

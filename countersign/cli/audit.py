@@ -53,9 +53,7 @@ def search(
             "OUTCOME": lambda row: row["outcome"],
             "AGENT": lambda row: row.get("agent", ""),
             "USER": lambda row: row.get("user_name") or row.get("user", ""),
-            "WHAT": lambda row: (
-                row.get("tool") or row.get("target_service") or row.get("object_ref", "")
-            ),
+            "WHAT": _what,
             "WHY": _why,
         },
     )
@@ -77,5 +75,5 @@ def _what(row: dict[str, Any]) -> str:
 
 
 def _why(row: dict[str, Any]) -> str:
-    parts = [*row.get("policy_matched", ()), *row.get("reasons", ())]
-    return "; ".join(parts) or row.get("error_code", "") or row.get("detail", "")
+    parts = [*row.get("policy_matched", ()), *row.get("reasons", ()), row.get("detail", "")]
+    return "; ".join(part for part in parts if part) or row.get("error_code", "")

@@ -124,7 +124,8 @@ def explain(error: AdminError, errors: Console) -> None:
     for problem in error.problems:
         where = "/".join(part for part in (problem.kind, problem.name) if part)
         place = f"{where} {problem.field}".strip()
-        errors.print(visible(f"  {place}: {problem.message}"), highlight=False, markup=False)
+        text = visible(f"  {place}: {problem.message}")
+        errors.print(text, highlight=False, markup=False, soft_wrap=True)  # one problem, one line
 
 
 def read_secret(prompt: str, file: Path | None) -> str:

@@ -8,6 +8,8 @@ import typer
 from countersign.admin_client import AdminClient
 from countersign.cli.context import CommandContext, context_of, visible
 
+# What an id of ours begins with: a name in its place would cut off nothing.
+PREFIXES = {"user": "usr_", "session": "ses_", "consent": "grt_", "run": "inv_", "token": "tok_"}
 KINDS = {
     "agent": "agent",
     "agent-class": "agent_group",
@@ -56,6 +58,13 @@ def kill(
         context.show({**event, "gateways": acks, "command_ms": round(whole_ms, 1)})
     else:
         _report(context, target, event, acks, whole_ms)
+    if event.get("is_known") is False:
+        context.errors.print(
+            f"Nothing called {visible(name)} is declared: the block stands for the day there is.",
+            highlight=False,
+            markup=False,
+        )
+        raise typer.Exit(1)
     if any(ack["applied_at_ms"] is None for ack in acks):
         raise typer.Exit(1)
 
@@ -110,4 +119,9 @@ def _parsed(target: str) -> tuple[str, str]:
     kind, slash, name = target.partition("/")
     if not slash or kind not in KINDS or not name:
         raise typer.BadParameter(f"{target!r} is not KIND/NAME; kinds: {', '.join(KINDS)}")
+    if not name.startswith(PREFIXES.get(kind, "")):
+        raise typer.BadParameter(
+            f"a {kind} is named by its id, {PREFIXES[kind]}…: `countersign audit search` shows it"
+            " (of a person beside the name, with --type login.succeeded)"
+        )
     return kind, name

@@ -25,6 +25,7 @@ from countersign.cli.context import CommandContext, Output, explain
 from countersign.settings import ClientSettings
 
 PIPE_COLUMNS = 240
+PROCESSES = ("serve", "authz-server", "mcp-gateway")
 
 app = typer.Typer(
     name="countersign",
@@ -61,6 +62,8 @@ def prepare(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")] = False,
 ) -> None:
     """Options of every command."""
+    if command.invoked_subcommand in PROCESSES:
+        return  # they have settings of their own, and tell all that is wrong with them at once
     given = {"issuer": issuer, "admin_socket": socket, "config_dir": config_dir}
     settings = ClientSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type] # pydantic checks each
     command.obj = CommandContext(

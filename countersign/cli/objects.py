@@ -1,4 +1,4 @@
-"""`apply`, `get`, `delete`, `diff`: the objects an operator declares."""
+"""`apply`, `get`, `delete`: the objects an operator declares."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -84,7 +84,7 @@ def _await_policies(
 def _manifests(context: CommandContext, file: Path) -> list[Manifest]:
     manifests, problems = read_manifests(file)
     for problem in problems:
-        context.errors.print(str(problem), highlight=False, markup=False)
+        context.errors.print(str(problem), highlight=False, markup=False, soft_wrap=True)
     if problems:
         raise typer.Exit(1)
     return manifests

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from countersign.admin_client import AdminError
 from countersign.cli.context import context_of, read_secret
 from credential_providers.vault.seal import seal_secret
 
@@ -26,7 +27,10 @@ def set_secret(
     value = read_secret(f"Value of {name}", value_file)
     with context.admin() as admin:
         key = admin.call("GET", "/vault-key")
-        sealed = seal_secret(name, value, key["jwk"])
+        try:
+            sealed = seal_secret(name, value, key["jwk"])
+        except ValueError as error:
+            raise AdminError("invalid_secret", str(error)) from error
         stored = admin.call("PUT", f"/secrets/{name}", json={"sealed": sealed})
     context.say(f"Sealed {name}, version {stored['version']}.")
 

@@ -14,6 +14,7 @@ import typer
 from countersign.admin_client import AdminError
 from countersign.cli.context import clock
 from countersign.settings import AuthzServerSettings, McpGatewaySettings, ServeSettings
+from countersign.start_errors import told_in_a_sentence
 
 MAXIMUM_JOIN_CODE_BYTES = 4096
 
@@ -41,12 +42,19 @@ def serve() -> None:
 
 def authz_server() -> None:
     """Run the authorization server: login, consent, tokens, control channel, admin API."""
+    from audit_log.spool import SpoolUnavailable
+    from authz_server.issuing.signing_keys import KeyRingError
     from countersign.authz_process import run_authz_server
+    from countersign.key_files import KeyFileError
     from countersign.logging import configure
+    from database.errors import DatabaseError
+    from idp_connectors.workload.unix_socket import SocketPathError
 
     settings = AuthzServerSettings()
     configure(settings, "authz-server")
-    run_authz_server(settings, clock)
+    known = (DatabaseError, KeyFileError, KeyRingError, SocketPathError, SpoolUnavailable)
+    with told_in_a_sentence(*known):
+        run_authz_server(settings, clock)
 
 
 def mcp_gateway(
@@ -57,6 +65,7 @@ def mcp_gateway(
     join_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run one gateway process. The first start needs a join code; later ones reuse its key."""
+    from audit_log.spool import SpoolUnavailable
     from countersign.gateway_process import run_mcp_gateway
     from countersign.logging import configure
     from mcp_gateway.enrolment import EnrolmentError
@@ -64,7 +73,8 @@ def mcp_gateway(
     settings = McpGatewaySettings()
     configure(settings, "mcp-gateway")
     try:
-        run_mcp_gateway(settings, clock, _join_code(join_code_file, join_fd))
+        with told_in_a_sentence(SpoolUnavailable):
+            run_mcp_gateway(settings, clock, _join_code(join_code_file, join_fd))
     except EnrolmentError as error:
         raise AdminError("enrolment_failed", str(error)) from error
 
