@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from authz_server.endpoints import authorize, consent, control, jwks, login, metadata, token
@@ -39,12 +39,15 @@ def create_app(parts: Parts, *, mounts: Sequence[Mount] = ()) -> Starlette:
     routes += [*mounts, _health(parts)]
     path = urlsplit(parts.issuer).path
     if path:  # an issuer with a path is served under it as well, whoever strips it in front
-        routes.append(Mount(path, routes=list(routes)))
-    return Starlette(
+        routes.append(Mount(path, Router(list(routes), redirect_slashes=False)))
+    app = Starlette(
         routes=routes,
         middleware=[Middleware(Outermost)],
         exception_handlers={HTTPException: _http_error},
     )
+    # A redirect for a missing slash would go where the `Host` header says, form and all.
+    app.router.redirect_slashes = False
+    return app
 
 
 class Outermost:

@@ -209,7 +209,7 @@ async def send_code(
 ) -> Response:
     """Answer the request with a code, on the strength of a stored consent."""
     if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
-        return error_page(NOT_OPEN_HERE)
+        return await _answered_already(parts, interaction.request, session)
     return await deliver_code(parts, interaction.request, session, granted, consent)
 
 
@@ -290,7 +290,7 @@ async def refuse_client(
     """End the request and tell the client, whose redirect URI was proved."""
     request = interaction.request
     if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
-        return error_page(NOT_OPEN_HERE)
+        return await _answered_already(parts, request, session)
     await record_refusal(parts, event, refusal, **parties(request, session))
     return redirect_error(
         refusal, redirect_uri=request.redirect_uri, state=request.state, issuer=parts.issuer
@@ -305,7 +305,7 @@ async def refuse_person(
     if request.silent:
         return await refuse_client(parts, interaction, refusal, session)
     if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
-        return error_page(NOT_OPEN_HERE)
+        return await _answered_already(parts, request, session)
     await record_refusal(parts, EventType.AUTHORIZE_REFUSED, refusal, **parties(request, session))
     link = response_uri(
         {"error": refusal.code, "error_description": refusal.description},
@@ -319,6 +319,16 @@ async def refuse_person(
         "Access refused", (refusal.description, consequence), link, "Go back to the program"
     )
     return message_page(message, HTTPStatus.FORBIDDEN)
+
+
+async def _answered_already(
+    parts: Parts, request: AuthorizationRequest, session: Session | None
+) -> Response:
+    """Another tab was first, or the time was over: nothing is given and nobody is redirected."""
+    await record_refusal(
+        parts, EventType.AUTHORIZE_REFUSED, NOT_OPEN_HERE, **parties(request, session)
+    )
+    return error_page(NOT_OPEN_HERE)
 
 
 def parties(request: AuthorizationRequest, session: Session | None) -> dict[str, object]:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from pydantic_core import PydanticUndefined
-from tests.requirements import REQUIREMENTS
 
 from countersign.settings import (
     AuthzServerSettings,
@@ -17,6 +16,7 @@ from countersign.settings import (
     ProcessSettings,
     ServeSettings,
 )
+from tests.requirements import REQUIREMENTS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -79,7 +79,7 @@ def _default(value: object) -> str:
         return "required"
     if value is None:
         return ""
-    return "`0o666`" if value == 0o666 else f"`{value}`"  # noqa: PLR2004 - a mode is octal
+    return "`0o666`" if value == 0o666 else f"`{value}`"
 
 
 def requirements_page() -> str:
@@ -102,7 +102,7 @@ collects the citations (`make docs`). What is not listed is not implemented yet.
 
 | specification | status here |
 |---|---|
-| OAuth 2.1 (RFC 6749, RFC 6750, RFC 7636, RFC 8252, RFC 9700) | code with PKCE S256, client credentials |
+| OAuth 2.1 (RFC 6749, 6750, 7636, 8252, 9700) | code with PKCE S256, client credentials |
 | OpenID Connect Core, Discovery | login, ID token, discovery; no userinfo, no logout yet |
 | RFC 8414, RFC 9207, RFC 9728 | server metadata, `iss` in responses, resource metadata |
 | RFC 8707 | `resource`: exactly one; it becomes the only audience |
@@ -118,7 +118,8 @@ collects the citations (`make docs`). What is not listed is not implemented yet.
 """
 
 CITED = re.compile(
-    r"(RFC \d{4}|OpenID (?:Connect )?(?:Core|Discovery)|draft-[a-z0-9-]+) ?(§[0-9][0-9.]*[0-9]|§[0-9])"
+    r"(RFC \d{4}|OpenID (?:Connect )?(?:Core|Discovery)|draft-[a-z0-9-]+) ?"
+    r"(§[0-9][0-9.]*[0-9]|§[0-9])"
 )
 
 

@@ -24,6 +24,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx2
+import pytest
 from joserfc.jwk import ECKey
 
 from compose.demo.browser import Browser, RefusedError, log_in_and_allow
@@ -121,8 +122,8 @@ def approve_all(api: AdminClient, server: str, seconds: float = 20) -> None:
     while time.monotonic() < deadline:
         rows = api.call("GET", f"/catalogue/{server}")["tools"]
         if rows:
-            names = [row["name"] for row in rows]
-            api.call("POST", f"/catalogue/{server}/approve", json={"tools": names})
+            digests = {row["name"]: row["observed_digest"] for row in rows}
+            api.call("POST", f"/catalogue/{server}/approve", json={"tools": digests})
             return
         time.sleep(0.05)
     message = f"no gateway reported the tools of {server}"
@@ -345,10 +346,16 @@ def await_event(stack: Stack, **wanted: str) -> dict[str, Any]:
     while time.monotonic() < deadline:
         for event in reversed(audit_events(stack)):
             if all(event.get(name) == value for name, value in wanted.items()):
-                return event
+                return dict(event)
         time.sleep(0.05)
     message = f"the audit has no event with {wanted}"
     raise StackError(message)
+
+
+def tell(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """Print what was measured, also when the test passes."""
+    with capsys.disabled():
+        sys.stdout.write(f"\n{text}\n")
 
 
 def in_parallel(count: int, work: Any) -> list[Any]:

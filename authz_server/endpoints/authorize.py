@@ -4,6 +4,8 @@ GET and POST alike (OpenID Core §3.1.2.1). A refusal is audited; it is told to 
 where the table says the redirect URI was proved, otherwise it ends in a page.
 """
 
+from typing import Final
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -11,13 +13,20 @@ from starlette.routing import Route
 from audit_log.event import EventType
 from authz_server.audit_events import record_refusal
 from authz_server.authorize_checks import Asked, Refused, check_authorization_request
-from authz_server.authorize_flow import go_on, living_session, now_of
+from authz_server.authorize_flow import go_on, living_session, now_of, parties
 from authz_server.browser import BROWSER_COOKIE_SECONDS, browser_secret, set_cookie
 from authz_server.endpoints.page_endpoint import page_endpoint
-from authz_server.errors import UNAVAILABLE, error_page, redirect_error
+from authz_server.errors import error_page, redirect_error
 from authz_server.parameters import Parameters, form_of, parse_parameters
 from authz_server.parts import Parts
 from token_exchange.claims import Refusal
+
+TOO_MANY: Final = Refusal(
+    "temporarily_unavailable",
+    "The service cannot answer now. Try again in some minutes.",
+    "as many requests are open as are kept, and somebody is logged in for each",
+    "authorize.too_many_open",
+)
 
 
 def routes(parts: Parts) -> list[Route]:
@@ -54,7 +63,10 @@ async def _judge(parts: Parts, request: Request, parameters: Parameters) -> Resp
     secret = browser_secret(request, parts.issuer, parts.random)
     interaction = await parts.interactions.start(accepted, secret, now)
     if interaction is None:
-        return error_page(UNAVAILABLE, heading="Too many logins are open")
+        await record_refusal(
+            parts, EventType.AUTHORIZE_REFUSED, TOO_MANY, **parties(accepted, None)
+        )
+        return error_page(TOO_MANY, heading="Too many logins are open")
     response = await go_on(parts, interaction, living_session(parts, request))
     set_cookie(response, parts.issuer, "browser", secret, BROWSER_COOKIE_SECONDS)
     return response

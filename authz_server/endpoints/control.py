@@ -1,9 +1,9 @@
 """`/control/v1/...`: what gateways get and give. Every request proves its Gateway and its key.
 
-`enrol` is the one without a token: a single-use code and a proof by the key to be enrolled; a
-wrong proof leaves the code unused. `snapshot` is signed by the control key, which the gateway
-pinned at enrolment. `audit` takes only events of the caller's own sources, `catalogue` only tools
-of its own servers. Refusals are audited; the event stream is `endpoints.control_events`.
+`enrol`, the one without a token, is `endpoints.control_enrolment`. `snapshot` is signed by the
+control key, which the gateway pinned at enrolment. `audit` takes only events of the caller's own
+sources, `catalogue` only tools of its own servers. Refusals are audited, and what publishes is
+audited before it is done; the event stream is `endpoints.control_events`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -21,7 +21,7 @@ from audit_log.spool import SpoolUnavailable
 from audit_log.store import IngestConflictError, IngestRefusedError
 from authz_server.audit_events import record, record_refusal
 from authz_server.clients.control_caller import ControlCaller, control_caller
-from authz_server.clients.proof_header import used_proof_in
+from authz_server.endpoints.control_enrolment import enrol
 from authz_server.endpoints.control_events import event_stream, worker_of
 from authz_server.errors import NO_STORE, UNAVAILABLE, resource_error
 from authz_server.issuing.signing_keys import KeyPurpose
@@ -33,7 +33,6 @@ from registry.acks import Ack
 from registry.publisher import enforcement_view
 from registry.tool_catalogue import UnknownServerError
 from token_exchange.claims import Refusal
-from token_exchange.keys import public_key_of
 
 BASE: Final = "/control/v1"
 MAXIMUM_SMALL_BODY: Final = 8_192
@@ -46,13 +45,6 @@ _encode: Final = msgspec.json.Encoder().encode
 
 Answer = Response | Refusal
 Handler = Callable[[Parts, Request, ControlCaller], Awaitable[Answer]]
-
-
-class Enrolment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a process that joins a Gateway sends."""
-
-    code: str
-    jwk: dict[str, Any]
 
 
 class Acknowledgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,49 +79,6 @@ def routes(parts: Parts) -> list[Route]:
             for name, method, handler in table
         ),
     ]
-
-
-async def enrol(parts: Parts, request: Request) -> Answer:
-    """Enrol a key into the Gateway its code was made for."""
-    asked = await json_of(request, Enrolment, MAXIMUM_SMALL_BODY)
-    if isinstance(asked, Refusal):
-        return asked
-    key = public_key_of(asked.jwk)
-    if isinstance(key, Refusal):
-        return key
-    now = int(parts.clock())
-    proof = await used_proof_in(
-        request.headers.getlist("dpop"),
-        parts.replay,
-        method="POST",
-        uri=f"{parts.issuer}{BASE}/enrol",
-        now=now,
-        expected_thumbprint=key.thumbprint,
-    )
-    if isinstance(proof, Refusal):
-        return proof
-    gateway = await parts.enrolment.consume_code(asked.code, asked.jwk, now)
-    if gateway is None:
-        return Refusal(
-            "access_denied", "The code cannot be used.", "unknown, used or too old", "enrol.code"
-        )
-    await parts.live.refresh()
-    await record(
-        parts,
-        EventType.GATEWAY_ENROLLED,
-        Outcome.SUCCEEDED,
-        principal_kind=PrincipalKind.GATEWAY,
-        object_ref=f"Gateway/{gateway}",
-        detail=f"key {key.thumbprint}",
-    )
-    return _json(
-        {
-            "client_id": f"gateway:{gateway}",
-            "gateway": gateway,
-            "issuer": parts.issuer,
-            "control_key": parts.keys.active_public_jwk(KeyPurpose.CONTROL),
-        }
-    )
 
 
 async def snapshot(parts: Parts, request: Request, caller: ControlCaller) -> Answer:
@@ -214,8 +163,17 @@ async def catalogue(parts: Parts, request: Request, caller: ControlCaller) -> An
             f"{seen.server[:64]}, {len(seen.tools)} tools",
             "catalogue.server",
         )
+    about: dict[str, Any] = {
+        "principal_kind": PrincipalKind.GATEWAY,
+        "client_id": caller.token.client_id,
+        "object_ref": f"McpServer/{seen.server}",
+    }
+
+    async def intent() -> None:
+        await record(parts, EventType.GATEWAY_ALLOWED, Outcome.ALLOWED, **about)
+
     try:
-        observed = await parts.catalogue.observe(seen.server, seen.tools)
+        observed = await parts.catalogue.observe(seen.server, seen.tools, before_change=intent)
     except UnknownServerError:
         return _invalid("The server is not declared any more.", "catalogue.unknown")
     if observed.changed:
@@ -224,9 +182,7 @@ async def catalogue(parts: Parts, request: Request, caller: ControlCaller) -> An
             parts,
             EventType.CATALOGUE_CHANGED,
             Outcome.SUCCEEDED,
-            principal_kind=PrincipalKind.GATEWAY,
-            client_id=caller.token.client_id,
-            object_ref=f"McpServer/{seen.server}",
+            **about,
             detail=f"{len(seen.tools)} tools seen, {len(observed.refused)} refused as tools",
         )
     return _json({"approved": list(observed.approved)})

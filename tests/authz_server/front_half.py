@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from html import unescape
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -22,7 +22,6 @@ from audit_log.event import AuditEvent, EventType
 from audit_log.spool import SpoolUnavailable
 from authz_server.endpoints import authorize, consent, jwks, login, metadata
 from authz_server.grants.authorization_code import grant
-from authz_server.parts import Parts
 from authz_server.store.codes import CodeStore
 from authz_server.store.consents import ConsentStore
 from authz_server.store.interactions import InteractionStore
@@ -48,6 +47,9 @@ from registry.snapshot import (
 )
 from token_exchange.claims import JwkThumbprint, Refusal
 from token_exchange.token_types import GRANT_AUTHORIZATION_CODE
+
+if TYPE_CHECKING:
+    from authz_server.parts import Parts
 
 T = TypeVar("T")
 
@@ -309,7 +311,11 @@ class FrontHalf:
         return asyncio.run(grant(self.token_request(code, **changes), self.parts))
 
     def token_request(self, code: str, **changes: Any) -> TokenRequest:
-        parameters = {"code": code, "redirect_uri": REDIRECT_URI, "code_verifier": VERIFIER}
+        parameters: dict[str, str | None] = {
+            "code": code,
+            "redirect_uri": REDIRECT_URI,
+            "code_verifier": VERIFIER,
+        }
         parameters |= changes.pop("parameters", {})
         client_id = changes.pop("client_id", "support-bot")
         proved = AuthenticatedClient(

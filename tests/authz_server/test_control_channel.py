@@ -150,6 +150,7 @@ async def test_control_with_an_expired_token_or_a_removed_key_is_refused(
     gateway = await authority.enrolled()
     token = await gateway.control_token()
     authority.clock.now += 900
+    await authority.parts.live.refresh()
     headers = gateway.control_headers(token, "snapshot")
     assert (await call(gateway, "snapshot", headers=headers)).status_code == 401
     token = await gateway.control_token()
@@ -250,6 +251,17 @@ async def test_control_audit_malformed_batch_is_refused(authority: Authority) ->
         assert error_of(await call(gateway, "audit", wrong)) == "invalid_request"
 
 
+@pytest.mark.requirement("audit-gateway-kinds")
+async def test_control_audit_of_the_authoritys_kinds_is_refused(authority: Authority) -> None:
+    gateway = await authority.enrolled()
+    forged = batch()
+    forged["events"][1]["type"] = EventType.CONSENT_GRANTED.value
+    assert error_of(await call(gateway, "audit", forged)) == "invalid_request"
+    (event,) = authority.refusals()
+    assert event.reasons == ("audit.batch",)
+    assert (await call(gateway, "audit", batch())).status_code == 200
+
+
 async def test_control_audit_oversized_batch_is_refused(authority: Authority) -> None:
     gateway = await authority.enrolled()
     huge = {**batch(), "padding": "x" * 3_000_000}
@@ -288,3 +300,32 @@ async def test_control_when_the_audit_is_unwritable_changes_nothing(authority: A
         gateway, "snapshot", headers={**headers, "dpop": thief.proof(f"{CONTROL}/snapshot")}
     )
     assert answer.status_code == 503
+
+
+@pytest.mark.requirement("control-intent-first")
+async def test_control_catalogue_that_cannot_be_recorded_publishes_nothing(
+    authority: Authority,
+) -> None:
+    gateway = await authority.enrolled()
+    token = await gateway.control_token()
+    body = {"server": "crm", "tools": [tool("newcomer")]}
+
+    async def report() -> httpx2.Response:
+        return await call(
+            gateway, "catalogue", body, gateway.control_headers(token, "catalogue", "POST")
+        )
+
+    def published() -> set[str]:
+        listed = authority.parts.catalogue.list("crm")
+        return {each.name for each in listed if each.approved_digest}
+
+    authority.spool.is_broken = True
+    assert (await report()).status_code == 503
+    assert "newcomer" not in published()
+    authority.spool.is_broken = False
+    assert (await report()).status_code == 200
+    assert "newcomer" in published()
+    (intent,) = authority.spool.of(EventType.GATEWAY_ALLOWED)
+    assert (intent.object_ref, intent.client_id) == ("McpServer/crm", "gateway:demo")
+    assert (await report()).status_code == 200
+    assert len(authority.spool.of(EventType.GATEWAY_ALLOWED)) == 1

@@ -129,3 +129,25 @@ async def test_control_enrolment_oversized_body_is_refused(
     body = {"code": "x" * 10_000, "jwk": process.jwk}
     assert error_of(await enrol(process, body)) == "invalid_request"
     assert len(authority.spool.events) == 1
+
+
+@pytest.mark.requirement("control-intent-first")
+async def test_control_enrolment_that_cannot_be_recorded_enrols_nobody(
+    authority: Authority, process: GatewayProcess
+) -> None:
+    body = {"code": await new_code(authority), "jwk": process.jwk}
+    authority.spool.is_broken = True
+    assert (await enrol(process, body)).status_code == 503
+    assert authority.parts.enrolment.enrolled() == ()
+    authority.spool.is_broken = False
+    assert (await enrol(process, body)).status_code == 200
+    kinds = [event.type for event in authority.spool.events]
+    assert kinds.index(EventType.GATEWAY_ALLOWED) < kinds.index(EventType.GATEWAY_ENROLLED)
+
+
+async def test_control_enrolment_with_a_wrong_code_is_never_recorded_as_allowed(
+    authority: Authority, process: GatewayProcess
+) -> None:
+    await new_code(authority)
+    assert error_of(await enrol(process, {"code": "x", "jwk": process.jwk})) == "access_denied"
+    assert authority.spool.of(EventType.GATEWAY_ALLOWED) == []

@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 
 from authz_server.app import create_app
 from authz_server.http_protocol import StrictHttpProtocol
-from tests.authz_server.back_half import Authority
+from tests.authz_server.back_half import Authority, error_of
 
 pytestmark = pytest.mark.anyio
 
@@ -161,3 +161,16 @@ BOTH_LENGTHS = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nTransfer-En
 async def test_token_application_speaks_strict_http(data: bytes, status: bytes) -> None:
     assert status in await spoken(data)
     assert status in await spoken(data, lambda data: [data[:40], data[40:]])
+
+
+@pytest.mark.requirement("stale-issues-nothing")
+async def test_token_endpoint_issues_nothing_on_a_stale_picture(authority: Authority) -> None:
+    """A block may have been made that this process has not heard of."""
+    gateway = await authority.enrolled()
+    assert (await gateway.ask_control()).status_code == 200
+    authority.clock.now += 60  # nobody has read the database since
+    refused = await gateway.ask_control()
+    assert (refused.status_code, error_of(refused)) == (503, "temporarily_unavailable")
+    assert authority.refusals()[-1].reasons == ("token.stale",)
+    await authority.parts.live.refresh()
+    assert (await gateway.ask_control()).status_code == 200
