@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from mcp_gateway.compiled_view import CompiledView, Endpoint
 from mcp_gateway.http_message import InboundRequest
 
-MAXIMUM_REQUEST_BYTES: Final = 4 * 1024 * 1024  # what the official SDK accepts
+MAXIMUM_REQUEST_BYTES: Final = 1024 * 1024  # arguments, not files: each byte is judged
 _CHARSETS: Final = frozenset({"", "charset=utf-8", 'charset="utf-8"'})
 _REPLY_TYPES: Final = ("application/json", "text/event-stream")
 

@@ -94,6 +94,9 @@ class GatewayApp:
         serving = self._parts.enforcement.serving()
         if isinstance(serving, NotServing):
             return _response(errors.document({"status": serving.name.lower()}, 503))
+        if not self._parts.proofs.covers(int(self._parts.clock())):
+            # Calls with a proof are still refused: nobody should be sent here yet.
+            return _response(errors.document({"status": "starting"}, 503))
         progress = self._parts.enforcement.progress
         state = {"status": "serving", "version": progress.version, "sequence": progress.sequence}
         return _response(errors.document(state))

@@ -29,8 +29,12 @@ def gateway_app(
     clock: Clock,
     monotonic: Clock,
     random: Callable[[int], bytes],
+    is_first_start: bool = False,
 ) -> GatewayApp:
     """The application of one worker over real connections.
+
+    `is_first_start`: no process served this enrolment before, so no proof can be a replay from
+    before now. Otherwise proofs issued up to now (and the leeway of clocks ahead) are refused.
 
     The lifespan ends the spool's source, pushes what is left and closes the connections; closing
     the spool's files is left to whoever opened it.
@@ -44,6 +48,7 @@ def gateway_app(
         spool=spool,
         authority=authority,
         upstream=upstream,
+        started_at=None if is_first_start else clock(),
     )
     session = ControlSession(
         authority=authority, key=key, identity=identity, clock=clock, worker=worker

@@ -7,6 +7,7 @@ intent without outcome becomes `unknown` when the spool is recovered.
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,6 +17,7 @@ import structlog
 
 from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp, principal_kind
 from audit_log.spool import Spool, SpoolUnavailable
+from mcp_gateway.bounded_memory import LeastRecentlyUsed
 from mcp_gateway.caller import Caller, CallerRefusal
 from mcp_gateway.clock import Clock
 from mcp_gateway.compiled_view import Endpoint
@@ -25,9 +27,16 @@ from registry.blocks import agents_of_chain
 from token_exchange.claims import AccessTokenClaims
 from token_exchange.identifiers import new_id
 
-# Anybody can cause such an event without a token. More than this would let strangers fill the
-# spool, and a full spool refuses everybody's calls: the rest is counted into the next event.
-ANONYMOUS_EVENTS_PER_SECOND: Final = 50
+# Anybody can cause such an event: without a token, or with a stolen one but not its key. More than
+# this would let strangers fill the spool, and a full spool refuses everybody's calls: the rest is
+# counted into the next event.
+UNPROVED_EVENTS_PER_SECOND: Final = 50
+# Refusals of one subject that did prove itself; what is allowed is never limited here.
+REFUSALS_PER_SECOND: Final = 100
+MAXIMUM_SUBJECTS: Final = 4_096
+TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_.\-/]{1,128}")  # MCP tool names
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+NO_TOOL_NAME: Final = "(not a tool name)"
 MAXIMUM_METHOD_LENGTH: Final = 16
 MAXIMUM_PATH_LENGTH: Final = 256
 
@@ -47,9 +56,10 @@ class CallResult:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A decision on one call, and what of it the audit keeps."""
+    """A decision on one call, made at `decided_at_ms`, and what of it the audit keeps."""
 
     decision_id: str
+    decided_at_ms: int
     caller: Caller
     endpoint: Endpoint
     tool: str
@@ -73,7 +83,8 @@ class AuditTrail:
         self._spool = spool
         self._clock = clock
         self._random = random
-        self._anonymous = _EventBudget(ANONYMOUS_EVENTS_PER_SECOND)
+        self._unproved = _EventBudget(UNPROVED_EVENTS_PER_SECOND)
+        self._refusals: LeastRecentlyUsed[str, _EventBudget] = LeastRecentlyUsed(MAXIMUM_SUBJECTS)
 
     async def intent(self, intent: Intent) -> None:
         """The decision, before anything leaves.
@@ -101,7 +112,7 @@ class AuditTrail:
             **_intent_fields(intent),
             status=result.status or None,
             error_code=result.error_code,
-            detail=result.detail,
+            detail=None if result.detail is None else _printable(result.detail),
             latency_ms=round(latency_ms, 3),
         )
         self._write(event)
@@ -118,31 +129,34 @@ class AuditTrail:
         decision_id: str | None = None,
     ) -> None:
         """A request of a known caller that came to no decision."""
-        event = self._event(
-            EventType.CALL_REFUSED,
-            Outcome.DENIED,
-            **_caller_fields(caller.claims),
-            target_service=endpoint.server.name,
-            tool=tool,
-            decision_id=decision_id,
-            request_method="POST",
-            request_path=endpoint.path,
-            status=status,
-            error_code=code,
-            detail=detail,
-        )
-        self._write(event)
-
-    def not_accepted(self, request: InboundRequest, status: int, detail: str) -> None:
-        """A request of nobody in particular that was not served at all."""
-        suppressed = self._anonymous.admit(self._clock())
+        suppressed = self._budget_of(caller.claims.sub).admit(self._clock())
         if suppressed is None:
             return
         event = self._event(
             EventType.CALL_REFUSED,
             Outcome.DENIED,
-            request_method=request.method[:MAXIMUM_METHOD_LENGTH],
-            request_path=request.path[:MAXIMUM_PATH_LENGTH],
+            **_caller_fields(caller.claims),
+            target_service=endpoint.server.name,
+            tool=NO_TOOL_NAME if tool and TOOL_NAME.fullmatch(tool) is None else tool,
+            decision_id=decision_id,
+            request_method="POST",
+            request_path=endpoint.path,
+            status=status,
+            error_code=code,
+            detail=_with_suppressed(detail, suppressed),
+        )
+        self._write(event)
+
+    def not_accepted(self, request: InboundRequest, status: int, detail: str) -> None:
+        """A request of nobody in particular that was not served at all."""
+        suppressed = self._unproved.admit(self._clock())
+        if suppressed is None:
+            return
+        event = self._event(
+            EventType.CALL_REFUSED,
+            Outcome.DENIED,
+            request_method=_printable(request.method[:MAXIMUM_METHOD_LENGTH]),
+            request_path=_printable(request.path[:MAXIMUM_PATH_LENGTH]),
             status=status,
             error_code="not_accepted",
             detail=_with_suppressed(detail, suppressed),
@@ -151,15 +165,10 @@ class AuditTrail:
 
     def caller_refused(self, endpoint: Endpoint, refusal: CallerRefusal) -> None:
         """A token that was not accepted; its claims only if they were verified."""
-        fields: dict[str, Any] = {}
-        detail = refusal.detail
-        if refusal.claims is not None:
-            fields = _caller_fields(refusal.claims)
-        else:
-            suppressed = self._anonymous.admit(self._clock())
-            if suppressed is None:
-                return
-            detail = _with_suppressed(detail, suppressed)
+        suppressed = self._unproved.admit(self._clock())
+        if suppressed is None:
+            return
+        fields = {} if refusal.claims is None else _caller_fields(refusal.claims)
         event = self._event(
             EventType.CALLER_REFUSED,
             Outcome.REVOKED if refusal.is_revoked else Outcome.DENIED,
@@ -169,9 +178,16 @@ class AuditTrail:
             request_path=endpoint.path,
             status=refusal.status,
             error_code=refusal.error or "no_token",
-            detail=detail,
+            detail=_with_suppressed(refusal.detail, suppressed),
         )
         self._write(event)
+
+    def _budget_of(self, subject: str) -> "_EventBudget":
+        budget = self._refusals.get(subject)
+        if budget is None:
+            budget = _EventBudget(REFUSALS_PER_SECOND)
+            self._refusals.put(subject, budget)
+        return budget
 
     def _event(self, kind: EventType, outcome: Outcome, **fields: Any) -> AuditEvent:  # noqa: ANN401
         return AuditEvent(
@@ -208,6 +224,11 @@ class _EventBudget:
         self._used += 1
         suppressed, self._suppressed = self._suppressed, 0
         return suppressed
+
+
+def _printable(text: str) -> str:
+    """What strangers wrote, without what a terminal would obey."""
+    return _CONTROL.sub("?", text)
 
 
 def _with_suppressed(detail: str, suppressed: int) -> str:

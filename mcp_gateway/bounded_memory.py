@@ -56,14 +56,20 @@ class ProofMemory:
     """Which DPoP proofs were used (RFC 9449 §11.1), each until it would be refused for its age.
 
     Memory of one worker: exact only while one worker serves the Gateway (docs/architecture.md,
-    state owners). Full of unexpired proofs it refuses new ones: fail closed.
+    state owners). Full of unexpired proofs it refuses new ones: fail closed. Proofs issued up to
+    `blind_until` (NumericDate) may have been used before this memory began.
     """
 
-    def __init__(self, capacity: int = MAXIMUM_PROOFS) -> None:
-        """Take how many proofs are remembered at once."""
+    def __init__(self, capacity: int = MAXIMUM_PROOFS, *, blind_until: int = 0) -> None:
+        """Take how many proofs are remembered at once, and where the memory begins."""
         self._capacity = capacity
+        self._blind_until = blind_until
         self._seen: set[str] = set()
         self._expiries: list[tuple[int, str]] = []
+
+    def covers(self, issued_at: int) -> bool:
+        """Whether a use of a proof issued at `issued_at` would be remembered."""
+        return issued_at > self._blind_until
 
     def use(self, replay_key: str, expires_at: int, now: int) -> bool:
         """Whether the proof is used for the first time. Times are NumericDate seconds."""

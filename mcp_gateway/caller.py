@@ -3,8 +3,8 @@
 In order: exactly one Authorization header of a known scheme · the token's signature, `typ`,
 issuer, audience and times (`token_exchange.verify`) · the kind of principal · the agents it names
 are registered and strong enough · sender-constraint: scheme, `cnf` and what the server requires
-agree · [blocks and epochs, then proof of possession, on every call]. Replay of a proof needs
-memory and is checked by the pipeline.
+agree · [blocks and epochs, then proof of possession, on every call]. Only `use_once` has a
+memory, and the pipeline gives it.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from audit_log.event import PrincipalKind, principal_kind
+from mcp_gateway.bounded_memory import ProofMemory
 from mcp_gateway.compiled_view import CompiledView, Endpoint
 from mcp_gateway.http_message import Headers
 from registry.blocks import BlockKind, BlockState, Subject, agents_of_chain, subjects_of
@@ -87,6 +88,12 @@ def presented(headers: Headers) -> Presented | CallerRefusal:
     return Presented(known, token, proofs[0] if proofs else None)
 
 
+def presented_again(caller: Caller) -> Presented:
+    """What an accepted caller had presented, but for the proof: to verify it under another view."""
+    scheme = "Bearer" if caller.claims.cnf is None else "DPoP"
+    return Presented(scheme, caller.token, None)
+
+
 def caller_of(
     offered: Presented, endpoint: Endpoint, view: CompiledView, now: int
 ) -> Caller | CallerRefusal:
@@ -151,6 +158,19 @@ def prove_possession(
         detail = f"{proof.rule}: {proof.detail}"
         return CallerRefusal(401, INVALID_PROOF, proof.description, detail, caller.claims)
     return proof
+
+
+def use_once(
+    proof: DpopProof, caller: Caller, proofs: ProofMemory, now: int
+) -> CallerRefusal | None:
+    """RFC 9449 §11.1: a proof serves once, also when we were restarted in between."""
+    if not proofs.covers(proof.issued_at):
+        text = "The DPoP proof is from before the gateway's start: make another."
+        return CallerRefusal(401, INVALID_PROOF, text, "before the start", caller.claims)
+    if not proofs.use(proof.replay_key, proof.expires_at, now):
+        text = "The DPoP proof was used before."
+        return CallerRefusal(401, INVALID_PROOF, text, "replayed", caller.claims)
+    return None
 
 
 def _binding_problem(

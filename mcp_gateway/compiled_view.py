@@ -30,15 +30,11 @@ _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 @dataclass(frozen=True, slots=True)
 class CatalogueTool:
-    """One approved tool: its definition, what policy knows of it, its mirrored arguments.
-
-    `properties` are the names of its declared arguments.
-    """
+    """One approved tool: its definition, what policy knows of it, its mirrored arguments."""
 
     entry: ToolEntry
     facts: ToolFacts
     parameters: tuple[ParameterHeader, ...]
-    properties: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +129,7 @@ def _endpoint(base_url: str, server: ServerEntry) -> Endpoint:
         # A tool whose x-mcp-header annotations are invalid is neither offered nor called.
         if parameters is not None:
             facts = ToolFacts(server.name, entry.name, entry.read_only, entry.sensitivity)
-            tools[entry.name] = CatalogueTool(entry, facts, parameters, _properties(schema))
+            tools[entry.name] = CatalogueTool(entry, facts, parameters)
     return Endpoint(
         server=server,
         audience=audience,
@@ -142,11 +138,6 @@ def _endpoint(base_url: str, server: ServerEntry) -> Endpoint:
         metadata_url=f"{url.scheme}://{url.netloc}{metadata_path}",
         tools=tools,
     )
-
-
-def _properties(schema: object) -> frozenset[str]:
-    declared = schema.get("properties") if isinstance(schema, dict) else None
-    return frozenset(declared) if isinstance(declared, dict) else frozenset()
 
 
 def _spellings_of_host(scheme: str, authority: str) -> frozenset[str]:

@@ -29,6 +29,7 @@ from mcp_gateway.discovery import DiscoveryError, observed_tools
 from mcp_gateway.enforcement import is_older
 from mcp_gateway.parts import Parts
 from mcp_gateway.signed_snapshot import MAXIMUM_SNAPSHOT_BYTES, SnapshotError, verified_view
+from mcp_gateway.standing import end_what_no_longer_stands
 from mcp_gateway.upstream.server_sent_events import EventReader, EventTooLargeError, ServerSentEvent
 from registry.blocks import RevocationEvent
 from registry.snapshot import EnforcementView, ServerEntry
@@ -38,7 +39,8 @@ MAXIMUM_EVENT_BYTES: Final = 65_536
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
 CATALOGUE_SECONDS: Final = 60.0
-CATALOGUE_RETRY_SECONDS: Final = 2.0
+CATALOGUE_RETRY_SECONDS: Final = 2.0  # then twice as long after each failure in a row
+CATALOGUE_REPORT_SECONDS: Final = 60.0  # all pages of one server
 LAST_PUSH_SECONDS: Final = 3.0
 _OK: Final = (200, 201, 204)
 _NOT_MODIFIED: Final = 304
@@ -86,6 +88,7 @@ class ControlClient:
         self._has_progress = asyncio.Event()
         self._servers_changed = asyncio.Event()
         self._catalogue_due: dict[_Place, float] = {}
+        self._catalogue_failures: dict[_Place, int] = {}
 
     async def run(self) -> None:
         """Keep the channel until cancelled."""
@@ -152,6 +155,7 @@ class ControlClient:
         compiled = await asyncio.to_thread(compile_view, view, self._generation)
         self._adopt(compiled, current)
         self._etag = answer.headers.get("etag")
+        await end_what_no_longer_stands(self._parts)
 
     def _adopt(self, compiled: CompiledView, current: CompiledView | None) -> None:
         enforcement = self._parts.enforcement
@@ -234,6 +238,9 @@ class ControlClient:
         self._catalogue_due = {
             place: self._catalogue_due.get(place, now) for place in map(_place_of, view.servers)
         }
+        self._catalogue_failures = {
+            place: self._catalogue_failures.get(place, 0) for place in self._catalogue_due
+        }
         async with asyncio.TaskGroup() as tasks:  # one slow server delays no other
             for server in view.servers:
                 if self._catalogue_due[_place_of(server)] <= now:
@@ -246,14 +253,18 @@ class ControlClient:
             pass
 
     async def _report(self, server: ServerEntry) -> None:
-        again = CATALOGUE_RETRY_SECONDS
+        place = _place_of(server)
+        failures = self._catalogue_failures.get(place, 0)
+        again, failures = retry_pause(failures), failures + 1
         try:
             token = await self._session.token()
-            tools = await observed_tools(server, token, self._parts.exchange, self._parts.upstream)
+            exchange, upstream = self._parts.exchange, self._parts.upstream
+            async with asyncio.timeout(CATALOGUE_REPORT_SECONDS):
+                tools = await observed_tools(server, token, exchange, upstream)
             body = msgspec.json.encode({"server": server.name, "tools": tools})
             answer = await self._session.ask("POST", "/catalogue", body=body)
             if answer.status in _OK:
-                again = CATALOGUE_SECONDS
+                again, failures = CATALOGUE_SECONDS, 0
             else:
                 _logger.warning("catalogue_refused", server=server.name, status=answer.status)
         except (*_FAILURES, DiscoveryError) as error:
@@ -263,12 +274,18 @@ class ControlClient:
                 error=type(error).__name__,
                 text=str(error),
             )
-        self._catalogue_due[_place_of(server)] = self._parts.monotonic() + again
+        self._catalogue_due[place] = self._parts.monotonic() + again
+        self._catalogue_failures[place] = failures
 
     def _view(self) -> EnforcementView:
         current = self._parts.enforcement.view
         assert current is not None  # noqa: S101 - `_has_view` was awaited
         return current.view
+
+
+def retry_pause(failures: int) -> float:
+    """How long a server is left alone after it failed again, having failed so often before."""
+    return min(CATALOGUE_RETRY_SECONDS * float(1 << min(failures, 10)), CATALOGUE_SECONDS)
 
 
 def _place_of(server: ServerEntry) -> _Place:

@@ -5,6 +5,7 @@ the secret as it is, and as JSON, percent-encoding and base64 would show it.
 """
 
 import base64
+import binascii
 import json
 import re
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 MINIMUM_TRACE_LENGTH: Final = 6  # below this a secret is a common word, and no secret
+MINIMUM_KEY_LENGTH: Final = 16  # a shorter user name is a name, and a reply may well contain it
 MAXIMUM_SECRET_BYTES: Final = 16_384
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")  # RFC 9110 §5.6.2
 _HEADER_VALUE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
@@ -33,7 +35,7 @@ _OURS: Final = frozenset(
         "upgrade",
     }
 )
-_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,19} +(?P<secret>\S.*)")
+_SCHEME: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9-]{1,19}) +(?P<secret>\S.*)")
 _JWT: Final = re.compile(r"[\w-]+\.[\w-]*\.(?P<signature>[\w-]{40,})", re.ASCII)
 
 
@@ -79,20 +81,42 @@ def _credential(header: str, value: str, expires_at: int | None) -> Credential |
 
 
 def traces_of(value: str) -> tuple[bytes, ...]:
-    """Every spelling of the secret inside a header value that a search must find."""
+    """Every spelling of the secrets inside a header value that a search must find."""
+    found: set[bytes] = set()
+    for secret in _secrets_of(value):
+        found |= _spellings(secret)
+    return tuple(sorted(found))
+
+
+def _secrets_of(value: str) -> set[str]:
     scheme = _SCHEME.fullmatch(value)
     secret = value if scheme is None else scheme["secret"]
+    if scheme is not None and scheme["scheme"].lower() == "basic":
+        return {secret, *_basic_secrets(secret)}
     jwt = _JWT.fullmatch(secret)
-    if jwt is not None:
-        # Without its signature a token is worth nothing, and header and payload alone may be
-        # quoted without harm; so the signature is what is looked for.
-        secret = jwt["signature"]
+    # Without its signature a token is worth nothing, and header and payload alone may be quoted
+    # without harm; so the signature is what is looked for.
+    return {secret if jwt is None else jwt["signature"]}
+
+
+def _basic_secrets(encoded: str) -> set[str]:
+    """RFC 7617 §2: user, colon, password. A long user is a key with an empty or idle password."""
+    try:
+        decoded = base64.b64decode(encoded, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return set()
+    user, _, password = decoded.partition(":")
+    is_key = len(user) >= MINIMUM_KEY_LENGTH or len(password) < MINIMUM_TRACE_LENGTH
+    return {decoded, password, *((user,) if is_key else ())}
+
+
+def _spellings(secret: str) -> set[bytes]:
     if len(secret) < MINIMUM_TRACE_LENGTH:
-        return ()
+        return set()
     raw = secret.encode()
     in_json = json.dumps(secret)[1:-1]
     percent = quote(secret, safe="")
-    spellings = {
+    return {
         raw,
         in_json.encode(),
         in_json.replace("/", "\\/").encode(),
@@ -102,7 +126,6 @@ def traces_of(value: str) -> tuple[bytes, ...]:
         raw.hex().upper().encode(),
         *_base64_traces(raw),
     }
-    return tuple(sorted(spellings))
 
 
 def _base64_traces(raw: bytes) -> set[bytes]:

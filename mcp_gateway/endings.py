@@ -59,6 +59,15 @@ async def interrupted(reason: EndedBy, approved: Approved, relay: Relay) -> Call
         problem = CallerRefusal(401, INVALID_TOKEN, text, text, claims, is_revoked=True)
         status = await relay.end_with(errors.challenge(intent.endpoint, problem, request_id))
         return CallResult(Outcome.REVOKED, status, reason)
+    if reason is EndedBy.EXPIRED:
+        text = "The token has expired."
+        problem = CallerRefusal(401, INVALID_TOKEN, text, text, intent.caller.claims)
+        status = await relay.end_with(errors.challenge(intent.endpoint, problem, request_id))
+        return CallResult(Outcome.FAILED, status, reason)
+    if reason is EndedBy.WITHDRAWN:
+        text = "The call is no longer permitted."
+        answer = errors.failed(403, request_id, errors.CALL_ENDED, text, intent.decision_id)
+        return CallResult(Outcome.REVOKED, await relay.end_with(answer), reason)
     text = "The gateway ended the call."
     answer = errors.failed(503, request_id, errors.CALL_ENDED, text, intent.decision_id)
     return CallResult(Outcome.CANCELLED, await relay.end_with(answer), reason)

@@ -1,8 +1,8 @@
 """Step 9, what is sent: the judged call, encoded again, with the target's credential. Pure.
 
-Nothing of the agent's request is copied: neither its body's bytes nor any of its headers. What we
-speak with ourselves (`countersign/...` in `_meta`) stays here, and client capabilities are cut to
-those whose traffic this gateway can relay.
+Nothing of the agent's request is copied: neither its body's bytes nor any of its headers. Of
+`_meta` only the known members pass, and client capabilities are cut to those whose traffic this
+gateway can relay.
 """
 
 from collections.abc import Mapping
@@ -16,14 +16,26 @@ from mcp_gateway.inbound import (
     CAPABILITIES_KEY,
     METHOD_CALL_TOOL,
     PROTOCOL_VERSION,
+    VERSION_KEY,
     ToolCall,
 )
 from mcp_gateway.routing_headers import encode_header_value, mirrored_parameters
 from mcp_gateway.upstream.protocol import UpstreamRequest
 from registry.snapshot import ServerEntry
 
-OUR_META_PREFIX: Final = "countersign/"
-RELAYED_CAPABILITIES: Final = frozenset({"elicitation", "roots", "sampling"})
+CLIENT_INFO_KEY: Final = "io.modelcontextprotocol/clientInfo"
+PROGRESS_KEY: Final = "progressToken"
+# INVARIANT: `_meta` is in neither policy nor the argument digest, so nothing unknown passes.
+RELAYED_TEXTS: Final = (
+    PROGRESS_KEY,
+    "io.modelcontextprotocol/logLevel",
+    "traceparent",
+    "tracestate",
+    "baggage",
+)
+MAXIMUM_META_LENGTH: Final = 8192  # what W3C baggage may have
+# None while multi round trip requests are refused: a server that knew of elicitation would ask.
+RELAYED_CAPABILITIES: Final[frozenset[str]] = frozenset()
 USER_AGENT: Final = "countersign-gateway"
 
 _encode = msgspec.json.Encoder().encode
@@ -36,7 +48,6 @@ def forwarded_call(
     params = {
         "name": call.name,
         "arguments": call.arguments,
-        **call.extra,
         "_meta": _relayed_meta(call.meta),
     }
     headers = (
@@ -79,10 +90,27 @@ def mcp_request(
 
 
 def _relayed_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    relayed = {key: value for key, value in meta.items() if not key.startswith(OUR_META_PREFIX)}
-    capabilities = relayed[CAPABILITIES_KEY]
-    if not capabilities.keys() <= RELAYED_CAPABILITIES:
-        relayed[CAPABILITIES_KEY] = {
-            name: value for name, value in capabilities.items() if name in RELAYED_CAPABILITIES
+    """The members we know, in the shape we know; capabilities we cannot relay are not claimed."""
+    relayed: dict[str, Any] = {
+        VERSION_KEY: meta[VERSION_KEY],
+        CAPABILITIES_KEY: {
+            name: value
+            for name, value in meta[CAPABILITIES_KEY].items()
+            if name in RELAYED_CAPABILITIES
+        },
+    }
+    for key in RELAYED_TEXTS:
+        value = meta.get(key)
+        if isinstance(value, str) and len(value) <= MAXIMUM_META_LENGTH:
+            relayed[key] = value
+    token = meta.get(PROGRESS_KEY)
+    if isinstance(token, int) and not isinstance(token, bool):
+        relayed[PROGRESS_KEY] = token
+    client = meta.get(CLIENT_INFO_KEY)
+    if isinstance(client, dict):
+        relayed[CLIENT_INFO_KEY] = {
+            key: value
+            for key in ("name", "title", "version")
+            if isinstance(value := client.get(key), str) and len(value) <= MAXIMUM_META_LENGTH
         }
     return relayed

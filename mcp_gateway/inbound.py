@@ -12,13 +12,14 @@ fields"):
 7. the method is one we serve, its parameters have the right shape and no unknown name.
 
 Once the tool is known (`ceiling`), `against_definition` adds: `Mcp-Param-*` equal their arguments,
-and no two arguments differ only in case.
+and no two members, at any depth of the arguments, differ only in case.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
+from mcp_gateway.argument_names import is_ambiguous
 from mcp_gateway.http_message import Headers
 from mcp_gateway.routing_headers import (
     METHOD_HEADER,
@@ -57,24 +58,23 @@ _ENVELOPE: Final = frozenset({"jsonrpc", "id", "method", "params"})
 _PARAMETERS: Final = {
     METHOD_DISCOVER: frozenset({"_meta"}),
     METHOD_LIST_TOOLS: frozenset({"_meta", "cursor"}),
-    METHOD_CALL_TOOL: frozenset({"_meta", "name", "arguments", "inputResponses", "requestState"}),
+    METHOD_CALL_TOOL: frozenset({"_meta", "name", "arguments"}),
 }
+
+# Answers of a person and state of a server: neither policy nor the argument digest covers them.
+_ROUND_TRIP: Final = frozenset({"inputResponses", "requestState"})
 
 RequestId = int | str
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool call whose headers and body agree.
-
-    `extra` holds what is passed on opaquely (multi-round-trip state). `meta` is `params._meta`.
-    """
+    """A tool call whose headers and body agree. `meta` is `params._meta`."""
 
     id: RequestId
     name: str
     arguments: Mapping[str, Any]
     meta: Mapping[str, Any]
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,7 @@ _PROBLEM_CODES: Final = {
     JsonProblem.NUMBER: INVALID_PARAMS,
     JsonProblem.SURROGATE: INVALID_PARAMS,
     JsonProblem.DEPTH: INVALID_PARAMS,
+    JsonProblem.VALUES: INVALID_PARAMS,
 }
 
 
@@ -217,7 +218,10 @@ def _typed(
     if allowed is None:
         return Rejection(404, METHOD_NOT_FOUND, "Method not found.", request_id)
     if not params.keys() <= allowed:
-        return Rejection(400, INVALID_PARAMS, f"{method} has an unknown parameter.", request_id)
+        message = f"{method} has an unknown parameter."
+        if not _ROUND_TRIP.isdisjoint(params):
+            message = "Multi round trip requests are not supported yet."
+        return Rejection(400, INVALID_PARAMS, message, request_id)
     if method == METHOD_CALL_TOOL:
         return _tool_call(headers, params, request_id)
     if method == METHOD_LIST_TOOLS:
@@ -239,41 +243,26 @@ def _tool_call(
     if decode_header_value(headers.first(NAME_HEADER)) != name:
         message = "Mcp-Name does not match the tool name of the body."
         return Rejection(400, HEADER_MISMATCH, message, request_id)
-    extra = {key: params[key] for key in ("inputResponses", "requestState") if key in params}
-    return ToolCall(request_id, name, arguments, params["_meta"], extra)
+    return ToolCall(request_id, name, arguments, params["_meta"])
 
 
 def against_definition(
     call: ToolCall,
     mirrored: tuple[ParameterHeader, ...],
-    declared: frozenset[str],
+    schema: object,
     headers: Headers,
 ) -> Rejection | None:
     """The rest of the ladder, for which the tool's approved definition is needed.
 
-    `mirrored` are the arguments that `Mcp-Param-*` headers repeat, `declared` all of its own.
+    `mirrored` are the arguments that `Mcp-Param-*` headers repeat; `schema` is its `inputSchema`.
     """
     problem = mismatched_parameter(mirrored, call.arguments, headers)
     if problem is not None:
         return Rejection(400, HEADER_MISMATCH, problem, call.id)
-    if _is_ambiguous(call.arguments, declared):
+    if is_ambiguous(call.arguments, schema):
         message = "An argument differs from another only in case."
         return Rejection(400, INVALID_PARAMS, message, call.id)
     return None
-
-
-def _is_ambiguous(arguments: Mapping[str, Any], declared: frozenset[str]) -> bool:
-    """Whether a reader that ignores case could take one argument for another.
-
-    Policy judged the exact names. Some servers (Go's encoding/json) match names without case, so
-    an undeclared `Amount` would replace the judged `amount` there.
-    """
-    folded = {name.casefold() for name in declared}
-    for name in arguments.keys() - declared:
-        if name.casefold() in folded:
-            return True
-        folded.add(name.casefold())
-    return False
 
 
 def _notification(headers: Headers, decoded: dict[str, Any]) -> Notification | Rejection:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mcp_gateway.caller import Caller
+from mcp_gateway.stages import Approved
 from registry.blocks import BlockState
 
 
@@ -20,15 +20,17 @@ class EndedBy(StrEnum):
 
     DISCONNECTED = "disconnected"  # the agent went away: closing the stream is cancelling
     REVOKED = "revoked"
+    WITHDRAWN = "withdrawn"  # a newer snapshot would not allow it
+    EXPIRED = "expired"  # the token's time is over
     STALE = "stale"  # no news from the authority for too long
     SHUTDOWN = "shutdown"
 
 
 @dataclass(slots=True, eq=False)
 class OpenCall:
-    """One call in flight."""
+    """One call in flight, until `deadline` at the latest: the end of its token."""
 
-    caller: Caller
+    approved: Approved
     deadline: asyncio.Timeout
     ended_by: EndedBy | None = None
     is_over: bool = False
@@ -71,14 +73,17 @@ class OpenCalls:
 
     def recheck(self, blocks: BlockState) -> int:
         """End every call whose caller a block or epoch now refuses; how many that were."""
-        hit = [
-            call
-            for call in self._calls
-            if blocks.first_hit(call.caller.subjects, call.caller.claims.iat) is not None
-        ]
-        for call in hit:
-            call.end(EndedBy.REVOKED)
-        return len(hit)
+        number = 0
+        for call in self.all():
+            caller = call.approved.intent.caller
+            if blocks.first_hit(caller.subjects, caller.claims.iat) is not None:
+                call.end(EndedBy.REVOKED)
+                number += 1
+        return number
+
+    def all(self) -> tuple[OpenCall, ...]:
+        """Every call in flight at this moment."""
+        return tuple(self._calls)
 
     def end_all(self, reason: EndedBy) -> None:
         """End every call."""

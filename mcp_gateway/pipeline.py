@@ -26,13 +26,13 @@ from mcp_gateway import errors
 from mcp_gateway.admission import NotAccepted, accept
 from mcp_gateway.audit_trail import CallResult, Intent, argument_digest
 from mcp_gateway.caller import (
-    INVALID_PROOF,
     Caller,
     CallerRefusal,
     Presented,
     presented,
     prove_possession,
     standing_problem,
+    use_once,
 )
 from mcp_gateway.ceiling import ceiling
 from mcp_gateway.compiled_view import CatalogueTool, Endpoint
@@ -57,14 +57,15 @@ from mcp_gateway.listing import discovered, listed_tools
 from mcp_gateway.open_calls import EndedBy, OpenCall
 from mcp_gateway.parts import Parts
 from mcp_gateway.relay import Relay, send
-from mcp_gateway.run_context import agent_facts, run_facts, user_facts
+from mcp_gateway.run_context import call_request
 from mcp_gateway.stages import Admitted, Approved
+from mcp_gateway.standing import overtaken_by
 from mcp_gateway.upstream.protocol import UpstreamError, UpstreamTimeoutError
-from policies.entities import CallRequest
 from token_exchange.identifiers import new_id
 
 _logger = structlog.get_logger(__name__)
 
+DECODED_ON_THE_LOOP_BYTES = 65_536  # about 15 ms at worst; what is longer goes to a thread
 _UNAUTHORIZED = 401
 
 
@@ -79,11 +80,14 @@ async def handle(request: InboundRequest, reply: Reply, parts: Parts) -> None:
         _audit_refusal(admitted, body.status, "body", body.description, parts)
         await send(reply, errors.not_accepted(body))
         return
+    if len(body) > DECODED_ON_THE_LOOP_BYTES:  # 3
+        message = await asyncio.to_thread(understand, request.headers, body)
+    else:
+        message = understand(request.headers, body)
     admitted = _standing(presented(request.headers), request, parts)
     if isinstance(admitted, Answer):
         await send(reply, admitted)
         return
-    message = understand(request.headers, body)  # 3
     if isinstance(message, ToolCall):
         await _call(message, request.headers, admitted, reply, parts)
     else:
@@ -110,11 +114,8 @@ def _admit(request: InboundRequest, parts: Parts) -> Admitted | Answer:
     )
     if isinstance(proof, CallerRefusal):
         return _refuse_caller(proof, endpoint, parts)
-    if proof is not None and not parts.proofs.use(proof.replay_key, proof.expires_at, now):
-        text = "The DPoP proof was used before."
-        replayed = CallerRefusal(401, INVALID_PROOF, text, "replayed", admitted.caller.claims)
-        return _refuse_caller(replayed, endpoint, parts)
-    return admitted
+    replay = None if proof is None else use_once(proof, admitted.caller, parts.proofs, now)
+    return admitted if replay is None else _refuse_caller(replay, endpoint, parts)
 
 
 def _standing(
@@ -165,7 +166,7 @@ async def _call(
         await send(reply, beyond(tool, call, decision_id, admitted, parts))
         return
     rejection = against_definition(
-        call, tool.parameters, tool.properties, headers
+        call, tool.parameters, tool.entry.definition.get("inputSchema"), headers
     )  # 3, what needs the definition
     if rejection is not None:
         await send(reply, await _answer(rejection, admitted, parts))
@@ -179,7 +180,8 @@ async def _call(
         await send(reply, errors.failed(503, call.id, errors.AUDIT_UNAVAILABLE, text, decision_id))
         return
     if intent.decision.allowed:
-        await _carry_out(Approved(call, tool, intent, started_at), reply, parts)  # 8, 9, 10
+        approved = Approved(call, tool, intent, admitted.view, started_at)
+        await _carry_out(approved, reply, parts)  # 8, 9, 10
     else:
         await send(reply, denied(call, intent))
 
@@ -189,21 +191,15 @@ def _decided(
 ) -> Intent:
     """Steps 5 and 6: no await between reading the view and deciding on it."""
     caller, view = admitted.caller, admitted.view
-    asked = CallRequest(
-        agent=agent_facts(caller),
-        user=user_facts(caller),
-        run=run_facts(caller, call.meta),
-        now_ms=int(parts.clock() * 1000),
-        tool=tool.facts,
-        arguments=call.arguments,
-    )
+    now_ms = int(parts.clock() * 1000)
     return Intent(
         decision_id=decision_id,
+        decided_at_ms=now_ms,
         caller=caller,
         endpoint=admitted.endpoint,
         tool=call.name,
         argument_digest=argument_digest(call.arguments),
-        decision=parts.decisions.decide(view, asked),
+        decision=parts.decisions.decide(view, call_request(caller, call, tool, now_ms)),
         snapshot_version=view.view.version,
         policy_version=view.view.policies.version,
     )
@@ -227,19 +223,19 @@ async def _interruptible(
     approved: Approved, relay: Relay, reply: Reply, parts: Parts
 ) -> CallResult:
     caller = approved.intent.caller
-    open_call: OpenCall | None = None
+    deadline = asyncio.timeout(caller.claims.exp - parts.clock())  # no call outlives its token
+    open_call = OpenCall(approved, deadline)
     try:
-        async with asyncio.timeout(None) as deadline:
-            open_call = OpenCall(caller, deadline)
+        async with deadline:
             with parts.open_calls.registered(open_call):
                 reply.on_closed(open_call.peer_left)
-                if standing_problem(caller, parts.enforcement.blocks, int(parts.clock())):
-                    return await interrupted(EndedBy.REVOKED, approved, relay)
+                if (overtaken := overtaken_by(approved, parts)) is not None:
+                    return await interrupted(overtaken, approved, relay)
                 return await _deliver(approved, relay, parts)
     except TimeoutError:
-        if open_call is None or open_call.ended_by is None:
+        if not deadline.expired():
             raise
-        return await interrupted(open_call.ended_by, approved, relay)
+        return await interrupted(open_call.ended_by or EndedBy.EXPIRED, approved, relay)
 
 
 async def _deliver(approved: Approved, relay: Relay, parts: Parts) -> CallResult:

@@ -5,9 +5,12 @@ Only the media type of the reply's head is passed on, so neither `WWW-Authentica
 reaches the agent. Before bytes leave they are searched for the credential (`echo_guard`) and
 looked into just enough to know whose answer it is and how it ended: a reply to another request id
 and a request from the server are refused. An event is sent when it is whole, so an interrupted
-stream can always be ended by one readable error.
+stream can always be ended by one readable error. A long JSON reply is sent as it comes and brought
+to its end only when all of it was looked into: cut, it is no reply. The search takes a slice at a
+time, so that no server can hold up the calls of the others.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -21,6 +24,7 @@ from mcp_gateway.inbound import RequestId
 from mcp_gateway.upstream.protocol import UpstreamInvalidError, UpstreamReply
 from mcp_gateway.upstream.server_sent_events import EventReader, EventTooLargeError
 
+LOOKED_AT_BYTES: Final = 65_536  # a few ms of searching at worst
 BUFFERED_BYTES: Final = 262_144  # up to here a JSON reply is looked at whole before it leaves
 JSON: Final = "application/json"
 EVENT_STREAM: Final = "text/event-stream"
@@ -101,7 +105,7 @@ class Relay:
 
     async def _json(self, upstream: UpstreamReply, guard: EchoGuard) -> CallResult:
         buffered = bytearray()
-        chunks = upstream.chunks()
+        chunks = _in_slices(upstream.chunks())
         async for chunk in chunks:
             buffered += chunk
             if len(buffered) > BUFFERED_BYTES:
@@ -124,34 +128,39 @@ class Relay:
         first = guard.pass_on(begun)
         await self._reply.start(status, _JSON_HEADERS)
         await self._reply.write(first)
+        whole = bytearray(begun)
         async for chunk in chunks:
+            whole += chunk
             clean = guard.pass_on(chunk)
             if clean:
                 await self._reply.write(clean)
+        # INVARIANT: unless all of it is the answer to this request, the agent sees it cut.
+        result = self._final(_message_of(whole), status)
+        if result is None:
+            raise UpstreamInvalidError("the reply is not the answer to this request")
         await self._reply.finish(guard.rest())
-        return CallResult(Outcome.SUCCEEDED, status)
+        return result
 
     async def _event_stream(self, chunks: AsyncIterator[bytes], guard: EchoGuard) -> CallResult:
         self._is_event_stream = True
         await self._reply.start(_OK, _STREAM_HEADERS)
         reader, cutter = EventReader(), _EventCutter()
         result: CallResult | None = None
-        async for chunk in chunks:
-            events = cutter.feed(chunk)
-            if not events:
-                continue
-            guard.require_clean(events)
-            result = self._look_into(reader, events) or result
-            await self._reply.write(events)
+        async for chunk in _in_slices(chunks):
+            clean = guard.pass_on(chunk)
+            result = self._look_into(reader, clean) or result
+            events = cutter.feed(clean)
+            if events:
+                await self._reply.write(events)
         if result is None:
             raise UpstreamInvalidError("the stream ended without the answer")
         await self._reply.finish()
         return result
 
-    def _look_into(self, reader: EventReader, events: bytes) -> CallResult | None:
+    def _look_into(self, reader: EventReader, piece: bytes) -> CallResult | None:
         result: CallResult | None = None
         try:
-            for event in reader.feed(events):
+            for event in reader.feed(piece):
                 if not event.data:  # primes a connection, says nothing
                     continue
                 message = _message_of(event.data)
@@ -183,7 +192,18 @@ async def send(reply: Reply, answer: Answer) -> None:
     await reply.finish(answer.body)
 
 
-def _message_of(body: bytes) -> _Peek:
+async def _in_slices(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes, with a turn for everybody else after each slice of a large chunk."""
+    async for chunk in chunks:
+        if len(chunk) <= LOOKED_AT_BYTES:
+            yield chunk
+            continue
+        for start in range(0, len(chunk), LOOKED_AT_BYTES):
+            yield chunk[start : start + LOOKED_AT_BYTES]
+            await asyncio.sleep(0)
+
+
+def _message_of(body: bytes | bytearray) -> _Peek:
     try:
         return _peek(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

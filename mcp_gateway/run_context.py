@@ -11,11 +11,25 @@ from typing import Any, Final
 
 from audit_log.event import PrincipalKind
 from mcp_gateway.caller import Caller
-from policies.entities import AgentFacts, RunFacts, UserFacts
+from mcp_gateway.compiled_view import CatalogueTool
+from mcp_gateway.inbound import ToolCall
+from policies.entities import AgentFacts, CallRequest, RunFacts, UserFacts
 
 RUN_KEY: Final = "countersign/run"
 DECLARABLE: Final = ("task", "model", "step")
 MAXIMUM_DECLARED_LENGTH: Final = 256
+
+
+def call_request(caller: Caller, call: ToolCall, tool: CatalogueTool, now_ms: int) -> CallRequest:
+    """All that policies may read about one call."""
+    return CallRequest(
+        agent=agent_facts(caller),
+        user=user_facts(caller),
+        run=run_facts(caller, call.meta),
+        now_ms=now_ms,
+        tool=tool.facts,
+        arguments=call.arguments,
+    )
 
 
 def agent_facts(caller: Caller) -> AgentFacts:

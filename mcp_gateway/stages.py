@@ -19,9 +19,13 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Approved:
-    """A call that was decided, allowed and recorded: steps 3 to 7 were passed."""
+    """A call that was decided, allowed and recorded: steps 3 to 7 were passed.
+
+    It was decided under `view`; `started_at` counts monotonic seconds.
+    """
 
     call: ToolCall
     tool: CatalogueTool
     intent: Intent
+    view: CompiledView
     started_at: float

@@ -2,7 +2,8 @@
 
 Two parsers that disagree about one body are a way around policy, so everything on which JSON
 parsers are known to differ is refused: repeated keys, numbers that do not survive a round trip,
-lone surrogates, NaN, nesting beyond 64, and any encoding but UTF-8 (RFC 8259 §4, §6, §8).
+lone surrogates, NaN, nesting beyond 64, and any encoding but UTF-8 (RFC 8259 §4, §6, §8). More
+values than anybody means are refused before they cost anything: the checks are Python per value.
 """
 
 import json
@@ -15,6 +16,10 @@ from typing import Any, Final
 import msgspec
 
 MAXIMUM_DEPTH: Final = 64  # far deeper than any tool schema; stops stack exhaustion downstream
+# To judge this many of the dearest values takes about 60 ms; a tool's arguments have tens.
+MAXIMUM_VALUES: Final = 50_000
+# Possessive, and the closing quote may be missing: linear whatever the body is.
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}|\\u[dD][c-fC-F]")
 
 
@@ -26,6 +31,7 @@ class JsonProblem(StrEnum):
     NUMBER = "has a number that does not survive a round trip"
     SURROGATE = "has a lone surrogate in a string"
     DEPTH = "is nested deeper than 64"
+    VALUES = "has more than 50000 values"
 
 
 class StrictJsonError(Exception):
@@ -43,6 +49,8 @@ def decode_strictly(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     Raises:
         StrictJsonError: with the first problem found.
     """
+    if _has_too_many_values(body):
+        raise StrictJsonError(JsonProblem.VALUES)
     try:
         decoded = _DECODER.decode(body.decode("utf-8"))
     except StrictJsonError:
@@ -62,6 +70,17 @@ def decode_strictly(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     return decoded
 
 
+def _has_too_many_values(body: bytes) -> bool:
+    """Members and elements follow a comma or an opening bracket; those in strings do not count."""
+    if _separators(body) <= MAXIMUM_VALUES:
+        return False
+    return _separators(_STRING.sub(b"", body)) > MAXIMUM_VALUES
+
+
+def _separators(body: bytes) -> int:
+    return body.count(b",") + body.count(b"[") + body.count(b"{")
+
+
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     decoded = dict(pairs)
     if len(decoded) != len(pairs):
@@ -71,6 +90,8 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _exact_float(text: str) -> float:
     value = float(text)
+    if repr(value) == text:  # what nearly every writer sends; `inf` is no text of JSON
+        return value
     if not math.isfinite(value):
         raise StrictJsonError(JsonProblem.NUMBER)
     try:

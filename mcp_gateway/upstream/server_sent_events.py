@@ -4,11 +4,13 @@ Used to look into a tool's event stream while its bytes are passed on, and to re
 channel. Only `event` and `data` matter to us; `id` and `retry` are ignored.
 """
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 MAXIMUM_EVENT_BYTES: Final = 16_777_216
+MAXIMUM_EVENT_LINES: Final = 100_000  # also empty lines cost
 
 
 class EventTooLargeError(Exception):
@@ -34,6 +36,7 @@ class EventReader:
         self._data: list[bytes] = []
         self._size = 0
         self._after_cr = False
+        self._start: bytes | None = b""  # what may be a byte order mark; None: it is behind us
 
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         """The events that `chunk` completes.
@@ -41,12 +44,18 @@ class EventReader:
         Raises:
             EventTooLargeError: an event is larger than the cap.
         """
+        chunk = self._without_mark(chunk)
         if self._after_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
         if not chunk:
             return
         self._after_cr = chunk.endswith(b"\r")
-        self._pending += chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        self._pending += chunk
+        if b"\n" not in chunk:  # a long line is not copied again for each of its pieces
+            if self._size + len(self._pending) > self._maximum:
+                raise EventTooLargeError
+            return
         *lines, rest = bytes(self._pending).split(b"\n")
         self._pending = bytearray(rest)
         for line in lines:
@@ -55,6 +64,17 @@ class EventReader:
                 yield event
         if self._size + len(rest) > self._maximum:
             raise EventTooLargeError
+
+    def _without_mark(self, chunk: bytes) -> bytes:
+        """The bytes without the one byte order mark a stream may begin with (§9.2.5)."""
+        if self._start is None:
+            return chunk
+        begun = self._start + chunk
+        if len(begun) < len(BOM_UTF8) and BOM_UTF8.startswith(begun):
+            self._start = begun
+            return b""
+        self._start = None
+        return begun.removeprefix(BOM_UTF8)
 
     def _line(self, line: bytes) -> ServerSentEvent | None:
         if not line:
@@ -69,7 +89,7 @@ class EventReader:
         if field == b"data":
             self._data.append(value)
             self._size += len(value)
-            if self._size > self._maximum:
+            if self._size > self._maximum or len(self._data) > MAXIMUM_EVENT_LINES:
                 raise EventTooLargeError
         elif field == b"event":
             self._name = value

@@ -268,6 +268,7 @@ class Rig:
             spool=self.spool,
             authority=self.authority,
             upstream=self.upstream,
+            started_at=None,
         )
         self.generation = 0
         self.view = view

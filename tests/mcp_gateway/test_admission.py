@@ -1,8 +1,15 @@
+import base64
+
 import pytest
 
+from mcp_gateway import pipeline
 from mcp_gateway.admission import MAXIMUM_REQUEST_BYTES
 from mcp_gateway.asgi import TARGET_ORIGIN, TRAILER_SAFE
+from mcp_gateway.http_message import Headers
+from mcp_gateway.inbound import Message, Rejection, understand
+from registry.blocks import BlockKind
 from tests.mcp_gateway.rig import BASE_URL, ISSUER, Exchange, HttpCall, Rig, message, tool_call
+from tests.mcp_gateway.test_caller import revocation
 
 pytestmark = pytest.mark.anyio
 
@@ -108,6 +115,26 @@ async def test_body_over_the_limit_is_413_whether_announced_or_not(rig: Rig) -> 
     assert (await rig.send(request.changed(body=(half, half)))).status == 413
 
 
+async def test_large_body_is_judged_as_a_small_one_is(rig: Rig) -> None:
+    text = "x" * 300_000
+    assert (await rig.call("get_account", {"id": 1, "note": text})).status == 200
+    assert rig.upstream.sent()["params"]["arguments"]["note"] == text
+    exchange = await rig.call("get_account", {"id": 1, "n": [1.5] * 50_001})
+    assert (exchange.status, exchange.json["error"]["code"]) == (400, -32602)
+
+
+async def test_token_revoked_while_a_large_body_is_decoded_is_refused(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def revoked_meanwhile(headers: Headers, body: bytes) -> Message | Rejection:
+        rig.parts.enforcement.apply(revocation(BlockKind.AGENT, "support-bot"))
+        return understand(headers, body)
+
+    monkeypatch.setattr(pipeline, "understand", revoked_meanwhile)
+    assert (await rig.call("get_account", {"id": 1, "note": "x" * 300_000})).status == 401
+    assert not rig.upstream.requests
+
+
 async def test_body_that_stalls_is_408(rig: Rig) -> None:
     rig.app._mcp._body_seconds = 0.01
     request = rig.http(CALL).changed(body=(), stalls=True)
@@ -169,3 +196,49 @@ async def test_refusals_of_strangers_are_written_up_to_a_rate_and_then_counted(r
     last = rig.events("call.refused")[-1]
     assert last.detail == "The Host is not this gateway. (and 30 refusals before it)"
     assert (last.principal_kind, last.status) == ("none", 403)
+
+
+@pytest.mark.requirement("strangers-cannot-fill-the-spool")
+async def test_refusals_of_a_token_without_its_key_are_written_up_to_the_same_rate(
+    rig: Rig,
+) -> None:
+    token = rig.token()
+    for _ in range(30):
+        await rig.post(CALL, token=token, headers={"dpop": None})
+        await rig.post(CALL, headers={"authorization": None})
+    assert len(rig.events("caller.refused")) == 50
+    assert (await rig.post(CALL)).status == 200  # which leaves its two events
+    assert len(rig.events()) == 1 + 50 + 2
+
+
+@pytest.mark.requirement("strangers-cannot-fill-the-spool")
+async def test_refusals_of_one_subject_are_written_up_to_a_rate_and_others_beside_it(
+    rig: Rig,
+) -> None:
+    token = rig.token()
+    for _ in range(110):
+        await rig.call("delete_account", {"id": 1}, token=token)
+    assert len(rig.events("call.refused")) == 100
+    other = rig.token(rig.claims(sub="usr_bob"))
+    await rig.call("delete_account", {"id": 1}, token=other)
+    assert len(rig.events("call.refused")) == 101
+    rig.clock.now += 1
+    await rig.call("delete_account", {"id": 1}, token=token)
+    last = rig.events("call.refused")[-1].detail or ""
+    assert last.endswith("(and 10 refusals before it)")
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded"),
+    [("no_such.tool/x-1", "no_such.tool/x-1"), ("\x1b[2Jrefund", "(not a tool name)")],
+)
+async def test_only_a_tools_name_is_recorded_as_one(rig: Rig, name: str, recorded: str) -> None:
+    encoded = f"=?base64?{base64.b64encode(name.encode()).decode()}?="
+    await rig.post(tool_call(name, {}), headers={"mcp-name": encoded})
+    (refused,) = rig.events("call.refused")
+    assert refused.tool == recorded
+
+
+async def test_path_of_a_stranger_is_recorded_without_control_characters(rig: Rig) -> None:
+    await rig.send(rig.http(CALL).changed(path="/\x9b2J"))
+    assert rig.events("call.refused")[-1].request_path == "/\xc2?2J"

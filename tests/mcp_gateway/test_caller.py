@@ -8,6 +8,8 @@ import msgspec
 import pytest
 from joserfc.jwk import ECKey
 
+from mcp_gateway.bounded_memory import ProofMemory
+from mcp_gateway.parts import blind_until
 from registry.blocks import BlockKind, RevocationEvent
 from tests.mcp_gateway.rig import (
     BASE_URL,
@@ -15,6 +17,7 @@ from tests.mcp_gateway.rig import (
     ISSUER,
     NOW,
     Exchange,
+    HttpCall,
     Rig,
     agent_entry,
     enforcement_view,
@@ -70,6 +73,31 @@ async def test_repeated_authorization_is_refused(rig: Rig) -> None:
     request = rig.http(CALL)
     again = next(line for line in request.headers if line[0] == b"authorization")
     assert (await rig.send(request.changed(headers=(*request.headers, again)))).status == 400
+
+
+@pytest.mark.requirement("attack-15")
+async def test_proof_from_before_a_restart_is_refused_and_a_later_one_accepted(rig: Rig) -> None:
+    token = rig.token()
+    ahead = {"authorization": f"DPoP {token}", "dpop": rig.proof(token, iat=NOW + 5)}
+    captured = (rig.http(CALL), rig.http(CALL, headers=ahead))
+    rig.clock.now = NOW + 1.5
+    memory = ProofMemory(blind_until=blind_until(rig.clock()))
+    object.__setattr__(rig.parts, "proofs", memory)
+    for request in captured:
+        exchange = await rig.send(request)
+        assert exchange.status == 401
+        assert 'error="invalid_dpop_proof"' in exchange.header("www-authenticate")[1]
+    assert {event.detail for event in rig.events("caller.refused")} == {"before the start"}
+    rig.clock.now = NOW + 6.9
+    health = HttpCall(headers=(), method="GET", path="/healthz")
+    assert (await rig.send(health)).json == {"status": "starting"}
+    assert (await rig.post(CALL)).status == 401
+    rig.clock.now = NOW + 7
+    assert (await rig.send(health)).json["status"] == "serving"
+    assert (await rig.post(CALL)).status == 200
+    rig.clock.now = NOW + 12  # a clock that is five seconds behind waits five seconds longer
+    behind = {"authorization": f"DPoP {token}", "dpop": rig.proof(token, iat=NOW + 7)}
+    assert (await rig.post(CALL, headers=behind)).status == 200
 
 
 async def test_bound_token_with_its_proof_is_accepted(rig: Rig) -> None:

@@ -13,7 +13,7 @@ from joserfc import jws
 from joserfc.jwk import ECKey
 
 from mcp_gateway.authority import AuthorityAnswer, AuthorityRequest, AuthorityStream
-from mcp_gateway.control_client import ControlClient
+from mcp_gateway.control_client import ControlClient, retry_pause
 from mcp_gateway.control_session import ControlRefusedError, ControlSession
 from mcp_gateway.enforcement import NotServing
 from mcp_gateway.enrolment import (
@@ -38,6 +38,7 @@ from tests.mcp_gateway.rig import (
     tool_call,
 )
 from tests.mcp_gateway.test_caller import revocation
+from tests.mcp_gateway.test_streaming import NOTE, last_error, opened, stream
 from token_exchange.claims import Refusal
 from token_exchange.proof_of_possession import verify_dpop_proof
 
@@ -272,6 +273,19 @@ async def test_revocation_that_came_with_a_snapshot_drops_every_credential(
     assert len(rig.parts.exchange._cache) == 0
 
 
+@pytest.mark.requirement("attack-28")
+async def test_snapshot_without_the_agent_ends_its_open_stream(channel: Channel) -> None:
+    rig = channel.rig
+    async with channel.running():
+        await channel.until(lambda: channel.control.bodies.get("catalogue"))
+        exchange, task = await opened(rig, stream(NOTE, asyncio.Event()))
+        channel.control.view = msgspec.structs.replace(channel.control.view, version=8, agents=())
+        channel.tell("snapshot", {"version": 8})
+        async with asyncio.timeout(5):
+            await task
+    assert last_error(exchange)["code"] == -32008
+
+
 async def test_older_snapshot_is_never_adopted(channel: Channel) -> None:
     async with channel.running():
         await channel.until(lambda: channel.rig.parts.enforcement.view is not None)
@@ -321,6 +335,10 @@ async def test_tools_are_reported_with_a_discovery_credential_over_all_pages(
         FakeReply(media_type="text/html", body=(b"",)),
         rpc_reply(1, {"tools": 7}),
         rpc_reply(1, {"tools": [], "nextCursor": 7}),
+        rpc_reply(1, {"tools": [{"name": f"t{number}"} for number in range(1001)]}),
+        rpc_reply(1, {"tools": [], "_meta": "x" * (1024 * 1024)}),
+        FakeReply(media_type="text/event-stream", body=(b"data:\n" * 10_001,)),
+        FakeReply(body=(b'["' + b"\\u0061" * 150_000 + b'",' + b"1.5," * 20_000 + b"1]",)),
     ],
 )
 async def test_server_that_cannot_be_observed_is_reported_in_the_log_only(
@@ -332,6 +350,29 @@ async def test_server_that_cannot_be_observed_is_reported_in_the_log_only(
             await channel.until(lambda: any(e["event"] == "tools_not_observed" for e in logs))
     assert "catalogue" not in channel.control.bodies
     assert TARGET_TOKEN not in json.dumps(logs)
+
+
+async def test_listing_of_more_than_four_mebibytes_is_given_up(channel: Channel) -> None:
+    padding = "x" * 900_000
+    channel.rig.upstream.will(
+        *[
+            rpc_reply(page, {"tools": [], "nextCursor": f"{page}", "p": padding})
+            for page in range(1, 6)
+        ]
+    )
+    with structlog.testing.capture_logs() as logs:
+        async with channel.running():
+            await channel.until(lambda: any(e["event"] == "tools_not_observed" for e in logs))
+    assert "catalogue" not in channel.control.bodies
+    allowed = [request.maximum_response_bytes for request in channel.rig.upstream.requests]
+    assert allowed[:4] == [1_000_000] * 4  # what this server may answer at all
+    assert len(allowed) == 5
+    assert allowed[4] < 900_000
+
+
+def test_server_that_fails_again_and_again_is_left_alone_for_longer() -> None:
+    assert [retry_pause(failures) for failures in range(6)] == [2, 4, 8, 16, 32, 60]
+    assert retry_pause(10_000) == 60
 
 
 async def test_audit_is_pushed_in_order_and_deleted_when_acknowledged(channel: Channel) -> None:

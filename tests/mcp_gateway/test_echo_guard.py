@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mcp_gateway.credential import bearer_credential, traces_of
 from mcp_gateway.echo_guard import CredentialEchoError, EchoGuard
+from mcp_gateway.upstream.protocol import UpstreamInvalidError
 from tests.mcp_gateway.rig import TARGET_TOKEN, FakeReply, Rig
 
 SECRETS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=8, max_size=40)
@@ -20,6 +21,10 @@ def spellings(secret: str) -> list[bytes]:
         json.dumps({"a": secret}).encode(),
         json.dumps(secret).replace("/", "\\/").encode(),
         "".join(f"\\u{ord(character):04x}" for character in secret).encode(),
+        json.dumps({"inner": json.dumps({"a": secret})}).encode(),
+        json.dumps("".join(f"\\u{ord(character):04x}" for character in secret)).encode(),
+        "".join(f"\\u005cu{ord(character):04x}" for character in secret).encode(),
+        json.dumps(json.dumps(secret).replace("/", "\\/")).encode(),
         quote(secret, safe="").encode(),
         raw.hex().encode(),
         *(base64.b64encode(b"x" * shift + raw + b"yz") for shift in range(3)),
@@ -127,3 +132,33 @@ async def test_event_stream_that_echoes_the_credential_is_ended_with_an_error(ri
     assert token not in exchange.body
     assert b'"code":-32007' in exchange.body
     assert exchange.is_finished
+
+
+def test_reply_of_needless_escapes_is_given_up_and_a_page_of_html_is_not() -> None:
+    page = b"\\u003cp\\u003e caf\\u00e9 \\u003c/p\\u003e" * 20_000
+    guard = EchoGuard(traces_of("a-secret-that-is-not-in-there"))
+    pieces = [page[start : start + 1000] for start in range(0, len(page), 1000)]
+    assert passes(guard, pieces) == page
+    with pytest.raises(UpstreamInvalidError):
+        EchoGuard(traces_of("another-secret")).require_clean(b"\\u0061" * 500_001)
+
+
+@pytest.mark.requirement("credential-never-echoed")
+@pytest.mark.parametrize(
+    ("pair", "echoes", "harmless"),
+    [
+        ("support:pa55word-of/it", ("pa55word-of/it", "support:pa55word-of/it"), "support"),
+        ("key-0123456789abcdef:x", ("key-0123456789abcdef",), "key-0123"),
+        ("apikey01:", ("apikey01",), "apikey"),
+    ],
+)
+def test_basic_credential_is_found_by_its_halves(
+    pair: str, echoes: tuple[str, ...], harmless: str
+) -> None:
+    value = f"Basic {base64.b64encode(pair.encode()).decode()}"
+    for echo in (value, *echoes):
+        for text in (echo, json.dumps(echo), json.dumps(json.dumps({"a": echo}))):
+            with pytest.raises(CredentialEchoError):
+                EchoGuard(traces_of(value)).require_clean(text.encode())
+    EchoGuard(traces_of(value)).require_clean(harmless.encode())
+    assert traces_of("Basic not-base64!")

@@ -2,10 +2,20 @@ import base64
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from mcp_gateway.inbound import CAPABILITIES_KEY, PROTOCOL_VERSION, VERSION_KEY
-from tests.mcp_gateway.rig import Exchange, FakeReply, Rig, message, meta, rpc_reply, tool_call
+from tests.mcp_gateway.rig import (
+    Exchange,
+    FakeReply,
+    Rig,
+    message,
+    meta,
+    rpc_reply,
+    tool,
+    tool_call,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -260,3 +270,31 @@ async def test_argument_that_differs_only_in_case_is_refused(
     assert not rig.upstream.requests
     accepted = await rig.call("refund", {"amount": 1, "x": 1})
     assert accepted.status == 200
+
+
+@pytest.mark.requirement("trap-case-insensitive-reader")
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"amount": 1, "Amount": 900},
+        {"AMOUNT": 900},
+        {"lines": [{"x": 1, "X": 2}]},
+        {"lines": [{"Price": 2}]},
+        {"free": {"deep": [[{"a": 1, "A": 2}]]}},
+    ],
+)
+async def test_member_that_differs_only_in_case_is_refused_at_any_depth(
+    rig: Rig, order: dict[str, object]
+) -> None:
+    line = {"type": "object", "properties": {"price": {"type": "integer"}}}
+    properties = {
+        "amount": {"type": "integer"},
+        "lines": {"type": "array", "items": line},
+    }
+    nested = tool("get_order", {"order": {"type": "object", "properties": properties}})
+    nested = msgspec.structs.replace(nested, read_only=True)
+    rig.with_server(tools=(nested,))
+    assert error_of(await rig.call("get_order", {"order": order})) == (400, -32602)
+    assert not rig.upstream.requests
+    honest = {"amount": 1, "lines": [{"price": 2}], "free": {"AMOUNT": 1, "deep": [{"A": 1}]}}
+    assert (await rig.call("get_order", {"order": honest})).status == 200

@@ -40,7 +40,9 @@ def test_events_are_the_same_however_the_stream_is_cut(cuts: list[int]) -> None:
     assert found == EVENTS
 
 
-@pytest.mark.parametrize("stream", [b"data: " + b"x" * 200, b"data: x\n" * 200, b"y" * 200])
+@pytest.mark.parametrize(
+    "stream", [b"data: " + b"x" * 200, b"data: x\n" * 200, b"y" * 200, b"data\n" * 100_001]
+)
 def test_event_over_the_cap_is_refused(stream: bytes) -> None:
     reader = EventReader(maximum_event_bytes=100)
     with pytest.raises(EventTooLargeError):

@@ -193,6 +193,75 @@ async def test_long_json_reply_is_streamed_and_cut_when_it_breaks(rig: Rig) -> N
     assert rig.events("call.finished")[-1].error_code == "upstream_unreachable"
 
 
+REQUEST = b'{"jsonrpc":"2.0","id":7,"method":"sampling/createMessage"}'
+SPACES = b" " * 262_145
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        SPACES + REQUEST,
+        SPACES + b'{"jsonrpc":"2.0","id":2,"result":{}}',
+        SPACES + b"not json",
+        b"\xef\xbb\xbf" + SPACES + b'{"jsonrpc":"2.0","id":1,"result":{}}',
+    ],
+)
+async def test_long_json_that_is_no_answer_is_cut_and_audited_as_failed(
+    rig: Rig, whole: bytes
+) -> None:
+    rig.upstream.will(FakeReply(body=(whole[:100_000], whole[100_000:])))
+    cut = await rig.post(CALL)
+    assert not cut.is_finished
+    (outcome,) = rig.events("call.finished")
+    assert (outcome.outcome, outcome.error_code) == (Outcome.FAILED, "upstream_reply_invalid")
+
+
+async def test_long_json_error_is_passed_on_and_audited_as_failed(rig: Rig) -> None:
+    whole = SPACES + b'{"jsonrpc":"2.0","id":1,"result":{"isError":true,"content":[]}}'
+    rig.upstream.will(FakeReply(body=(whole,)))
+    exchange = await rig.post(CALL)
+    assert (exchange.body, exchange.is_finished) == (whole, True)
+    (outcome,) = rig.events("call.finished")
+    assert (outcome.outcome, outcome.error_code) == (Outcome.FAILED, "tool_error")
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3, 4])
+async def test_byte_order_mark_hides_no_request_and_breaks_no_answer(rig: Rig, cut: int) -> None:
+    hiding = b"\xef\xbb\xbfdata: " + REQUEST + b"\n\n"
+    exchange, task = await opened(rig, stream(hiding[:cut], hiding[cut:], FINAL))
+    await task
+    assert last_error(exchange)["code"] == -32004
+    assert b"sampling" not in exchange.body
+    honest = b"\xef\xbb\xbf" + FINAL
+    exchange, task = await opened(rig, stream(honest[:cut], honest[cut:]))
+    await task
+    assert exchange.body == honest
+    doubled = b"\xef\xbb\xbf" + honest
+    exchange, task = await opened(rig, stream(doubled))
+    await task
+    assert last_error(exchange)["code"] == -32004  # of which no reader sees an answer
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize(
+    "filling", [b"\\u0061", b"\\u003c/p", b"1.5,", b"data:\n", b"[]\n,", b"\\\\"]
+)
+async def test_large_reply_lets_other_calls_through(
+    rig: Rig, media_type: str, filling: bytes
+) -> None:
+    rig.with_server(maximum_response_bytes=20_000_000)
+    begun = b'data: {"jsonrpc":"2.0","id":1,"result":{"x":["'
+    body = (filling * (4_000_000 // len(filling)), b'"]}}\n\n')
+    rig.upstream.will(FakeReply(media_type=media_type, body=(begun, *body)))
+    turns = 0
+    exchange = Exchange()
+    task = rig.start(exchange, rig.http(CALL))
+    while not task.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns > 4_000_000 // 65_536 // 8  # with the dearest filling it is given up at an eighth
+
+
 async def test_task_that_is_cancelled_from_outside_still_leaves_an_outcome(rig: Rig) -> None:
     _, task = await opened(rig, stream(NOTE, asyncio.Event()))
     task.cancel()

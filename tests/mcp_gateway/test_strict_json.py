@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from mcp_gateway.strict_json import (
     MAXIMUM_DEPTH,
+    MAXIMUM_VALUES,
     JsonProblem,
     StrictJsonError,
     decode_strictly,
@@ -108,3 +109,22 @@ def test_json_depth_up_to_the_limit_is_accepted_and_beyond_refused() -> None:
 
 def test_json_many_flat_brackets_are_not_depth() -> None:
     assert problem_of(b"[" + b"{}," * 500 + b"{}]") is None
+
+
+@pytest.mark.parametrize("value", ["1.5", "[]", "{}", "0", '{"a":1}'])
+def test_json_of_more_values_than_anybody_means_is_refused(value: str) -> None:
+    def listed(count: int) -> bytes:
+        return f"[{','.join([value] * count)}]".encode()
+
+    assert problem_of(listed(MAXIMUM_VALUES + 1)) is JsonProblem.VALUES
+    assert problem_of(listed(MAXIMUM_VALUES // 3)) is None
+
+
+@pytest.mark.parametrize("text", ["a,b[{," * 200_000, '\\",' * 200_000])
+def test_json_one_long_text_is_one_value(text: str) -> None:
+    body = json.dumps({"csv": text}).encode()
+    assert decode_strictly(body) == {"csv": text}
+
+
+def test_json_text_without_its_end_is_no_way_around_the_count_and_no_json() -> None:
+    assert problem_of(b'["' + b'\\",' * 200_000) is JsonProblem.SYNTAX

@@ -139,6 +139,7 @@ class Joined(Rig):
             spool=self.spool,
             authority=self.way,
             upstream=self.upstream,
+            started_at=None,
         )
         self.app = create_app(self.parts)
 
