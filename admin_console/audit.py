@@ -118,7 +118,7 @@ async def search(call: AdminCall) -> AuditAnswer:
 
 
 async def explain_decision(call: AdminCall) -> DecisionAnswer:
-    """Everything recorded under one decision id."""
+    """What the gateway that decided and the authority recorded under one decision id."""
     decision_id = call.path["decision_id"]
     found = await to_thread.run_sync(call.parts.audit_store.get, decision_id)
     if not found:

@@ -1,7 +1,7 @@
 """The tool catalogue: what servers offer, and approving it."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Final
 
 from anyio import to_thread
 from pydantic import Field
@@ -9,11 +9,20 @@ from pydantic import Field
 from admin_console.objects import moment, record_activation
 from admin_console.operation import AdminCall, Wire
 from audit_log.event import EventType, Outcome
-from registry.tool_catalogue import MAXIMUM_TOOLS_PER_SERVER, CatalogueTool
+from registry.offered_tools import MAXIMUM_TOOLS_PER_SERVER
+from registry.tool_catalogue import CatalogueTool
+
+# A thousand names of at most 128 characters, and their digests.
+MAXIMUM_APPROVAL_BYTES: Final = 262_144
+
+Digest = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class ToolItem(Wire):
-    """One tool: `state` is observed, approved, changed or gone."""
+    """One tool: `state` is observed, approved, changed or gone.
+
+    `read_only` and `sensitivity` are what the operator declared, not what the server says.
+    """
 
     name: str
     state: str
@@ -23,6 +32,8 @@ class ToolItem(Wire):
     approved_definition: dict[str, Any] | None
     approved_by: str | None
     approved_at: datetime | None
+    read_only: bool
+    sensitivity: int
 
 
 class CatalogueAnswer(Wire):
@@ -33,9 +44,9 @@ class CatalogueAnswer(Wire):
 
 
 class ApproveBody(Wire):
-    """Tools to approve, in the definition the server offers now."""
+    """Tools to approve: name → `observed_digest` of the definition that was looked at."""
 
-    tools: list[str] = Field(min_length=1, max_length=MAXIMUM_TOOLS_PER_SERVER)
+    tools: dict[str, Digest] = Field(min_length=1, max_length=MAXIMUM_TOOLS_PER_SERVER)
 
 
 class ApproveAnswer(Wire):
@@ -54,7 +65,7 @@ async def list_tools(call: AdminCall) -> CatalogueAnswer:
 
 
 async def approve_tools(call: AdminCall) -> ApproveAnswer:
-    """Publish what a server offers now."""
+    """Publish the definitions that were looked at; a conflict when the server changed one since."""
     server = call.path["server"]
     registry = call.parts.registry
     before = await to_thread.run_sync(registry.policy_state)
@@ -89,4 +100,6 @@ def _item(tool: CatalogueTool) -> ToolItem:
         approved_definition=tool.approved_definition,
         approved_by=tool.approved_by,
         approved_at=None if tool.approved_at_ms is None else moment(tool.approved_at_ms),
+        read_only=tool.read_only,
+        sensitivity=tool.sensitivity,
     )

@@ -19,7 +19,7 @@ from registry.declared import Problem
 from registry.policy_activation import PolicyRefusedError
 from registry.revocations import InvalidSubjectError
 from registry.store import PlanOutdatedError, PlanRefusedError
-from registry.tool_catalogue import UnknownServerError, UnknownToolError
+from registry.tool_catalogue import ToolChangedError, UnknownServerError, UnknownToolError
 from token_exchange.claims import Refusal
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -124,6 +124,21 @@ def _policies_refused(error: Exception) -> AdminError:
     )
 
 
+def _tools_changed(error: Exception) -> AdminError:
+    found = (error.server, error.names) if isinstance(error, ToolChangedError) else ("", ())
+    server, names = found
+    return AdminError(
+        409,
+        "conflict",
+        "The server offers other definitions than were looked at; look again.",
+        "admin.tools_changed",
+        problems=tuple(
+            Problem("McpServer", server, f"tools.{name}", "offered in another definition now")
+            for name in names
+        ),
+    )
+
+
 def _unavailable(error: Exception) -> AdminError:
     return AdminError(
         503,
@@ -150,6 +165,7 @@ _ANSWERS: Final[
     ((PlanRefusedError,), _plan_refused),
     ((PlanOutdatedError,), _outdated),
     ((PolicyRefusedError,), _policies_refused),
+    ((ToolChangedError,), _tools_changed),
     ((UnknownServerError, UnknownToolError), lambda error: not_found(str(error))),
     ((InvalidSubjectError,), lambda error: invalid_request(str(error))),
     ((SpoolUnavailable, DatabaseError, HashingBusyError), _unavailable),

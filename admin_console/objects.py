@@ -6,11 +6,12 @@ from typing import Any, Final
 from anyio import to_thread
 from pydantic import Field
 
+from admin_console.admin_changes import admin_changes
 from admin_console.errors import invalid_objects, not_found
 from admin_console.operation import AdminCall, Wire
-from admin_console.roles import ADMIN_KINDS, Access
+from admin_console.roles import Access
 from audit_log.event import EventType, Outcome
-from registry.changes import ChangePlan, ObjectChange
+from registry.changes import ChangePlan, ObjectChange, specs_after
 from registry.declared import ObjectKey, Problem, parse_document
 from registry.object_rows import StoredObject
 from registry.objects import KINDS, DeclaredObject
@@ -182,9 +183,7 @@ async def _apply(
 ) -> ApplyAnswer:
     plan = await _plan(call, objects, delete)
     before = await to_thread.run_sync(call.parts.registry.policy_state)
-    for change in plan.effective:
-        if change.kind in ADMIN_KINDS:
-            call.require(Access.ADMIN, f"Changing a {change.kind}")
+    await _require_role(call, plan)
     applied = await call.parts.registry.apply(plan, call.author)
     await call.parts.live.refresh()
     await _record(call, applied, before)
@@ -196,6 +195,14 @@ async def _apply(
         policy_version=applied.policies.live_version,
         waiting_for=list(applied.policies.waiting_for),
     )
+
+
+async def _require_role(call: AdminCall, plan: ChangePlan) -> None:
+    stored = await to_thread.run_sync(call.parts.registry.list)
+    before = {(each.kind, each.name): each for each in stored}
+    specs = {key: each.spec for key, each in before.items()}
+    for what in admin_changes(plan.effective, specs, specs_after(plan.changes, before)):
+        call.require(Access.ADMIN, what)
 
 
 async def _record(call: AdminCall, applied: AppliedChange, before: PolicyState) -> None:

@@ -133,6 +133,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         access=Access.OPERATOR,
         handler=catalogue.approve_tools,
         body=catalogue.ApproveBody,
+        maximum_body_bytes=catalogue.MAXIMUM_APPROVAL_BYTES,
         answer=catalogue.ApproveAnswer,
         summary="Approve tools of a server.",
     ),

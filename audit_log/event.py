@@ -31,6 +31,7 @@ class EventType(StrEnum):
     CALL_REFUSED = "call.refused"  # refused before a decision could be made (shape, ceiling)
     STREAM_CLOSED = "stream.closed"
     GATEWAY_ENROLLED = "gateway.enrolled"
+    GATEWAY_ALLOWED = "gateway.allowed"  # intent: written before an enrolment or new tools
     GATEWAY_INVITED = "gateway.invited"  # a join code was made
     GATEWAY_REFUSED = "gateway.refused"  # enrolment or a control request was refused
     OBJECT_CHANGED = "object.changed"

@@ -4,12 +4,13 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
-from audit_log.event import AuditEvent, EventType, Outcome
+from audit_log.event import AuditEvent, EventType, Outcome, source_owner
 from audit_log.event_rows import EVENTS
+from audit_log.gateway_events import SOURCE_PREFIX
 
-MAXIMUM_DECISION_EVENTS: Final = 100  # an intent, an outcome and the exchanges between them
+MAXIMUM_DECISION_EVENTS: Final = 100  # of each side: an intent and an outcome; the exchanges
 
 _decode = msgspec.json.Decoder(AuditEvent).decode
 
@@ -66,14 +67,31 @@ def find_events(
 
 
 def events_of_decision(connection: Connection, decision_id: str) -> tuple[FoundEvent, ...]:
-    """Everything recorded under one decision id, oldest first."""
+    """What one gateway process and the authority recorded of a decision, oldest first.
+
+    INVARIANT: a decision belongs to the source that first recorded it. Another gateway that learnt
+    the id can neither add to it nor crowd out what belongs to it; a search still shows its word.
+    """
+    of_decision = EVENTS.c.decision_id == decision_id
+    of_gateway = EVENTS.c.source.startswith(SOURCE_PREFIX, autoescape=True)
+    first = select(EVENTS.c.source).where(of_decision & of_gateway).order_by(EVENTS.c.position)
+    owner = connection.scalar(first.limit(1))
+    found = _first(connection, of_decision & ~of_gateway)
+    if owner is not None:
+        client = source_owner(owner).replace(".", ":", 1)
+        found = [each for each in found if each.event.client_id in {None, client}]
+        found += _first(connection, of_decision & (EVENTS.c.source == owner))
+    return tuple(sorted(found, key=lambda each: each.position))
+
+
+def _first(connection: Connection, condition: ColumnElement[bool]) -> list[FoundEvent]:
     query = (
         select(EVENTS.c.position, EVENTS.c.received_at_ms, EVENTS.c.body)
-        .where(EVENTS.c.decision_id == decision_id)
+        .where(condition)
         .order_by(EVENTS.c.position)
         .limit(MAXIMUM_DECISION_EVENTS)
     )
-    return tuple(
+    return [
         FoundEvent(position, received_at_ms, _decode(body))
         for position, received_at_ms, body in connection.execute(query)
-    )
+    ]

@@ -3,7 +3,8 @@
 Taking in is idempotent: the same event twice is one event. What contradicts something already
 here (another event under the same source and sequence, or the same id elsewhere) is refused
 whole, and the first word stands. An event out of line is kept, not refused: what is missing stays
-visible as a gap and makes every answer incomplete, instead of holding back what did arrive.
+visible as a gap and makes every answer incomplete, instead of holding back what did arrive. A
+gateway's source takes only what a gateway may write (`audit_log.gateway_events`).
 
 Left out: whether the sender may speak for the source (the control endpoint compares
 `source_owner`), retention, and proof against whoever can rewrite the whole database.
@@ -18,11 +19,15 @@ from sqlalchemy import Connection, func, insert, or_, select, update
 from audit_log.completeness import Completeness, completeness
 from audit_log.event import AuditEvent, EventType
 from audit_log.event_rows import EVENTS, SOURCES, event_values
+from audit_log.gateway_events import SOURCE_PREFIX, gateway_event_problem
 from audit_log.search import AuditFilter, FoundEvent, events_of_decision, find_events
 from database.engine import Database
 
 MAXIMUM_BATCH_EVENTS: Final = 1_000
 MAXIMUM_PAGE: Final = 1_000
+# Above what is stored of a source. A full spool holds fewer; a database put back from a copy of
+# some weeks ago is still served. Without a bound one lie would claim events up to any number.
+MAXIMUM_AHEAD: Final = 1_000_000_000
 
 
 class IngestRefusedError(ValueError):
@@ -76,6 +81,7 @@ class AuditStore:
         has_end = any(event.type is EventType.SOURCE_STOPPED for event in events)
 
         def work(connection: Connection) -> int:
+            _require_near(connection, source, high_water)
             _insert_new(connection, source, rows)
             _note_source(connection, source, high_water, rows, received_at_ms, has_end=has_end)
             if rows:
@@ -117,13 +123,15 @@ class AuditStore:
         )
 
     def get(self, decision_id: str) -> tuple[FoundEvent, ...]:
-        """Everything recorded under one decision id, oldest first."""
+        """What the gateway that decided and the authority recorded of a decision, oldest first."""
         return self._database.read(lambda connection: events_of_decision(connection, decision_id))
 
 
 def _require_well_formed(source: str, high_water: int, events: Sequence[AuditEvent]) -> None:
     if len(events) > MAXIMUM_BATCH_EVENTS:
         raise IngestRefusedError(f"more than {MAXIMUM_BATCH_EVENTS} events at once")
+    if high_water < 0:
+        raise IngestRefusedError("high_water is negative")
     previous = 0
     for event in events:
         if event.source != source:
@@ -131,6 +139,16 @@ def _require_well_formed(source: str, high_water: int, events: Sequence[AuditEve
         if not previous < event.sequence <= high_water:
             raise IngestRefusedError("sequences must rise and stay within high_water")
         previous = event.sequence
+        if source.startswith(SOURCE_PREFIX):
+            problem = gateway_event_problem(event)
+            if problem is not None:
+                raise IngestRefusedError(f"{problem} (sequence {event.sequence})")
+
+
+def _require_near(connection: Connection, source: str, high_water: int) -> None:
+    stored = select(func.max(EVENTS.c.sequence)).where(EVENTS.c.source == source)
+    if high_water > (connection.scalar(stored) or 0) + MAXIMUM_AHEAD:
+        raise IngestRefusedError("high_water is too far ahead of what is stored")
 
 
 def _insert_new(connection: Connection, source: str, rows: Sequence[dict[str, Any]]) -> None:

@@ -131,7 +131,7 @@ def running(directory: Path, upstream_port: int) -> Iterator[Product]:
         )
         stack.await_gateway(declared.SERVER)
         _await_catalogue(stack)
-        stack.command("tools", "approve", declared.SERVER, "--all", socket=True)
+        stack.command("tools", "approve", declared.SERVER, "--all", "--yes", socket=True)
         _apply(stack, "policies", declared.policy_objects(), "--wait", "30")
         yield Product(
             stack=stack,

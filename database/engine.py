@@ -182,6 +182,8 @@ def _engine(path: Path, begin: Callable[[Connection], None], *, read_only: bool)
         pool_size=READ_POOL if read_only else 1,
         max_overflow=READ_OVERFLOW if read_only else 0,
         pool_timeout=POOL_WAIT_SECONDS,
+        # A password hash is a value: it must not get into the text of an error.
+        hide_parameters=True,
     )
     event.listen(engine, "begin", begin)
     return engine

@@ -150,4 +150,6 @@ def _spec_message(detail: ErrorDetails, model: type[BaseModel]) -> str:
     if detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1:
         unknown = str(detail["loc"][0])
         return f"unknown field{suggestion(unknown, model.model_fields)}"
+    if detail["type"] == "tuple_type":  # what the model keeps as a tuple is written as a list
+        return "must be a list"
     return detail["msg"]

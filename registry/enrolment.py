@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import JSON, BigInteger, Connection, delete, insert, select, update
+from sqlalchemy import JSON, BigInteger, ColumnElement, Connection, delete, insert, select, update
 from sqlmodel import Field, SQLModel, col
 
 from database.engine import Database
@@ -74,6 +74,11 @@ class EnrolmentStore:
             lambda connection: _create_code(connection, gateway, author, now)
         )
 
+    def gateway_of_code(self, code: str, now: int) -> str | None:
+        """The Gateway a code that is good at `now` was made for; the code stays good."""
+        query = select(col(EnrolmentCodeRow.gateway)).where(*_is_good(code, now))
+        return self._database.read(lambda connection: connection.scalar(query))
+
     async def consume_code(self, code: str, jwk: Mapping[str, Any], now: int) -> str | None:
         """Enrol the public `jwk`; the Gateway's name, or None for a code that is not good.
 
@@ -134,14 +139,18 @@ def _create_code(connection: Connection, gateway: str, author: str, now: int) ->
     return code
 
 
+def _is_good(code: str, now: int) -> tuple[ColumnElement[bool], ...]:
+    return (
+        col(EnrolmentCodeRow.code_hash) == _hash(code),
+        col(EnrolmentCodeRow.used_at).is_(None),
+        col(EnrolmentCodeRow.expires_at) > now,
+    )
+
+
 def _consume_code(connection: Connection, code: str, jwk: dict[str, Any], now: int) -> str | None:
     consume = (
         update(EnrolmentCodeRow)
-        .where(
-            col(EnrolmentCodeRow.code_hash) == _hash(code),
-            col(EnrolmentCodeRow.used_at).is_(None),
-            col(EnrolmentCodeRow.expires_at) > now,
-        )
+        .where(*_is_good(code, now))
         .values(used_at=now)
         .returning(col(EnrolmentCodeRow.gateway))
     )

@@ -2,13 +2,13 @@
 
 Gateways report the definitions they list. A tool is published (listed and callable) only in the
 version that was approved; a definition that changes afterwards is not what was approved and waits
-for review. With `approve: first_seen` the first definition of a name is approved by itself, a
-changed one never. Every approval is followed by the policies: a set that waited for the tool may
-become live, and a tool whose schema breaks the live set is refused.
+for review. An approval names the digest that was looked at: a server cannot change a definition
+between the look and the approval. With `approve: first_seen` the first definition of a name is
+approved by itself, a changed one never. Every approval is followed by the policies: a set that
+waited for the tool may become live, and a tool whose schema breaks the live set is refused.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -19,6 +19,8 @@ from database.engine import Database
 from registry.counters import REGISTRY_VERSION, next_value
 from registry.declared import SettingsModels
 from registry.object_rows import stored_object
+from registry.objects import ToolOverride
+from registry.offered_tools import Offer, offered_tools
 from registry.policy_activation import PolicyCompiler, PolicyRefusedError, activate_policies
 from registry.policy_compiler import compile_policies
 from registry.policy_sets import newest_documents
@@ -30,10 +32,7 @@ from registry.tool_definitions import (
     store_observed,
     update_status,
 )
-from registry.tool_digest import MAXIMUM_DEFINITION_BYTES, canonical_definition, tool_digest
 
-MAXIMUM_TOOLS_PER_SERVER: Final = 1_000
-TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_.\-/]{1,128}")  # as `registry.objects.ToolPattern`
 FIRST_SEEN_AUTHOR: Final = "approve:first_seen"
 
 
@@ -48,7 +47,10 @@ class ToolState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CatalogueTool:
-    """One tool: `definition` is what the server offers, `approved_definition` what we publish."""
+    """One tool: `definition` is what the server offers, `approved_definition` what we publish.
+
+    `read_only` and `sensitivity` are the operator's word, never the server's.
+    """
 
     server: str
     name: str
@@ -59,6 +61,8 @@ class CatalogueTool:
     approved_definition: dict[str, Any] | None
     approved_by: str | None
     approved_at_ms: int | None
+    read_only: bool
+    sensitivity: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,15 @@ class UnknownServerError(LookupError):
 
 class UnknownToolError(LookupError):
     """The server offers no tool of that name."""
+
+
+class ToolChangedError(Exception):
+    """The server offers another definition of `names` than the approval is of."""
+
+    def __init__(self, server: str, names: Sequence[str]) -> None:
+        super().__init__(f"{server} offers other definitions now: {', '.join(names)}")
+        self.server = server
+        self.names = tuple(names)
 
 
 class ToolCatalogue:
@@ -96,31 +109,44 @@ class ToolCatalogue:
         self._clock = clock
         self._compiler = compiler
 
-    async def observe(self, server: str, tools: Sequence[Mapping[str, Any]]) -> Observation:
+    async def observe(
+        self,
+        server: str,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        before_change: Callable[[], Awaitable[object]] | None = None,
+    ) -> Observation:
         """Take in the whole list a gateway saw. Nothing new costs no write.
+
+        `before_change` is awaited before anything is written; when it raises, nothing is.
 
         Raises:
             UnknownServerError: `server` is not declared.
         """
-        offered, refused = _offered(tools)
+        offered, refused = offered_tools(tools)
         before = self._database.read(lambda connection: self._statuses(connection, server))
         if _is_known(before, offered):
             return Observation(_approved(before), refused, changed=False)
+        if before_change is not None:
+            await before_change()
         after = await self._database.write(
             lambda connection: self._take_in(connection, server, offered)
         )
         return Observation(_approved(after), refused, changed=True)
 
-    async def approve(self, server: str, names: Sequence[str], author: str) -> tuple[str, ...]:
-        """Approve what the server offers now; answers the names whose approval is new.
+    async def approve(
+        self, server: str, digests: Mapping[str, str], author: str
+    ) -> tuple[str, ...]:
+        """Approve tools in the definition of the given digest, by name; answers what is new.
 
         Raises:
             UnknownServerError: `server` is not declared.
-            UnknownToolError: It does not offer one of `names`; nothing was approved.
+            UnknownToolError: It does not offer one of the tools; nothing was approved.
+            ToolChangedError: It offers another definition of one; nothing was approved.
             PolicyRefusedError: The live policy set does not compile with these tools.
         """
         return await self._database.write(
-            lambda connection: self._approve(connection, server, names, author)
+            lambda connection: self._approve(connection, server, digests, author)
         )
 
     def list(self, server: str) -> tuple[CatalogueTool, ...]:
@@ -132,7 +158,9 @@ class ToolCatalogue:
         return self._database.read(lambda connection: self._list(connection, server))
 
     def _list(self, connection: Connection, server: str) -> tuple[CatalogueTool, ...]:
+        statuses = self._statuses(connection, server)
         definitions = definitions_of(connection, server)
+        overrides = _overrides(connection, server)
         return tuple(
             CatalogueTool(
                 server=server,
@@ -144,8 +172,10 @@ class ToolCatalogue:
                 approved_definition=definitions.get((name, status.approved_digest or "")),
                 approved_by=status.approved_by,
                 approved_at_ms=status.approved_at_ms,
+                read_only=overrides.get(name, _NO_OVERRIDE).read_only,
+                sensitivity=overrides.get(name, _NO_OVERRIDE).sensitivity,
             )
-            for name, status in self._statuses(connection, server).items()
+            for name, status in statuses.items()
         )
 
     @staticmethod
@@ -155,7 +185,7 @@ class ToolCatalogue:
         return statuses_of(connection, server)
 
     def _take_in(
-        self, connection: Connection, server: str, offered: Mapping[str, "_Offer"]
+        self, connection: Connection, server: str, offered: Mapping[str, Offer]
     ) -> dict[str, ToolStatus]:
         before = self._statuses(connection, server)
         now_ms = int(self._clock() * 1000)
@@ -178,22 +208,22 @@ class ToolCatalogue:
         declared = stored_object(connection, "McpServer", server)
         if declared is None or declared.spec.get("approve") != "first_seen":
             return
-        first = [
-            name
+        first = {
+            name: status.first_digest
             for name, status in statuses_of(connection, server).items()
             if status.approved_digest is None and status.observed_digest == status.first_digest
-        ]
+        }
         if first and not self._approved_unless_refused(connection, server, first):
-            for name in first:
-                self._approved_unless_refused(connection, server, [name])
+            for name, digest in first.items():
+                self._approved_unless_refused(connection, server, {name: digest})
 
     def _approved_unless_refused(
-        self, connection: Connection, server: str, names: Sequence[str]
+        self, connection: Connection, server: str, digests: Mapping[str, str]
     ) -> bool:
-        """Approve `names`, or leave them observed when the live policies do not compile then."""
+        """Approve these, or leave them observed when the live policies do not compile then."""
         savepoint = connection.begin_nested()
         try:
-            self._approve(connection, server, names, FIRST_SEEN_AUTHOR)
+            self._approve(connection, server, digests, FIRST_SEEN_AUTHOR)
         except PolicyRefusedError:
             savepoint.rollback()
             return False
@@ -201,25 +231,21 @@ class ToolCatalogue:
         return True
 
     def _approve(
-        self, connection: Connection, server: str, names: Sequence[str], author: str
+        self, connection: Connection, server: str, digests: Mapping[str, str], author: str
     ) -> tuple[str, ...]:
         statuses = self._statuses(connection, server)
+        _require_offered(server, statuses, digests)
         at_ms = int(self._clock() * 1000)
-        new = []
-        for name in dict.fromkeys(names):
-            status = statuses.get(name)
-            if status is None or status.observed_digest is None:
-                raise UnknownToolError(f"{server} offers no tool {name!r}")
-            if status.approved_digest != status.observed_digest:
-                new.append(name)
-                update_status(
-                    connection,
-                    server,
-                    name,
-                    approved_digest=status.observed_digest,
-                    approved_by=author,
-                    approved_at_ms=at_ms,
-                )
+        new = [name for name in digests if statuses[name].approved_digest != digests[name]]
+        for name in new:
+            update_status(
+                connection,
+                server,
+                name,
+                approved_digest=digests[name],
+                approved_by=author,
+                approved_at_ms=at_ms,
+            )
         if new:
             self._publish(connection, author, at_ms)
         return tuple(new)
@@ -233,36 +259,29 @@ class ToolCatalogue:
         activate_policies(connection, documents, after, self._compiler, author=author, at_ms=at_ms)
 
 
-@dataclass(frozen=True, slots=True)
-class _Offer:
-    definition: Mapping[str, Any]
-    digest: str
+def _require_offered(
+    server: str, statuses: Mapping[str, ToolStatus], digests: Mapping[str, str]
+) -> None:
+    """INVARIANT: what is approved is what was looked at, not what is offered by now."""
+    offered = {name: status.observed_digest for name, status in statuses.items()}
+    unknown = [name for name in digests if offered.get(name) is None]
+    if unknown:
+        raise UnknownToolError(f"{server} offers no tool {unknown[0]!r}")
+    changed = [name for name, digest in digests.items() if offered[name] != digest]
+    if changed:
+        raise ToolChangedError(server, changed)
 
 
-def _offered(tools: Sequence[Mapping[str, Any]]) -> tuple[dict[str, _Offer], tuple[str, ...]]:
-    """The acceptable definitions by name. A name offered twice is nobody's."""
-    offered: dict[str, _Offer] = {}
-    refused: set[str] = set()
-    for position, tool in enumerate(tools):
-        name = tool.get("name")
-        if not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
-            refused.add(f"#{position}")
-        elif name in offered or position >= MAXIMUM_TOOLS_PER_SERVER or not _is_acceptable(tool):
-            refused.add(name)
-        else:
-            offered[name] = _Offer(tool, tool_digest(tool))
-    for name in refused:
-        offered.pop(name, None)
-    return offered, tuple(sorted(refused))
+_NO_OVERRIDE: Final = ToolOverride()
 
 
-def _is_acceptable(tool: Mapping[str, Any]) -> bool:
-    if not isinstance(tool.get("inputSchema"), Mapping):
-        return False
-    return len(canonical_definition(tool)) <= MAXIMUM_DEFINITION_BYTES
+def _overrides(connection: Connection, server: str) -> dict[str, ToolOverride]:
+    declared = stored_object(connection, "McpServer", server)
+    tools = {} if declared is None else declared.spec.get("tools", {})
+    return {name: ToolOverride.model_validate(each) for name, each in tools.items()}
 
 
-def _is_known(before: Mapping[str, ToolStatus], offered: Mapping[str, _Offer]) -> bool:
+def _is_known(before: Mapping[str, ToolStatus], offered: Mapping[str, Offer]) -> bool:
     seen = {name: each.observed_digest for name, each in before.items() if each.observed_digest}
     return seen == {name: offer.digest for name, offer in offered.items()}
 

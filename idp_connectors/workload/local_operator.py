@@ -1,9 +1,11 @@
 """Whether the peer of the local admin socket is the operator: design of the break-glass door.
 
 The peer must run as the server's own user, and neither it nor any process above it may be what an
-Agent's rules describe: an agent that runs as the server's user would else be its own admin. What
-a process tree cannot show is a process that cut itself off from its agent by forking twice; an
-agent with a user of its own cannot do even that, which is why `serve` warns otherwise.
+Agent's rules describe. This stops the child an agent starts, and no more: it is no boundary inside
+one user. An agent process of the server's own user leaves its description by `exec` of another
+program (rules that name its program or script then describe nobody), its child by forking twice
+(no process above it is the agent any more), and either could trace or debug an operator's shell.
+Only a user of its own keeps an agent from this door, which is why `serve` warns otherwise.
 """
 
 from collections.abc import Mapping

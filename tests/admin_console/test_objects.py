@@ -5,7 +5,7 @@ import pytest
 
 from audit_log.event import EventType
 from tests.admin_console.stack import AdminStack
-from tests.registry.samples import declare, replaced, small_set, tool
+from tests.registry.samples import declare, observed_digests, replaced, small_set, tool
 
 
 def documents(*objects: Any) -> dict[str, Any]:
@@ -141,6 +141,7 @@ def test_policy_set_that_names_an_unapproved_tool_waits_until_it_is_approved(
     stack: AdminStack,
 ) -> None:
     stack.run(stack.parts.catalogue.observe("crm", [tool("refund")]))
+    looked_at = observed_digests(stack.parts.catalogue, "refund")
     policy = declare("Policy", "support", cedar="crm/refund")
     applied = stack.call("POST", "/objects", body=documents(policy)).json
 
@@ -148,7 +149,7 @@ def test_policy_set_that_names_an_unapproved_tool_waits_until_it_is_approved(
         waiting = asyncio.create_task(stack.acall("GET", "/policies/status?wait=10"))
         await asyncio.sleep(0)
         approved = await stack.acall(
-            "POST", "/catalogue/crm/approve", body={"tools": ["refund"]}, who="usr_olga"
+            "POST", "/catalogue/crm/approve", body={"tools": looked_at}, who="usr_olga"
         )
         return approved, await waiting
 
@@ -193,7 +194,8 @@ def test_catalogue_shows_what_is_observed_and_what_is_approved(stack: AdminStack
     stack.run(stack.parts.catalogue.observe("crm", [tool("refund"), tool("get_account")]))
     before = stack.call("GET", "/catalogue/crm", who="usr_vera").json["tools"]
 
-    stack.call("POST", "/catalogue/crm/approve", body={"tools": ["refund"]})
+    digests = observed_digests(stack.parts.catalogue, "refund")
+    stack.call("POST", "/catalogue/crm/approve", body={"tools": digests})
 
     after = {each["name"]: each for each in stack.call("GET", "/catalogue/crm").json["tools"]}
     assert {each["state"] for each in before} == {"observed"}
@@ -206,7 +208,45 @@ def test_catalogue_shows_what_is_observed_and_what_is_approved(stack: AdminStack
 
 @pytest.mark.requirement("admin-catalogue")
 def test_catalogue_approving_a_tool_nobody_offers_is_not_found(stack: AdminStack) -> None:
-    answer = stack.call("POST", "/catalogue/crm/approve", body={"tools": ["nothing"]})
+    answer = stack.call("POST", "/catalogue/crm/approve", body={"tools": {"nothing": "sha-256:x"}})
 
     assert (answer.status, answer.json["error"]) == (404, "not_found")
     assert stack.events(EventType.CATALOGUE_CHANGED) == []
+
+
+@pytest.mark.requirement("trap-approved-as-seen")
+def test_catalogue_approving_what_changed_since_it_was_looked_at_is_a_conflict(
+    stack: AdminStack,
+) -> None:
+    catalogue = stack.parts.catalogue
+    stack.run(catalogue.observe("crm", [tool("refund"), tool("get_account")]))
+    looked_at = observed_digests(catalogue, "get_account", "refund")
+    stack.run(catalogue.observe("crm", [tool("refund", "Now evil."), tool("get_account")]))
+
+    refused = stack.call("POST", "/catalogue/crm/approve", body={"tools": looked_at})
+    by_name = stack.call("POST", "/catalogue/crm/approve", body={"tools": ["refund"]})
+
+    assert (refused.status, refused.json["error"]) == (409, "conflict")
+    (problem,) = refused.json["problems"]
+    assert (problem["kind"], problem["name"], problem["field"]) == (
+        "McpServer",
+        "crm",
+        "tools.refund",
+    )
+    assert by_name.status == 400
+    assert stack.events(EventType.CATALOGUE_CHANGED) == []
+    fresh = observed_digests(catalogue, "get_account", "refund")
+    approved = stack.call("POST", "/catalogue/crm/approve", body={"tools": fresh})
+    assert approved.json["approved"] == ["get_account", "refund"]
+
+
+@pytest.mark.requirement("admin-catalogue")
+def test_catalogue_shows_what_the_operator_declared_of_a_tool(stack: AdminStack) -> None:
+    declared = replaced(small_set(), "McpServer", "crm", tools={"get": {"read_only": True}})
+    stack.call("POST", "/objects", body=documents(*declared))
+    boastful = tool("put") | {"annotations": {"readOnlyHint": True}}
+    stack.run(stack.parts.catalogue.observe("crm", [tool("get"), boastful]))
+
+    shown = stack.call("GET", "/catalogue/crm", who="usr_vera").json["tools"]
+
+    assert {each["name"]: each["read_only"] for each in shown} == {"get": True, "put": False}

@@ -199,3 +199,17 @@ def test_admin_fault_nobody_expected_is_a_plain_server_error(
     assert (answer.status, answer.json["error"]) == (500, "server_error")
     assert "inner" not in str(answer.json)
     assert stack.call("POST", "/blocks", body=KILL).status == 200
+
+
+@pytest.mark.requirement("attack-25")
+@pytest.mark.parametrize("path", ["/objects/", "/whoami/", "/admin/v1/objects/"])
+def test_admin_path_with_a_slash_too_many_is_not_found_and_no_redirect_to_the_host_header(
+    stack: AdminStack, path: str
+) -> None:
+    answer = stack.call("GET", path)
+    assert answer.status == 404
+    assert "location" not in answer.headers
+
+
+def test_admin_path_twin_without_the_slash_is_served(stack: AdminStack) -> None:
+    assert stack.call("GET", "/objects").status == 200

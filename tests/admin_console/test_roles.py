@@ -8,8 +8,9 @@ from admin_console.operation import Operation
 from admin_console.roles import ADMIN_KINDS, Access
 from admin_console.routes import OPERATIONS
 from audit_log.event import EventType
-from tests.admin_console.stack import AdminStack, role
-from tests.registry.samples import declare
+from registry.objects import DeclaredObject
+from tests.admin_console.stack import AdminStack, Answer, role
+from tests.registry.samples import declare, replaced
 
 HOLDERS = {
     Access.PERSON: "usr_nobody",
@@ -81,3 +82,112 @@ def test_admin_operator_cannot_delete_or_change_who_vouches(stack: AdminStack) -
 
     assert (changed.status, deleted.status, own.status) == (403, 403, 200)
     assert {"AdminRole", "IdentityProvider", "TrustProvider"} == ADMIN_KINDS
+
+
+EVIL = "http://127.0.0.1:6666/mcp"
+
+
+def guarding_a_secret() -> list[DeclaredObject]:
+    """A server with a static secret, one without, a provider of each, and two gateways."""
+    server = {"url": "http://127.0.0.1:9002/mcp", "credential": {"provider": "notes-key"}}
+    return [
+        declare("CredentialProvider", "notes-key", type="static_secret", secret="notes-api-key"),
+        declare("CredentialProvider", "own-token", type="issued_token"),
+        declare("McpServer", "notes", **server),
+        declare(
+            "McpServer",
+            "wiki",
+            url="http://127.0.0.1:9003/mcp",
+            credential={"provider": "own-token"},
+        ),
+        declare("Gateway", "back", base_url="http://127.0.0.1:8711", servers=["notes"]),
+        declare("Gateway", "front", base_url="http://127.0.0.1:8712", servers=["wiki"]),
+    ]
+
+
+def changed(kind: str, name: str, **spec: object) -> DeclaredObject:
+    found = replaced(guarding_a_secret(), kind, name, **spec)
+    return next(each for each in found if (each.kind, each.name) == (kind, name))
+
+
+NOTES_KEY = {"credential": {"provider": "notes-key"}}
+WHERE_A_SECRET_GOES = {
+    "url of a server with a secret": [changed("McpServer", "notes", url=EVIL)],
+    "credential away from a secret": [
+        changed("McpServer", "notes", credential={"provider": "own-token"})
+    ],
+    "credential to a secret": [changed("McpServer", "wiki", **NOTES_KEY)],
+    "new server with a secret": [declare("McpServer", "new", url=EVIL, **NOTES_KEY)],
+    "settings of a secret's provider": [changed("CredentialProvider", "notes-key", header="X-Key")],
+    "provider that becomes one of a secret": [
+        declare("CredentialProvider", "own-token", type="static_secret", secret="notes-api-key")
+    ],
+    "provider that was one of a secret": [
+        declare("CredentialProvider", "notes-key", type="issued_token")
+    ],
+    "new provider of a secret and its server": [
+        declare("CredentialProvider", "mine", type="static_secret", secret="notes-api-key"),
+        declare("McpServer", "mine", url=EVIL, credential={"provider": "mine"}),
+    ],
+    "base url of a gateway": [changed("Gateway", "front", base_url="http://127.0.0.1:8799")],
+    "new gateway": [
+        declare("McpServer", "open", url=EVIL, credential={"provider": "own-token"}),
+        declare("Gateway", "new", base_url="http://127.0.0.1:8798", servers=["open"]),
+    ],
+    "secret to another gateway": [changed("Gateway", "front", servers=["wiki", "notes"])],
+}
+ORDINARY = {
+    "url of a server without a secret": [changed("McpServer", "wiki", url=EVIL)],
+    "new server without a secret": [
+        declare("McpServer", "new", url=EVIL, credential={"provider": "own-token"})
+    ],
+    "other field of a server with a secret": [changed("McpServer", "notes", timeout_seconds=5.0)],
+    "provider without a secret": [changed("CredentialProvider", "own-token", lifetime_seconds=60)],
+    "other field of a gateway": [
+        changed("Gateway", "front", allowed_origins=["https://console.example.com"])
+    ],
+    "nothing": guarding_a_secret(),
+}
+
+
+def apply(stack: AdminStack, who: str, objects: list[DeclaredObject]) -> Answer:
+    body = {"objects": [each.model_dump() for each in objects]}
+    return stack.call("POST", "/objects", who=who, body=body)
+
+
+@pytest.mark.requirement("trap-secret-repointed")
+@pytest.mark.parametrize("case", WHERE_A_SECRET_GOES)
+def test_admin_operator_cannot_change_where_a_static_secret_goes(
+    stack: AdminStack, case: str
+) -> None:
+    assert apply(stack, "usr_alice", guarding_a_secret()).status == 200
+
+    refused = apply(stack, "usr_olga", WHERE_A_SECRET_GOES[case])
+    written = len(stack.events(EventType.OBJECT_CHANGED))
+    done = apply(stack, "usr_alice", WHERE_A_SECRET_GOES[case])
+
+    assert (refused.status, refused.json["error"]) == (403, "insufficient_role")
+    assert written == len(stack.events(EventType.OBJECT_CHANGED)) - len(done.json["changes"])
+    assert (done.status, bool(done.json["changes"])) == (200, True)
+
+
+@pytest.mark.requirement("trap-secret-repointed")
+@pytest.mark.parametrize("case", ORDINARY)
+def test_admin_operator_may_change_what_no_static_secret_follows(
+    stack: AdminStack, case: str
+) -> None:
+    assert apply(stack, "usr_alice", guarding_a_secret()).status == 200
+
+    assert apply(stack, "usr_olga", ORDINARY[case]).status == 200
+
+
+@pytest.mark.requirement("trap-secret-repointed")
+def test_admin_operator_cannot_repoint_a_secret_in_steps(stack: AdminStack) -> None:
+    assert apply(stack, "usr_alice", guarding_a_secret()).status == 200
+    everything = {"delete": [{"kind": "Gateway", "name": "back"}]}
+    assert stack.call("POST", "/objects", who="usr_olga", body=everything).status == 200
+    assert stack.call("DELETE", "/objects/McpServer/notes", who="usr_olga").status == 200
+    provider = stack.call("DELETE", "/objects/CredentialProvider/notes-key", who="usr_olga")
+    again = apply(stack, "usr_olga", [declare("McpServer", "notes", url=EVIL, **NOTES_KEY)])
+
+    assert (provider.status, again.status) == (403, 403)

@@ -82,3 +82,34 @@ def test_manifest_that_cannot_be_read_is_a_problem_not_a_crash(tmp_path: Path, w
         path.write_bytes(b"\xff\xfe\x00")
     _, problems = read_manifests(tmp_path if what == "empty directory" else path)
     assert len(problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("kind: Agent\nname: a\nspec: &a {b: *a}\n", 3, "nested deeper than 64"),
+        ("kind: Agent\nname: a\nspec: " + "[" * 100_000 + "]" * 100_000, 3, "nested deeper"),
+        ("kind: Agent\nname: a\x00b\nspec: {}\n", 2, "not allowed"),
+    ],
+)
+def test_manifest_that_would_end_the_reader_is_a_problem(
+    tmp_path: Path, text: str, line: int, says: str
+) -> None:
+    file = tmp_path / "objects.yaml"
+    file.write_text(text)
+    _, problems = read_manifests(file)
+    assert [problem.line for problem in problems] == [line]
+    assert says in str(problems[0])
+
+
+def test_manifest_knows_the_line_of_an_item_and_of_a_line_of_text(tmp_path: Path) -> None:
+    file = tmp_path / "objects.yaml"
+    file.write_text(
+        "kind: Policy\nname: a\nspec:\n  tools:\n    - x\n    - y\n  cedar: |\n    one\n    two\n"
+    )
+    ((manifest,), _) = read_manifests(file)
+    assert manifest.line_of("spec.tools[1]") == 6
+    assert manifest.line_of("spec.tools[7]") == 4
+    assert manifest.line_of("spec.cedar:2") == 9
+    assert manifest.line_of("spec.cedar") == 7
+    assert manifest.line_of("spec.nothing:3") == 3

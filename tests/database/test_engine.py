@@ -125,3 +125,19 @@ def test_read_while_all_connections_are_taken_is_refused_in_time(
     database.read(reads_inside)
     assert database.read(lambda connection: connection.execute(text("SELECT 1")).scalar()) == 1
     database.close()
+
+
+@pytest.mark.requirement("trap-value-in-traceback")
+def test_failed_statement_names_no_value(database: Database) -> None:
+    def put_twice(connection: Connection) -> None:
+        create = text("CREATE TABLE hashes (name TEXT PRIMARY KEY, hash TEXT)")
+        put = text("INSERT INTO hashes VALUES (:name, :hash)")
+        connection.execute(create)
+        for _ in range(2):
+            connection.execute(put, {"name": "alice", "hash": "$argon2id$hunter2"})
+
+    with pytest.raises(IntegrityError) as failed:
+        database.write_now(put_twice)
+
+    assert "hunter2" not in str(failed.value)
+    assert "INSERT INTO hashes" in str(failed.value)

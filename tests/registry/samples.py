@@ -84,6 +84,12 @@ def tool(name: str, description: str = "It does.") -> dict[str, Any]:
     return {"name": name, "description": description, "inputSchema": {"type": "object"}}
 
 
+def observed_digests(catalogue: ToolCatalogue, *names: str) -> dict[str, str]:
+    """What `crm` offers under these names now, as an operator who looked at it approves it."""
+    seen = {each.name: each.digest for each in catalogue.list("crm")}
+    return {name: seen.get(name) or "sha-256:nothing" for name in names}
+
+
 def small_set() -> list[DeclaredObject]:
     return [
         declare("TrustProvider", "unix", type="unix_process"),

@@ -8,7 +8,7 @@ from registry.policy_activation import PolicyOutcome, PolicyProblem, PolicyRefus
 from registry.policy_sets import live_set
 from registry.snapshot import PolicyDocument, PolicySetEntry, RegistrySnapshot
 from registry.tool_catalogue import ToolState
-from tests.registry.samples import Registry, declare, replaced, small_set, tool
+from tests.registry.samples import Registry, declare, observed_digests, replaced, small_set, tool
 
 
 def live(registry: Registry) -> PolicySetEntry:
@@ -23,7 +23,9 @@ def cedar_of(registry: Registry) -> list[str]:
 def observe_and_approve(registry: Registry, *names: str) -> None:
     async def scenario() -> None:
         await registry.catalogue.observe("crm", [tool(name) for name in names])
-        await registry.catalogue.approve("crm", names, "usr_alice")
+        await registry.catalogue.approve(
+            "crm", observed_digests(registry.catalogue, *names), "usr_alice"
+        )
 
     asyncio.run(scenario())
 
@@ -71,11 +73,13 @@ def test_first_set_that_waits_leaves_deny_all_live(registry: Registry) -> None:
 def test_waiting_set_becomes_live_whole_when_its_last_tool_is_approved(registry: Registry) -> None:
     registry.apply(*small_set(), declare("Policy", "support", cedar="crm/refund crm/delete"))
     asyncio.run(registry.catalogue.observe("crm", [tool("refund"), tool("delete")]))
-    asyncio.run(registry.catalogue.approve("crm", ["refund"], "usr_alice"))
+    digests = observed_digests(registry.catalogue, "refund")
+    asyncio.run(registry.catalogue.approve("crm", digests, "usr_alice"))
     assert registry.store.policy_state().waiting_for == ("crm/delete",)
     assert cedar_of(registry) == []
     version = registry.store.version()
-    asyncio.run(registry.catalogue.approve("crm", ["delete"], "usr_alice"))
+    digests = observed_digests(registry.catalogue, "delete")
+    asyncio.run(registry.catalogue.approve("crm", digests, "usr_alice"))
     assert cedar_of(registry) == ["crm/refund crm/delete"]
     assert registry.store.version() > version
 
@@ -151,8 +155,9 @@ def test_approval_that_breaks_the_live_set_is_refused_and_undone(registry: Regis
 
     registry.catalogue._compiler = refuses
     asyncio.run(registry.catalogue.observe("crm", [tool("refund", "changed")]))
+    digests = observed_digests(registry.catalogue, "refund")
     with pytest.raises(PolicyRefusedError, match="types differ"):
-        asyncio.run(registry.catalogue.approve("crm", ["refund"], "usr_alice"))
+        asyncio.run(registry.catalogue.approve("crm", digests, "usr_alice"))
     (listed,) = registry.catalogue.list("crm")
     assert listed.state is ToolState.CHANGED
 

@@ -17,6 +17,7 @@ from tests.registry.samples import (
     FakeClock,
     Registry,
     declare,
+    observed_digests,
     replaced,
     small_set,
 )
@@ -46,7 +47,8 @@ def registry(database: Database, clock: FakeClock, registry: Registry) -> Regist
 
 def approve_refund(registry: Registry, definition: dict[str, Any] = REFUND) -> None:
     asyncio.run(registry.catalogue.observe("crm", [definition]))
-    asyncio.run(registry.catalogue.approve("crm", ["refund"], "usr_alice"))
+    digests = observed_digests(registry.catalogue, "refund")
+    asyncio.run(registry.catalogue.approve("crm", digests, "usr_alice"))
 
 
 def test_shipped_documents_cannot_have_the_name_of_a_declared_one() -> None:

@@ -22,6 +22,7 @@ from tests.registry.samples import (
     SETTINGS_MODELS,
     Registry,
     declare,
+    observed_digests,
     replaced,
     small_set,
     tool,
@@ -57,7 +58,8 @@ def view_of(
 
 def approve(registry: Registry, *names: str) -> None:
     asyncio.run(registry.catalogue.observe("crm", [tool(name) for name in names]))
-    asyncio.run(registry.catalogue.approve("crm", names, "usr_alice"))
+    digests = observed_digests(registry.catalogue, *names)
+    asyncio.run(registry.catalogue.approve("crm", digests, "usr_alice"))
 
 
 def second_server() -> list[Any]:
@@ -182,7 +184,8 @@ def test_only_approved_tools_are_published_with_the_operators_word_on_them(
     boastful = tool("delete") | {"annotations": {"readOnlyHint": True}}
     offered = [tool("get_account"), tool("refund"), boastful, tool("unapproved")]
     asyncio.run(registry.catalogue.observe("crm", offered))
-    asyncio.run(registry.catalogue.approve("crm", ["get_account", "refund", "delete"], "a"))
+    digests = observed_digests(registry.catalogue, "get_account", "refund", "delete")
+    asyncio.run(registry.catalogue.approve("crm", digests, "a"))
     tools = published(registry).servers["crm"].tools
     assert [(each.name, each.read_only, each.sensitivity) for each in tools] == [
         ("delete", False, 0),

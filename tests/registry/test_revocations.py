@@ -70,15 +70,18 @@ def test_epoch_refuses_everything_issued_in_the_second_of_the_action(
 
 
 @pytest.mark.requirement("trap-restore-revives")
-def test_restore_clears_the_block_and_keeps_the_epoch(revocations: RevocationStore) -> None:
+def test_restore_clears_the_block_and_moves_the_epoch_up_to_now(
+    revocations: RevocationStore,
+) -> None:
+    """What a process with old news issued during the block does not live either."""
     blocked = block(revocations, BlockKind.AGENT, "support-bot")
     restored = restore(revocations, BlockKind.AGENT, "support-bot", NOW_MS + 60_000)
     assert restored is not None
-    assert (restored.blocked, restored.not_before) == (False, blocked.not_before)
+    assert (restored.blocked, restored.not_before) == (False, blocked.not_before + 60)
     state = revocations.state()
     subject = Subject(BlockKind.AGENT, "support-bot")
-    assert state.first_hit([subject], blocked.not_before) is not None
-    assert state.first_hit([subject], blocked.not_before + 1) is None
+    assert state.first_hit([subject], blocked.not_before + 60) is not None
+    assert state.first_hit([subject], blocked.not_before + 61) is None
 
 
 @pytest.mark.requirement("C58")
@@ -232,12 +235,12 @@ def expect(
     name: str,
     now_ms: int,
 ) -> None:
-    """What design.md §8 says, in other words than the code."""
+    """The rules of blocks and epochs, in other words than the code."""
     before = model.get((kind, name), BlockEntry(kind, name, False, 0))
     epoch = max(before.not_before, (now_ms + 999) // 1000)
     if action == "restore":
         if before.blocked:
-            model[kind, name] = BlockEntry(kind, name, False, before.not_before)
+            model[kind, name] = BlockEntry(kind, name, False, epoch)
     elif action == "block":
         model[kind, name] = BlockEntry(kind, name, kind is not BlockKind.CLAIMS, epoch)
     else:

@@ -1,0 +1,70 @@
+"""Which changes of declared objects only an admin may make. Pure.
+
+Two attacks by an operator: becoming admin (a role, or somebody who vouches for them), and reading
+a static secret by sending it to an address of their own. A static secret goes where its server's
+url points, by what its provider says, through a gateway that guards the server: whoever changes
+one of these, also in several steps, is an admin. Taking a server or gateway away sends no secret.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from admin_console.roles import ADMIN_KINDS
+from registry.changes import ObjectChange
+from registry.declared import ObjectKey
+
+STATIC_SECRET: Final = "static_secret"  # noqa: S105 - a type of provider
+
+Specs = Mapping[ObjectKey, Mapping[str, Any]]
+
+
+def admin_changes(changes: Sequence[ObjectChange], before: Specs, after: Specs) -> Iterator[str]:
+    """What each change for admins is; `before` and `after` are all specs."""
+    for change in changes:
+        if change.kind in ADMIN_KINDS:
+            yield f"Changing a {change.kind}"
+        elif change.kind == "CredentialProvider" and _is_secret(change.before, change.after):
+            yield "Changing a CredentialProvider of type static_secret"
+        elif change.kind == "McpServer" and _sends_secret(change, before, after):
+            yield "Changing where an McpServer with a static secret is"
+        elif change.kind == "Gateway" and change.after is not None:
+            if _field(change.before, "base_url") != change.after.get("base_url"):
+                yield "Changing a Gateway's base_url"
+            elif _new_secret_servers(change, after):
+                yield "Giving a Gateway a server with a static secret"
+
+
+def _is_secret(*providers: Mapping[str, Any] | None) -> bool:
+    return any(_field(each, "type") == STATIC_SECRET for each in providers)
+
+
+def _sends_secret(change: ObjectChange, before: Specs, after: Specs) -> bool:
+    if change.after is None:
+        return False
+    moved = any(
+        _field(change.before, field) != change.after.get(field) for field in ("url", "credential")
+    )
+    # Before and after: a provider may change in the same documents.
+    providers = (
+        specs.get(("CredentialProvider", _provider(spec)))
+        for spec in (change.before, change.after)
+        for specs in (before, after)
+    )
+    return moved and _is_secret(*providers)
+
+
+def _new_secret_servers(change: ObjectChange, after: Specs) -> bool:
+    guarded = set(_field(change.before, "servers") or ())
+    return any(
+        _is_secret(after.get(("CredentialProvider", _provider(after.get(("McpServer", name))))))
+        for name in _field(change.after, "servers") or ()
+        if name not in guarded
+    )
+
+
+def _provider(server: Mapping[str, Any] | None) -> str:
+    return str((_field(server, "credential") or {}).get("provider"))
+
+
+def _field(spec: Mapping[str, Any] | None, name: str) -> Any:  # noqa: ANN401 - as declared
+    return None if spec is None else spec.get(name)
