@@ -1,0 +1,60 @@
+"""What the audit learnt of one deed: the events that happened after a moment, and no older ones."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from audit_log.event import iso_timestamp
+from compose.demo.stack import Stack
+from tests.stack import admin, audit_events
+
+SECONDS = 10.0
+# Events carry milliseconds: what was answered before a witness looks is older by at least one.
+TICK_SECONDS = 0.002
+
+
+def moment() -> str:
+    """Now, as the processes of this machine write it."""
+    time.sleep(TICK_SECONDS)
+    return iso_timestamp(time.time())  # noqa: TID251 - real processes have real time
+
+
+@dataclass
+class Witness:
+    """Sees what happens from now on, however late it arrives; and nothing of before."""
+
+    stack: Stack
+    since: str = field(default_factory=moment)
+
+    def settled(self) -> list[dict[str, Any]]:
+        """Everything that happened since and before this call, once all of it has arrived."""
+        until = datetime.fromisoformat(moment())
+        deadline = time.monotonic() + SECONDS
+        with admin(self.stack) as api:
+            while time.monotonic() < deadline:
+                found = api.call("GET", "/audit", query={"limit": "1"})
+                if found["complete"] and datetime.fromisoformat(found["as_of"]) >= until:
+                    return list(self.news())
+                time.sleep(0.05)
+        message = f"the audit is not complete as of {until}: {found}"
+        raise AssertionError(message)
+
+    def news(self) -> Iterator[dict[str, Any]]:
+        """What happened since and has arrived, oldest first."""
+        yield from (each for each in audit_events(self.stack) if each["timestamp"] >= self.since)
+
+    def event(self, kind: str, *, says: str = "", **wanted: object) -> dict[str, Any]:
+        """The new event of this type and fields; `says` is in its rule or its detail."""
+        deadline = time.monotonic() + SECONDS
+        found: list[dict[str, Any]] = []
+        while time.monotonic() < deadline:
+            found = [event for event in self.news() if event["type"] == kind]
+            for event in found:
+                text = " ".join((*event.get("reasons", ()), event.get("detail") or ""))
+                if says in text and all(event.get(name) == wanted[name] for name in wanted):
+                    return event
+            time.sleep(0.05)
+        message = f"no new {kind} with {says!r} and {wanted}; only {found}"
+        raise AssertionError(message)
