@@ -62,10 +62,12 @@ DENIED: Final = Refusal(
 
 def routes(parts: Parts) -> list[Route]:
     """The consent page."""
-    return [
-        Route("/oauth/consent", page_endpoint(show, parts), methods=["GET"]),
-        Route("/oauth/consent", page_endpoint(answer, parts), methods=["POST"]),
-    ]
+    return [Route("/oauth/consent", page_endpoint(show_or_answer, parts), methods=["GET", "POST"])]
+
+
+async def show_or_answer(parts: Parts, request: Request) -> Response:
+    """GET shows the page, POST answers it; one route, so that a 405 names both."""
+    return await (answer if request.method == "POST" else show)(parts, request)
 
 
 async def show(parts: Parts, request: Request) -> Response:

@@ -76,10 +76,12 @@ _STATUS: Final = {
 
 def routes(parts: Parts) -> list[Route]:
     """The login page."""
-    return [
-        Route("/oauth/login", page_endpoint(show, parts), methods=["GET"]),
-        Route("/oauth/login", page_endpoint(answer, parts), methods=["POST"]),
-    ]
+    return [Route("/oauth/login", page_endpoint(show_or_answer, parts), methods=["GET", "POST"])]
+
+
+async def show_or_answer(parts: Parts, request: Request) -> Response:
+    """GET shows the page, POST answers it; one route, so that a 405 names both."""
+    return await (answer if request.method == "POST" else show)(parts, request)
 
 
 async def show(parts: Parts, request: Request) -> Response:

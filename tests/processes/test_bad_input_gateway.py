@@ -267,4 +267,5 @@ def test_unknown_tool_is_denied_and_audited_and_not_told_what_exists(
     assert answer.status == 200, answer
     assert answer.json["result"]["isError"]
     assert b"delete_account" not in answer.body.replace(tool.encode(), b"")
-    witness.event("call.refused", tool=tool)
+    # What is no tool name is text of the agent's choosing: the audit does not repeat it.
+    witness.event("call.refused", tool="(not a tool name)" if "*" in tool else tool)

@@ -34,7 +34,7 @@ from tests.witness import Witness
 pytestmark = pytest.mark.processes
 
 HTTP_REFUSED: Final = -32009
-MAXIMUM_BODY: Final = 4 * 1024 * 1024
+MAXIMUM_BODY: Final = 1024 * 1024
 
 
 @pytest.fixture(scope="module")

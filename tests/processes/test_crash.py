@@ -18,8 +18,9 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit
@@ -53,8 +54,10 @@ SEED: Final = 20261121
 GATEWAY_KILLS: Final = 200
 AUTHORITY_KILLS: Final = 20
 CALLERS: Final = 6
+REDEEMERS: Final = 2
 LAUNCHER: Final = Path(__file__).parent.parent / "gateway_launcher.py"
 TOOLS: Final = ["get_account", "watch_account"]
+Work = Callable[[Stack], None]
 UNIQUE: Final = itertools.count(1_000_000)
 CALLER_KEY: Final = new_key()
 CLOCK_AHEAD_SECONDS: Final = PROOF_LEEWAY_SECONDS
@@ -311,7 +314,7 @@ def test_gateway_killed_at_200_random_points_loses_and_doubles_nothing(
         f"{GATEWAY_KILLS} kills in {seconds:.0f} s; {callers.asked} asked, "
         f"{len(callers.served)} served, {sum(upstream.values())} at the upstream, "
         f"{len(recorded.intents)} intents, {len(died)} unknown, {len(recorded.by_source)} sources;"
-        f" the first call is served {starts[len(starts) // 2] * 1000:.0f} ms after a fork (the longest"
+        f" the first call is served {starts[len(starts) // 2] * 1000:.0f} ms after a fork (longest"
         f" {starts[-1] * 1000:.0f} ms); a real start reports health after {cold * 1000:.0f} ms",
     )
 
@@ -359,7 +362,12 @@ class Users:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        work = (self._redeem, self._redeem, self._exchange, self._exchange, self._call, self._call)
+        # Logged in before the first death: an attempt that dies counts as a failed one.
+        people = [Browser(stop_at=CALLBACK) for _ in range(REDEEMERS)]
+        for browser in people:
+            self._code(TestAgent(self.stack), browser)
+        work: list[Work] = [partial(self._redeem, browser) for browser in people]
+        work += [self._exchange, self._exchange, self._call, self._call]
         self._threads = [threading.Thread(target=self._until_stopped, args=(w,)) for w in work]
         for thread in self._threads:
             thread.start()
@@ -393,18 +401,21 @@ class Users:
                 return answer
         return None
 
-    def _redeem(self, stack: Stack) -> None:
+    def _code(self, agent: TestAgent, browser: Browser) -> str:
+        url, pending = agent.authorization_url("crm", TOOLS)
+        redirect, _ = log_in_and_allow(browser, url, "alice", PASSWORDS["alice"])
+        code = parse_qs(urlsplit(redirect).query)["code"][0]
+        self.pending[code], self.agents[code] = pending | {"code": code}, agent
+        return code
+
+    def _redeem(self, browser: Browser, stack: Stack) -> None:
         agent = TestAgent(stack)
-        browser = Browser(stop_at=CALLBACK)
         while not self.stopping.is_set():
-            url, pending = agent.authorization_url("crm", TOOLS)
             try:
-                redirect, _ = log_in_and_allow(browser, url, "alice", PASSWORDS["alice"])
-                code = parse_qs(urlsplit(redirect).query)["code"][0]
+                code = self._code(agent, browser)
             except (httpx2.HTTPError, RefusedError, KeyError):
                 time.sleep(0.05)
                 continue
-            self.pending[code], self.agents[code] = pending | {"code": code}, agent
             form = agent.redemption(self.pending[code])
             answer = self._answered(lambda form=form: agent.token_request(form))
             if answer is not None and answer.status_code == 200:
