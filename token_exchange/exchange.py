@@ -239,7 +239,9 @@ def _details_of(subject: AccessTokenClaims, purpose: _Purpose) -> tuple[Authoriz
     return tuple(
         detail
         for detail in subject.authorization_details
-        if detail.type == DETAIL_TOOL and detail.server == purpose.detail.server
+        if detail.type == DETAIL_TOOL
+        and detail.server == purpose.detail.server
+        and is_well_formed(detail)  # what grants nothing is not passed on as if it did
     )
 
 

@@ -48,7 +48,7 @@ from tests.stack import (
 )
 from token_exchange.proof_of_possession import PROOF_LEEWAY_SECONDS
 
-pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.processes, pytest.mark.soak, pytest.mark.timeout(600)]
 
 SEED: Final = 20261121
 GATEWAY_KILLS: Final = 200

@@ -567,3 +567,9 @@ def test_plan_takes_nothing_the_gateway_sent_into_who_acts_for_whom() -> None:
 def test_refusals_are_filed_under_their_own_rule() -> None:
     assert all(refusal.rule == rule for rule, refusal in REFUSALS.items())
     assert all(rule.startswith("exchange.") for rule in REFUSALS)
+
+
+def test_exchange_plan_leaves_out_a_malformed_detail_of_its_subject() -> None:
+    good = {"type": "mcp_tool", "server": "crm", "tools": ["get_*"], "actions": ["call"]}
+    held = subject(authorization_details=[good | {"tools": []}, good])
+    assert [detail.tools for detail in planned(exchange(subject=held)).details] == [("get_*",)]
