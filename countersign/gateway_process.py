@@ -27,12 +27,14 @@ from mcp_gateway.enrolment import (
     save_identity,
 )
 from mcp_gateway.gateway_key import GatewayKey
+from mcp_gateway.proof_memory import open_proof_memory
 from mcp_gateway.web_server import new_server
 
 Clock = Callable[[], float]
 
 KEY_FILE: Final = "gateway.key"
 ENROLMENT_FILE: Final = "enrolment.json"
+PROOFS_FILE: Final = "proofs.latest"
 
 _logger = structlog.get_logger(__name__)
 
@@ -51,6 +53,9 @@ async def _mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: st
     key = GatewayKey.load_or_create(settings.state_dir / KEY_FILE, secrets.token_bytes)
     is_first_start = not (settings.state_dir / ENROLMENT_FILE).exists()
     identity = await _identity(settings, key, clock, join_code)
+    proofs = open_proof_memory(
+        settings.state_dir / PROOFS_FILE, clock(), is_first_start=is_first_start
+    )
     spool = Spool.open(
         settings.state_dir / "spool",
         f"gateway.{identity.gateway}",
@@ -66,7 +71,7 @@ async def _mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: st
             clock=clock,
             monotonic=time.monotonic,
             random=secrets.token_bytes,
-            is_first_start=is_first_start,
+            proofs=proofs,
         )
         server = new_server(
             app,

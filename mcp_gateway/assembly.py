@@ -17,6 +17,7 @@ from mcp_gateway.control_session import ControlSession
 from mcp_gateway.enrolment import GatewayIdentity
 from mcp_gateway.gateway_key import GatewayKey
 from mcp_gateway.parts import assemble
+from mcp_gateway.proof_memory import ProofMemory
 from mcp_gateway.upstream.http import HttpUpstream
 
 
@@ -29,12 +30,9 @@ def gateway_app(
     clock: Clock,
     monotonic: Clock,
     random: Callable[[int], bytes],
-    is_first_start: bool = False,
+    proofs: ProofMemory,
 ) -> GatewayApp:
     """The application of one worker over real connections.
-
-    `is_first_start`: no process served this enrolment before, so no proof can be a replay from
-    before now. Otherwise proofs issued up to now (and the leeway of clocks ahead) are refused.
 
     The lifespan ends the spool's source, pushes what is left and closes the connections; closing
     the spool's files is left to whoever opened it.
@@ -48,7 +46,7 @@ def gateway_app(
         spool=spool,
         authority=authority,
         upstream=upstream,
-        started_at=None if is_first_start else clock(),
+        proofs=proofs,
     )
     session = ControlSession(
         authority=authority, key=key, identity=identity, clock=clock, worker=worker

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from audit_log.event import PrincipalKind, principal_kind
-from mcp_gateway.bounded_memory import ProofMemory
 from mcp_gateway.compiled_view import CompiledView, Endpoint
 from mcp_gateway.http_message import Headers
+from mcp_gateway.proof_memory import ProofMemory
 from registry.blocks import BlockKind, BlockState, Subject, agents_of_chain, subjects_of
 from registry.snapshot import AgentEntry
 from token_exchange.claims import AccessTokenClaims, Refusal
@@ -165,9 +165,9 @@ def use_once(
 ) -> CallerRefusal | None:
     """RFC 9449 §11.1: a proof serves once, also when we were restarted in between."""
     if not proofs.covers(proof.issued_at):
-        text = "The DPoP proof is from before the gateway's start: make another."
+        text = "The DPoP proof may be from before the gateway's start: make another."
         return CallerRefusal(401, INVALID_PROOF, text, "before the start", caller.claims)
-    if not proofs.use(proof.replay_key, proof.expires_at, now):
+    if not proofs.use(proof.replay_key, proof.issued_at, proof.expires_at, now):
         text = "The DPoP proof was used before."
         return CallerRefusal(401, INVALID_PROOF, text, "replayed", caller.claims)
     return None

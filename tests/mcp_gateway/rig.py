@@ -27,6 +27,7 @@ from mcp_gateway.compiled_view import compile_view
 from mcp_gateway.gateway_key import GatewayKey
 from mcp_gateway.inbound import CAPABILITIES_KEY, PROTOCOL_VERSION, VERSION_KEY, RequestId
 from mcp_gateway.parts import Parts, assemble
+from mcp_gateway.proof_memory import ProofMemory
 from mcp_gateway.upstream.protocol import UpstreamReply, UpstreamRequest
 from registry.snapshot import (
     AgentEntry,
@@ -268,7 +269,7 @@ class Rig:
             spool=self.spool,
             authority=self.authority,
             upstream=self.upstream,
-            started_at=None,
+            proofs=ProofMemory(),
         )
         self.generation = 0
         self.view = view

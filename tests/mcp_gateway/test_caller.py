@@ -2,14 +2,14 @@ import base64
 import hmac
 import json
 import secrets
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from joserfc.jwk import ECKey
 
-from mcp_gateway.bounded_memory import ProofMemory
-from mcp_gateway.parts import blind_until
+from mcp_gateway.proof_memory import LatestIssue, ProofMemory, open_proof_memory
 from registry.blocks import BlockKind, RevocationEvent
 from tests.mcp_gateway.rig import (
     BASE_URL,
@@ -75,29 +75,83 @@ async def test_repeated_authorization_is_refused(rig: Rig) -> None:
     assert (await rig.send(request.changed(headers=(*request.headers, again)))).status == 400
 
 
+def restarted(rig: Rig, path: Path, *, is_first_start: bool = False) -> None:
+    memory = open_proof_memory(path, rig.clock(), is_first_start=is_first_start)
+    object.__setattr__(rig.parts, "proofs", memory)
+
+
+HEALTH = HttpCall(headers=(), method="GET", path="/healthz")
+
+
 @pytest.mark.requirement("attack-15")
-async def test_proof_from_before_a_restart_is_refused_and_a_later_one_accepted(rig: Rig) -> None:
+async def test_proof_used_before_a_restart_is_refused_and_a_later_one_accepted(
+    rig: Rig, tmp_path: Path
+) -> None:
+    restarted(rig, tmp_path / "proofs", is_first_start=True)
+    captured = rig.http(CALL)
+    assert (await rig.send(captured)).status == 200
+    rig.clock.now = NOW + 1
+    restarted(rig, tmp_path / "proofs")
+    exchange = await rig.send(captured)
+    assert exchange.status == 401
+    assert 'error="invalid_dpop_proof"' in exchange.header("www-authenticate")[1]
+    assert rig.events("caller.refused")[-1].detail == "before the start"
+    assert (await rig.send(HEALTH)).json["status"] == "serving"
+    assert (await rig.post(CALL)).status == 200
+
+
+@pytest.mark.requirement("attack-15")
+async def test_proof_of_a_clock_that_is_ahead_is_refused_after_a_restart_too(
+    rig: Rig, tmp_path: Path
+) -> None:
+    restarted(rig, tmp_path / "proofs", is_first_start=True)
     token = rig.token()
     ahead = {"authorization": f"DPoP {token}", "dpop": rig.proof(token, iat=NOW + 5)}
-    captured = (rig.http(CALL), rig.http(CALL, headers=ahead))
+    captured = rig.http(CALL, headers=ahead)
+    assert (await rig.send(captured)).status == 200
+    rig.clock.now = NOW + 5.9
+    restarted(rig, tmp_path / "proofs")
+    assert (await rig.send(captured)).status == 401
+    assert (await rig.post(CALL)).status == 401
+    assert (await rig.send(HEALTH)).json == {"status": "starting"}
+    rig.clock.now = NOW + 6
+    assert (await rig.post(CALL)).status == 200
+    assert (await rig.send(captured)).status == 401
+
+
+@pytest.mark.requirement("attack-15")
+@pytest.mark.parametrize("left", [None, b"", b"12", b"x" * 20, b"1" * 21])
+async def test_restart_without_a_readable_file_refuses_all_that_may_have_been_used(
+    rig: Rig, tmp_path: Path, left: bytes | None
+) -> None:
+    if left is not None:
+        (tmp_path / "proofs").write_bytes(left)
+    captured = rig.http(CALL)
     rig.clock.now = NOW + 1.5
-    memory = ProofMemory(blind_until=blind_until(rig.clock()))
-    object.__setattr__(rig.parts, "proofs", memory)
-    for request in captured:
-        exchange = await rig.send(request)
-        assert exchange.status == 401
-        assert 'error="invalid_dpop_proof"' in exchange.header("www-authenticate")[1]
-    assert {event.detail for event in rig.events("caller.refused")} == {"before the start"}
+    restarted(rig, tmp_path / "proofs")
+    assert (await rig.send(captured)).status == 401
     rig.clock.now = NOW + 6.9
-    health = HttpCall(headers=(), method="GET", path="/healthz")
-    assert (await rig.send(health)).json == {"status": "starting"}
     assert (await rig.post(CALL)).status == 401
     rig.clock.now = NOW + 7
-    assert (await rig.send(health)).json["status"] == "serving"
     assert (await rig.post(CALL)).status == 200
     rig.clock.now = NOW + 12  # a clock that is five seconds behind waits five seconds longer
+    token = rig.token()
     behind = {"authorization": f"DPoP {token}", "dpop": rig.proof(token, iat=NOW + 7)}
     assert (await rig.post(CALL, headers=behind)).status == 200
+
+
+@pytest.mark.requirement("attack-15")
+async def test_proof_whose_use_cannot_be_written_down_is_not_accepted(
+    rig: Rig, tmp_path: Path
+) -> None:
+    latest = LatestIssue(tmp_path / "proofs")
+    object.__setattr__(rig.parts, "proofs", ProofMemory(latest=latest))
+    assert (await rig.post(CALL)).status == 200
+    latest.close()
+    assert (await rig.post(CALL)).status == 200  # nothing to write in this second
+    rig.clock.now += 1
+    assert (await rig.post(CALL)).status == 500
+    assert len(rig.upstream.requests) == 2
 
 
 async def test_bound_token_with_its_proof_is_accepted(rig: Rig) -> None:

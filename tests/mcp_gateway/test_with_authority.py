@@ -24,6 +24,7 @@ from mcp_gateway.control_session import ControlSession
 from mcp_gateway.enrolment import EnrolmentError, enrol
 from mcp_gateway.gateway_key import GatewayKey
 from mcp_gateway.parts import assemble
+from mcp_gateway.proof_memory import ProofMemory
 from registry.blocks import BlockKind
 from tests.authz_server.back_half import (
     API_KEY,
@@ -139,7 +140,7 @@ class Joined(Rig):
             spool=self.spool,
             authority=self.way,
             upstream=self.upstream,
-            started_at=None,
+            proofs=ProofMemory(),
         )
         self.app = create_app(self.parts)
 

@@ -1,0 +1,100 @@
+"""Which DPoP proofs were used (RFC 9449 §11.1), each until it would be refused for its age.
+
+Memory of one worker: exact only while one worker serves the Gateway (docs/architecture.md, state
+owners). It does not survive the process; what does is the latest `iat` of any proof used, in a
+file of the state directory, written before that proof is accepted and at most once a second. After
+a restart every proof issued up to then is refused, for it may have been used: at most the leeway
+of clocks ahead is lost, and usually nothing, because a start takes longer. A kernel that dies may
+lose the last writes; it takes longer than that leeway to come back.
+"""
+
+import heapq
+import os
+from pathlib import Path
+from typing import Final
+
+from token_exchange.proof_of_possession import PROOF_LEEWAY_SECONDS
+
+MAXIMUM_PROOFS: Final = 1_000_000  # about 16,000 calls/s for the age of a proof; 150 MB at most
+_DIGITS: Final = 20
+
+
+class LatestIssue:
+    """The latest `iat` of a used proof, on disk (NumericDate seconds, fixed width)."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file; whoever opens it decides what an empty one means."""
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def read(self) -> int | None:
+        """What was written last; None when nothing readable was."""
+        text = os.pread(self._file, _DIGITS + 1, 0)
+        return int(text) if len(text) == _DIGITS and text.isdigit() else None
+
+    def raise_to(self, issued_at: int) -> None:
+        """Write a later one; an earlier one changes nothing.
+
+        Raises:
+            OSError: not written.
+        """
+        if (self.read() or 0) < issued_at:
+            os.pwrite(self._file, b"%0*d" % (_DIGITS, issued_at), 0)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+class ProofMemory:
+    """Remembers used proofs. Full of unexpired ones it refuses new ones: fail closed.
+
+    Proofs issued up to `blind_until` may have been used before this memory began.
+    """
+
+    def __init__(
+        self,
+        capacity: int = MAXIMUM_PROOFS,
+        *,
+        blind_until: int = 0,
+        latest: LatestIssue | None = None,
+    ) -> None:
+        """Take how many proofs are remembered at once, where it begins, and what outlives it."""
+        self._capacity = capacity
+        self._blind_until = blind_until
+        self._latest = latest
+        self._written = blind_until
+        self._seen: set[str] = set()
+        self._expiries: list[tuple[int, str]] = []
+
+    def covers(self, issued_at: int) -> bool:
+        """Whether an earlier use of a proof issued at `issued_at` would be known."""
+        return issued_at > self._blind_until
+
+    def use(self, replay_key: str, issued_at: int, expires_at: int, now: int) -> bool:
+        """Whether the proof is used for the first time. Times are NumericDate seconds."""
+        while self._expiries and self._expiries[0][0] <= now:
+            self._seen.discard(heapq.heappop(self._expiries)[1])
+        if replay_key in self._seen or len(self._seen) >= self._capacity:
+            return False
+        if issued_at > self._written and self._latest is not None:
+            self._latest.raise_to(issued_at)
+            self._written = issued_at
+        self._seen.add(replay_key)
+        heapq.heappush(self._expiries, (expires_at, replay_key))
+        return True
+
+
+def open_proof_memory(path: Path, started_at: float, *, is_first_start: bool) -> ProofMemory:
+    """The memory of a process that starts now, over the file its predecessors wrote.
+
+    With no file to read, whatever a predecessor can have accepted is refused: proofs issued up to
+    `started_at` (Unix seconds) and the leeway. `is_first_start`: there is no predecessor.
+    """
+    latest = LatestIssue(path)
+    possible = int(started_at) + PROOF_LEEWAY_SECONDS
+    known = latest.read()
+    if known is None:
+        known = 0 if is_first_start else possible
+        latest.raise_to(known)
+    # Later than possible: the clock was put back, and it must not shut everybody out for years.
+    return ProofMemory(blind_until=min(known, possible), latest=latest)
