@@ -43,17 +43,28 @@ PASSWORDS: Final = {
 }
 GROUPS: Final = {"alice": ["support", "staff"], "bob": ["staff"]}
 PROTOCOL: Final = "2026-07-28"
+LOWEST_PORT: Final = 15_000
 
 
 def free_ports() -> Ports:
     """Ports nobody listens on now; held until all four are known."""
     with contextlib.ExitStack() as holding:
-        numbers = []
-        for _ in range(4):
-            listener = holding.enter_context(socket.socket())
-            listener.bind(("127.0.0.1", 0))
-            numbers.append(listener.getsockname()[1])
-    return Ports(*numbers)
+        return Ports(*(held_port(holding) for _ in range(4)))
+
+
+def held_port(holding: contextlib.ExitStack) -> int:
+    """A port below the range from which the kernel takes those of outgoing connections.
+
+    A server that is down for a moment would otherwise lose its port to somebody's connection, even
+    to one that asks for it: a client connected to itself.
+    """
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    lowest = min(LOWEST_PORT, ephemeral // 2)
+    while True:
+        listener = holding.enter_context(socket.socket())
+        with contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", lowest + secrets.randbelow(ephemeral - lowest)))
+            return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

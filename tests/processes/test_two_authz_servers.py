@@ -4,8 +4,8 @@ The second listens on another port, with the same issuer, database and keys. Twe
 of one thing, alternating between both: exactly one success.
 """
 
+import contextlib
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from tests.stack import (
     TestAgent,
     admin,
     demo_objects,
+    held_port,
     in_parallel,
     new_key,
     prepare,
@@ -71,9 +72,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
             if (each["kind"], each["name"]) == ("CredentialProvider", "crm-token"):
                 each["spec"]["binding"] = "call"
         prepare(stack, objects)
-        with socket.socket() as holding:
-            holding.bind(("127.0.0.1", 0))
-            port = holding.getsockname()[1]
+        with contextlib.ExitStack() as holding:
+            port = held_port(holding)
         run = stack.directory / "run2"
         process = stack.start(
             "second-authz-server",
