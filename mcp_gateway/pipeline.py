@@ -114,7 +114,13 @@ def _admit(request: InboundRequest, parts: Parts) -> Admitted | Answer:
     )
     if isinstance(proof, CallerRefusal):
         return _refuse_caller(proof, endpoint, parts)
-    replay = None if proof is None else use_once(proof, admitted.caller, parts.proofs, now)
+    try:
+        replay = None if proof is None else use_once(proof, admitted.caller, parts.proofs, now)
+    except OSError:
+        # A proof that could be used again after a restart is not accepted: fail closed.
+        _logger.critical("proof_use_not_written", endpoint=endpoint.audience)
+        text = "The use of the proof cannot be recorded, so the call was not made."
+        return errors.failed(503, None, errors.AUDIT_UNAVAILABLE, text, None)
     return admitted if replay is None else _refuse_caller(replay, endpoint, parts)
 
 

@@ -1,7 +1,8 @@
 """Starts gateway processes one after another, quickly: what a gateway imports is loaded once.
 
-Each line on standard input forks one `countersign mcp-gateway` with this process's environment;
-its process id is answered. Ends, and ends the last gateway, at end of input. Only for tests that
+Each line on standard input forks one `countersign mcp-gateway` with this process's environment,
+once the one before, which the test has killed, is gone and its port free; its process id is
+answered. Ends, and ends the last gateway, at end of input. Only for tests that
 start hundreds of gateways: half of a start is spent importing.
 """
 
@@ -20,15 +21,15 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Fork until the end of input."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the dead
     prctl = ctypes.CDLL(None).prctl
     sys.argv = ["countersign", "mcp-gateway"]
     child = 0
     for _ in sys.stdin:
+        if child:
+            os.waitpid(child, 0)
         child = os.fork()
         if child == 0:
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(2, 1)
             countersign.cli.main.main()
             os._exit(0)

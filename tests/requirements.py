@@ -241,10 +241,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "audit-fail-closed": (
         "What cannot be recorded is not done: a full, unwritable or failed spool refuses."
     ),
-    "audit-gateway-kinds": (
-        "A gateway writes into the audit of calls and of itself only, and one gateway adds "
-        "nothing to the decision of another."
-    ),
+    "audit-gateway-kinds": "",
     "audit-push": (
         "Events are pushed in order, again until acknowledged, and stored once; what "
         "contradicts a stored event is refused."
@@ -268,10 +265,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "The event stream brings every revocation in order, and no heartbeat while the "
         "server's own picture is stale."
     ),
-    "control-intent-first": (
-        "An enrolment or a tool list that changes something is in the audit before it is done, or "
-        "is not done."
-    ),
+    "control-intent-first": "",
     "control-own-only": (
         "A gateway reports audit events and tools of its own workers and servers only."
     ),
@@ -329,10 +323,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "trap-agent-as-admin": (
         "A process that is an agent, or descends from one, is never the local operator."
     ),
-    "trap-approved-as-seen": (
-        "What is approved of a tool is the definition that was looked at; another one offered "
-        "meanwhile is a conflict."
-    ),
+    "trap-approved-as-seen": "",
     "trap-audience-class": (
         "One audience value has one class, and a target's value belongs to one server; "
         "anything else is refused when it is declared."
@@ -444,10 +435,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "No field of what a gateway gets can carry a secret, a hash or a private key, and "
         "it gets only what its own servers need."
     ),
-    "trap-secret-repointed": (
-        "Only an admin changes where a static secret goes: its provider, the url and credential "
-        "of its server, the gateways that get it."
-    ),
+    "trap-secret-repointed": "",
     "trap-setuid-peer": "A peer that does not run as the user that connected is refused.",
     "trap-skipped-guard": (
         "Any engine error denies, because the engine skips a policy that errs and a "
@@ -473,7 +461,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "trap-user-unit": (
         "The attested unit is what the system manager named, never what a user's own manager did."
     ),
-    "trap-value-in-traceback": "The text of a database error names no value of the statement.",
+    "trap-value-in-traceback": "",
     "trap-whole-set": (
         "A policy set activates whole or not at all; one that names a tool not yet "
         "approved waits and the set before it stays live; at first that denies all."
