@@ -241,7 +241,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "audit-fail-closed": (
         "What cannot be recorded is not done: a full, unwritable or failed spool refuses."
     ),
-    "audit-gateway-kinds": "",
+    "audit-gateway-kinds": ("A gateway can record only a gateway's kinds of events, about itself."),
     "audit-push": (
         "Events are pushed in order, again until acknowledged, and stored once; what "
         "contradicts a stored event is refused."
@@ -265,7 +265,9 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "The event stream brings every revocation in order, and no heartbeat while the "
         "server's own picture is stale."
     ),
-    "control-intent-first": "",
+    "control-intent-first": (
+        "Enrolment and publishing write their intent before anything changes."
+    ),
     "control-own-only": (
         "A gateway reports audit events and tools of its own workers and servers only."
     ),
@@ -323,7 +325,9 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "trap-agent-as-admin": (
         "A process that is an agent, or descends from one, is never the local operator."
     ),
-    "trap-approved-as-seen": "",
+    "trap-approved-as-seen": (
+        "A tool is approved in the definition that was looked at, or not at all."
+    ),
     "trap-audience-class": (
         "One audience value has one class, and a target's value belongs to one server; "
         "anything else is refused when it is declared."
@@ -435,7 +439,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "No field of what a gateway gets can carry a secret, a hash or a private key, and "
         "it gets only what its own servers need."
     ),
-    "trap-secret-repointed": "",
+    "trap-secret-repointed": ("An operator who is no admin cannot send a static secret elsewhere."),
     "trap-setuid-peer": "A peer that does not run as the user that connected is refused.",
     "trap-skipped-guard": (
         "Any engine error denies, because the engine skips a policy that errs and a "
@@ -461,7 +465,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "trap-user-unit": (
         "The attested unit is what the system manager named, never what a user's own manager did."
     ),
-    "trap-value-in-traceback": "",
+    "trap-value-in-traceback": "No value of a statement gets into a log or a traceback.",
     "trap-whole-set": (
         "A policy set activates whole or not at all; one that names a tool not yet "
         "approved waits and the set before it stays live; at first that denies all."

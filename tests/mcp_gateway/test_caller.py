@@ -150,7 +150,7 @@ async def test_proof_whose_use_cannot_be_written_down_is_not_accepted(
     latest.close()
     assert (await rig.post(CALL)).status == 200  # nothing to write in this second
     rig.clock.now += 1
-    assert (await rig.post(CALL)).status == 500
+    assert (await rig.post(CALL)).status == 503
     assert len(rig.upstream.requests) == 2
 
 
