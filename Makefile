@@ -40,7 +40,7 @@ test: $(VENV)/dev.stamp ## every test, with the real processes
 	    echo "once more, alone, what failed beside the others:"; \
 	    $(BIN)/pytest -q --last-failed -m "(processes or slow) and not soak"; }
 
-soak: $(VENV)/dev.stamp ## kill processes under load, hundreds of times: nothing lost, nothing doubled
+soak: $(VENV)/dev.stamp ## sabotage, and killing under load: nothing unnoticed, lost or doubled
 	$(BIN)/pytest -q -m soak
 
 format: $(VENV)/dev.stamp ## rewrite the sources in the house format

@@ -68,6 +68,7 @@ def test_story_unbroken_shows_every_step_and_ends_with_0(tmp_path: Path) -> None
     assert "Every step held" in story.stdout
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", SABOTEURS)
 def test_story_with_one_thing_broken_ends_with_1_and_names_the_step(
     tmp_path: Path, name: str
