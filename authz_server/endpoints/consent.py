@@ -2,10 +2,14 @@
 
 The page names person, agent (the registered Agent, not what a client calls itself), its owner, how
 it must prove itself, the server, every tool with what it may do, and for how long. What is granted
-is what the page showed, less what has become unavailable since. The answer counts once, from this
-browser, in this session. Nothing is preselected and no answer is remembered but "allow".
+is what the page showed, less what has become unavailable since: the form carries a mark of each
+tool as it was shown, and one that changed meanwhile is shown again before it can be allowed. The
+answer counts once, from this browser, in this session. Nothing is preselected and no answer is
+remembered but "allow".
 """
 
+from dataclasses import replace
+from hashlib import sha256
 from http import HTTPStatus
 from typing import Final
 
@@ -45,6 +49,7 @@ from token_exchange.claims import Refusal
 from token_exchange.identifiers import new_id
 
 SECONDS_PER_DAY: Final = 86_400
+MARK_CHARACTERS: Final = 32  # 128 bits; with a token's most tools the form stays below its limit
 
 FORGED: Final = Refusal(
     "invalid_request",
@@ -54,6 +59,12 @@ FORGED: Final = Refusal(
 )
 NO_ANSWER: Final = Refusal(
     "invalid_request", "The answer is neither allow nor deny.", "answer", "consent.no_answer"
+)
+OUTDATED: Final = Refusal(
+    "invalid_request",
+    "What you were asked has changed since this page was shown. Please read it again.",
+    "agent, server, tool or duration differs from what the page showed",
+    "consent.outdated",
 )
 DENIED: Final = Refusal(
     "access_denied", "The person said no.", "the person denied", "consent.denied"
@@ -102,15 +113,36 @@ async def answer(parts: Parts, request: Request) -> Response:
         request, form.one("csrf"), _token(parts, request, interaction), parts.issuer
     ):
         return await _refuse(parts, FORGED, interaction, session)
-    return await _do(parts, interaction, session, form.one("answer"))
+    if form.one("answer") == "allow":
+        shown = frozenset((form.one("shown") or "").split())
+        return await _allow_shown(parts, request, interaction, session, shown)
+    return await _do_otherwise(parts, interaction, session, form.one("answer"))
 
 
-async def _do(
+async def _allow_shown(
+    parts: Parts,
+    request: Request,
+    interaction: Interaction,
+    session: Session,
+    shown: frozenset[str],
+) -> Response:
+    """Nobody agrees to what they have not seen: else the same question, as it stands now."""
+    granted = grantable(parts, interaction.request, session)
+    if isinstance(granted, Refusal):
+        return await refuse_person(parts, interaction, session, granted)
+    if shown.issuperset(_marks(granted)):
+        return await _allow(parts, interaction, session, granted)
+    await record_refusal(
+        parts, EventType.AUTHORIZE_REFUSED, OUTDATED, **parties(interaction.request, session)
+    )
+    view = _view(parts, request, interaction, session, granted)
+    return consent_page(replace(view, problem=OUTDATED.description), HTTPStatus.CONFLICT)
+
+
+async def _do_otherwise(
     parts: Parts, interaction: Interaction, session: Session, said: str | None
 ) -> Response:
     match said:
-        case "allow":
-            return await _allow(parts, interaction, session)
         case "deny":
             return await _deny(parts, interaction, session)
         case "other_person":
@@ -122,11 +154,10 @@ async def _do(
             return await _refuse(parts, NO_ANSWER, interaction, session)
 
 
-async def _allow(parts: Parts, interaction: Interaction, session: Session) -> Response:
+async def _allow(
+    parts: Parts, interaction: Interaction, session: Session, granted: Grantable
+) -> Response:
     asked = interaction.request
-    granted = grantable(parts, asked, session)
-    if isinstance(granted, Refusal):
-        return await refuse_person(parts, interaction, session, granted)
     if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
         return await _refuse(parts, NOT_OPEN_HERE, interaction, session)
     consent = _consent(parts, asked, session, granted)
@@ -211,6 +242,21 @@ def _view(
         minimum_level=0 if agent is None else agent.entry.minimum_level,
         days=0 if agent is None else agent.consent_days,
         tools=_tool_lines(granted),
+        shown=" ".join(_marks(granted)),
+    )
+
+
+def _marks(granted: Grantable) -> tuple[str, ...]:
+    """For each tool a digest of all the page says that a person relies on.
+
+    The person's own form carries them, so they need no key: the form token proves whose it is.
+    """
+    if granted.endpoint is None:
+        return ()
+    days = granted.endpoint.agent.consent_days
+    return tuple(
+        sha256(f"{days} {name} {shown}".encode()).hexdigest()[:MARK_CHARACTERS]
+        for name, shown in shown_tools(granted.endpoint, granted.tools).items()
     )
 
 

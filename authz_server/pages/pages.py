@@ -61,6 +61,7 @@ class ConsentView:
     """The consent page: who lets whom do what, where, for how long.
 
     `agent` is None for the person's own command line. `destination` is where the answer goes.
+    `shown` are the marks of what this page shows, which the form brings back.
     """
 
     action: str
@@ -77,6 +78,8 @@ class ConsentView:
     minimum_level: int = 0
     server: str = ""
     tools: tuple[ToolLine, ...] = ()
+    shown: str = ""
+    problem: str | None = None
     origin: str | None = None
 
 
@@ -85,9 +88,9 @@ def login_page(view: LoginView, status: int = HTTPStatus.OK) -> Response:
     return _page("login.html", status, view.origin, view=view)
 
 
-def consent_page(view: ConsentView) -> Response:
+def consent_page(view: ConsentView, status: int = HTTPStatus.OK) -> Response:
     """The form that asks a person to allow or deny."""
-    return _page("consent.html", HTTPStatus.OK, view.origin, view=view)
+    return _page("consent.html", status, view.origin, view=view)
 
 
 def message_page(message: Message, status: int) -> Response:

@@ -304,7 +304,6 @@ def test_gateway_killed_at_200_random_points_loses_and_doubles_nothing(
     seconds = time.monotonic() - began
     last = stack.start("mcp-gateway", [*COUNTERSIGN, "mcp-gateway"])
     cold = await_serving(stack)
-    assert agent.call("crm", "get_account", {"id": 17}).status_code == 200
     await_adopted(stack.directory / "gateway" / "spool")
 
     recorded = Recorded.of(all_audit_events(stack))  # waits until the search says complete
@@ -335,6 +334,7 @@ def test_gateway_killed_at_200_random_points_loses_and_doubles_nothing(
     # The test itself: there was load, and many calls were cut off.
     assert len(callers.served) > GATEWAY_KILLS
     assert len(died) > GATEWAY_KILLS // 4
+    assert agent.call("crm", "get_account", {"id": 17}).status_code == 200
     assert last.popen.poll() is None
 
 
@@ -469,7 +469,7 @@ def test_authority_killed_at_20_random_points_forgets_nothing_that_was_used(
     authority, began = named(stack, "authz-server"), time.monotonic()
     with Users(stack, gateway, token) as users:
         for _ in range(AUTHORITY_KILLS):
-            time.sleep(points.uniform(0.2, 1.5))
+            time.sleep(points.uniform(0.3, 2.5))
             authority.popen.kill()
             authority.popen.wait()
             authority = start_authority(stack)
@@ -499,7 +499,7 @@ def test_authority_killed_at_20_random_points_forgets_nothing_that_was_used(
     with contextlib.closing(sqlite3.connect(stack.directory / "data" / "countersign.db")) as own:
         assert own.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     # The test itself: there was work, and some of it was cut off.
-    assert len(users.redeemed) > AUTHORITY_KILLS
+    assert len(users.redeemed) > AUTHORITY_KILLS // 4  # each takes a login page and a process
     assert len(users.exchanged) > AUTHORITY_KILLS
     assert users.unanswered > AUTHORITY_KILLS
 
