@@ -19,6 +19,7 @@ from admin_console.parts import AdminParts
 from admin_console.request_body import body_of, query_of
 from admin_console.roles import Access
 from audit_log.event import EventType, Outcome
+from audit_log.refusal_budgets import with_left_out
 from audit_log.spool import SpoolUnavailable
 
 MAXIMUM_AUDITED_PATH: Final = 512
@@ -73,6 +74,9 @@ async def _serve(
 async def _record_refusal(
     parts: AdminParts, request: Request, who: Administrator | None, error: AdminError
 ) -> None:
+    left_out = parts.refusal_budgets.admit(None if who is None else who.author, parts.clock())
+    if left_out is None:
+        return
     outcome = Outcome.DENIED if error.status < SERVER_ERROR.status else Outcome.FAILED
     try:
         await record(
@@ -82,7 +86,7 @@ async def _record_refusal(
             who,
             error_code=error.code,
             reasons=(error.rule,),
-            detail=error.detail or error.description,
+            detail=with_left_out(error.detail or error.description, left_out),
             status=error.status,
             **_of_request(request),
         )

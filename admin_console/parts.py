@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from admin_console.setup_codes import SetupCodes
+from audit_log.refusal_budgets import RefusalBudgets
 from audit_log.spool import Spool
 from audit_log.store import AuditStore
 from idp_connectors.workforce.account_store import Account
@@ -85,6 +86,7 @@ class AdminParts:
     enrolment: EnrolmentStore
     audit_store: AuditStore
     spool: Spool
+    refusal_budgets: RefusalBudgets
     setup_codes: SetupCodes
     vault: Vault
     accounts: Callable[[], Mapping[str, Accounts]]

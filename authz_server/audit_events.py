@@ -7,6 +7,7 @@ recorded does not happen.
 from typing import Any
 
 from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp
+from audit_log.refusal_budgets import with_left_out
 from authz_server.parts import Parts
 from token_exchange.claims import Refusal
 from token_exchange.identifiers import new_id
@@ -34,15 +35,24 @@ async def record_refusal(
     parts: Parts,
     event: EventType,
     refusal: Refusal,
+    *,
+    proved: str | None = None,
     **fields: Any,  # noqa: ANN401 - the struct names them
-) -> AuditEvent:
-    """Make a refusal durable, with its code, its rule and what only the audit may know."""
-    return await record(
+) -> None:
+    """Make a refusal durable, with its code, its rule and what only the audit may know.
+
+    `proved` is who proved themselves before the refusal, by default the logged-in `user`; the
+    refusals of strangers share one budget (`audit_log.refusal_budgets`).
+    """
+    left_out = parts.refusal_budgets.admit(proved or fields.get("user"), parts.clock())
+    if left_out is None:
+        return
+    await record(
         parts,
         event,
         Outcome.DENIED,
         error_code=refusal.code,
         reasons=(refusal.rule,),
-        detail=refusal.detail,
+        detail=with_left_out(refusal.detail, left_out),
         **fields,
     )

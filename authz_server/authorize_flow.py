@@ -15,7 +15,7 @@ because any local program could take its place on the loopback redirect.
 
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -331,9 +331,9 @@ async def _answered_already(
     return error_page(NOT_OPEN_HERE)
 
 
-def parties(request: AuthorizationRequest, session: Session | None) -> dict[str, object]:
+def parties(request: AuthorizationRequest, session: Session | None) -> dict[str, Any]:
     """Who is concerned, as fields of an audit event."""
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "client_id": request.client_id,
         "agent": request.agent,
         "target_service": request.server,

@@ -31,7 +31,8 @@ class CompiledSnapshot:
 
     `endpoints`: audience → (gateway, server). `targets`: server → its target. `reserved`: every
     url and audience of a target. `client_keys`: client id → its public keys. `agent_groups`:
-    agent → its groups. `policies` is None when the set did not compile: deny all.
+    agent → its groups. `agent_tools`: agent → what it may ever use, as `server/pattern`.
+    `policies` is None when the set did not compile: deny all.
     """
 
     snapshot: RegistrySnapshot
@@ -40,6 +41,7 @@ class CompiledSnapshot:
     reserved: frozenset[str]
     client_keys: Mapping[str, VerificationKeys]
     agent_groups: Mapping[str, tuple[str, ...]]
+    agent_tools: Mapping[str, tuple[str, ...]]
     policies: CompiledPolicySet | None
 
     def audience_class(self, value: str) -> AudienceClass | None:
@@ -102,6 +104,7 @@ def compile_snapshot(
             if client.jwks
         },
         agent_groups={name: agent.entry.groups for name, agent in snapshot.agents.items()},
+        agent_tools={name: agent.entry.tools for name, agent in snapshot.agents.items()},
         policies=_policies(snapshot, before),
     )
 
@@ -143,4 +146,5 @@ def _target(server: ServerEntry) -> Target:
         binding=server.credential.binding,
         lifetime_seconds=server.credential.lifetime_seconds,
         person_attributes=server.person_attributes,
+        approved_tools=frozenset(tool.name for tool in server.tools),
     )

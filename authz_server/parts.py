@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from audit_log.refusal_budgets import RefusalBudgets
 from audit_log.spool import Spool
 from audit_log.store import AuditStore
 from authz_server.compiled_snapshot import SnapshotCompiler
@@ -77,6 +78,8 @@ class Parts:
     compiler: SnapshotCompiler = field(default_factory=SnapshotCompiler)
     # `begin` it when the process is asked to end: open event streams finish.
     stopping: Stopping = field(default_factory=Stopping)
+    # How many refusals a second are written; the attestation socket and the admin API share them.
+    refusal_budgets: RefusalBudgets = field(default_factory=RefusalBudgets)
     # Which process serves which Gateway, by its open event stream.
     serving_workers: ServingWorkers = field(default_factory=ServingWorkers)
     heartbeat_seconds: float = 0.25  # of the control channel's event stream

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import structlog
 
 from audit_log.event import AuditEvent, EventType, Outcome, PrincipalKind, iso_timestamp
+from audit_log.refusal_budgets import RefusalBudgets, with_left_out
 from audit_log.spool import Spool
 from idp_connectors.workload.attestation_listener import AttestationRecord
 from idp_connectors.workload.unix_process import METHOD
@@ -19,9 +20,15 @@ _logger = structlog.get_logger(__name__)
 
 
 def attestation_recorder(
-    spool: Spool, clock: Callable[[], float], random: Callable[[int], bytes]
+    spool: Spool,
+    clock: Callable[[], float],
+    random: Callable[[int], bytes],
+    budgets: RefusalBudgets,
 ) -> Callable[[AttestationRecord], None]:
-    """Writes each record to the spool; raises when it cannot be made durable."""
+    """Writes each record to the spool; raises when it cannot be made durable.
+
+    The kernel proves a user's id, so a refusal counts against that user's budget.
+    """
     has_warned = False
 
     def record(seen: AttestationRecord) -> None:
@@ -30,6 +37,10 @@ def attestation_recorder(
         if issued and seen.uid == os.geteuid() and not has_warned:
             has_warned = True  # once per start is enough
             _logger.warning("agent.runs_as_the_server", uid=seen.uid, subject=seen.subject)
+        left_out = 0 if issued else budgets.admit(f"local:{seen.uid}", clock())
+        if left_out is None:
+            return
+        detail = ": ".join(part for part in (seen.provider, seen.detail) if part) or None
         spool.append(
             AuditEvent(
                 event_id=new_id("evt", random),
@@ -47,7 +58,7 @@ def attestation_recorder(
                     "unix.uid": str(seen.uid),
                     "unix.pid": str(seen.pid),
                 },
-                detail=": ".join(part for part in (seen.provider, seen.detail) if part) or None,
+                detail=with_left_out(detail, left_out),
             )
         )
 

@@ -144,7 +144,7 @@ async def compose_authz_server(
         random=random,
         signer=keys.signer(KeyPurpose.ATTESTATION),
         providers=lambda: unix_process_providers(live.snapshot.trust_providers),
-        record=attestation_recorder(spool, clock, random),
+        record=attestation_recorder(spool, clock, random, parts.refusal_budgets),
     )
     return AuthzServer(
         settings=settings,
@@ -186,6 +186,7 @@ def _admin_parts(
         enrolment=parts.enrolment,
         audit_store=parts.audit_store,
         spool=parts.spool,
+        refusal_budgets=parts.refusal_budgets,
         setup_codes=setup_codes,
         vault=vault,
         accounts=logins.all_local_accounts,

@@ -16,8 +16,8 @@ import msgspec
 import structlog
 
 from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp, principal_kind
+from audit_log.refusal_budgets import RefusalBudgets, with_left_out
 from audit_log.spool import Spool, SpoolUnavailable
-from mcp_gateway.bounded_memory import LeastRecentlyUsed
 from mcp_gateway.caller import Caller, CallerRefusal
 from mcp_gateway.clock import Clock
 from mcp_gateway.compiled_view import Endpoint
@@ -27,13 +27,6 @@ from registry.blocks import agents_of_chain
 from token_exchange.claims import AccessTokenClaims
 from token_exchange.identifiers import new_id
 
-# Anybody can cause such an event: without a token, or with a stolen one but not its key. More than
-# this would let strangers fill the spool, and a full spool refuses everybody's calls: the rest is
-# counted into the next event.
-UNPROVED_EVENTS_PER_SECOND: Final = 50
-# Refusals of one subject that did prove itself; what is allowed is never limited here.
-REFUSALS_PER_SECOND: Final = 100
-MAXIMUM_SUBJECTS: Final = 4_096
 TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_.\-/]{1,128}")  # MCP tool names
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 NO_TOOL_NAME: Final = "(not a tool name)"
@@ -83,8 +76,7 @@ class AuditTrail:
         self._spool = spool
         self._clock = clock
         self._random = random
-        self._unproved = _EventBudget(UNPROVED_EVENTS_PER_SECOND)
-        self._refusals: LeastRecentlyUsed[str, _EventBudget] = LeastRecentlyUsed(MAXIMUM_SUBJECTS)
+        self._budgets = RefusalBudgets()
 
     async def intent(self, intent: Intent) -> None:
         """The decision, before anything leaves.
@@ -129,8 +121,8 @@ class AuditTrail:
         decision_id: str | None = None,
     ) -> None:
         """A request of a known caller that came to no decision."""
-        suppressed = self._budget_of(caller.claims.sub).admit(self._clock())
-        if suppressed is None:
+        left_out = self._budgets.admit(caller.claims.sub, self._clock())
+        if left_out is None:
             return
         event = self._event(
             EventType.CALL_REFUSED,
@@ -143,14 +135,14 @@ class AuditTrail:
             request_path=endpoint.path,
             status=status,
             error_code=code,
-            detail=_with_suppressed(detail, suppressed),
+            detail=with_left_out(detail, left_out),
         )
         self._write(event)
 
     def not_accepted(self, request: InboundRequest, status: int, detail: str) -> None:
         """A request of nobody in particular that was not served at all."""
-        suppressed = self._unproved.admit(self._clock())
-        if suppressed is None:
+        left_out = self._budgets.admit(None, self._clock())
+        if left_out is None:
             return
         event = self._event(
             EventType.CALL_REFUSED,
@@ -159,14 +151,14 @@ class AuditTrail:
             request_path=_printable(request.path[:MAXIMUM_PATH_LENGTH]),
             status=status,
             error_code="not_accepted",
-            detail=_with_suppressed(detail, suppressed),
+            detail=with_left_out(detail, left_out),
         )
         self._write(event)
 
     def caller_refused(self, endpoint: Endpoint, refusal: CallerRefusal) -> None:
         """A token that was not accepted; its claims only if they were verified."""
-        suppressed = self._unproved.admit(self._clock())
-        if suppressed is None:
+        left_out = self._budgets.admit(None, self._clock())
+        if left_out is None:
             return
         fields = {} if refusal.claims is None else _caller_fields(refusal.claims)
         event = self._event(
@@ -178,16 +170,9 @@ class AuditTrail:
             request_path=endpoint.path,
             status=refusal.status,
             error_code=refusal.error or "no_token",
-            detail=_with_suppressed(refusal.detail, suppressed),
+            detail=with_left_out(refusal.detail, left_out),
         )
         self._write(event)
-
-    def _budget_of(self, subject: str) -> "_EventBudget":
-        budget = self._refusals.get(subject)
-        if budget is None:
-            budget = _EventBudget(REFUSALS_PER_SECOND)
-            self._refusals.put(subject, budget)
-        return budget
 
     def _event(self, kind: EventType, outcome: Outcome, **fields: Any) -> AuditEvent:  # noqa: ANN401
         return AuditEvent(
@@ -205,34 +190,9 @@ class AuditTrail:
             _logger.critical("audit_event_not_written", type=event.type, decision=event.decision_id)
 
 
-class _EventBudget:
-    """So many events a second; what is over is counted."""
-
-    def __init__(self, per_second: int) -> None:
-        self._per_second = per_second
-        self._second = 0
-        self._used = 0
-        self._suppressed = 0
-
-    def admit(self, now: float) -> int | None:
-        """How many were suppressed before this one; None: this one is, too."""
-        if int(now) != self._second:
-            self._second, self._used = int(now), 0
-        if self._used >= self._per_second:
-            self._suppressed += 1
-            return None
-        self._used += 1
-        suppressed, self._suppressed = self._suppressed, 0
-        return suppressed
-
-
 def _printable(text: str) -> str:
     """What strangers wrote, without what a terminal would obey."""
     return _CONTROL.sub("?", text)
-
-
-def _with_suppressed(detail: str, suppressed: int) -> str:
-    return f"{detail} (and {suppressed} refusals before it)" if suppressed else detail
 
 
 def _intent_fields(intent: Intent) -> dict[str, Any]:

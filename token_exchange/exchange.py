@@ -9,7 +9,8 @@ The ladder of `plan_exchange`, first failed rung wins:
  4. exactly one `resource`, and it is the target of the server that audience names (discovery: of
     a server of this Gateway)
  5. exactly one authorization detail says what for, at that server
- 6. the subject token grants that, by scope and by details
+ 6. the subject token grants that, by scope and by details, and what is declared now still does:
+    `Agent.tools` and the approved catalogue may have shrunk since the token was issued
  7. the type of token asked for is the one the target's credential provider makes
  8. the scope asked for is within the subject's
  9. the gateway can be wrapped around the actor chain
@@ -26,9 +27,8 @@ from typing import Final
 
 import msgspec
 
-from token_exchange.authorization_details import is_well_formed
+from token_exchange.authorization_details import ACTION_CALL, is_well_formed
 from token_exchange.claims import (
-    AccessTokenClaims,
     Actor,
     AuthorizationDetail,
     Refusal,
@@ -37,7 +37,13 @@ from token_exchange.claims import (
 from token_exchange.delegation import acting_agent, wrap_actor
 from token_exchange.exchange_plan import ExchangeKind, ExchangePlan, ExchangeRequest, Target
 from token_exchange.exchange_refusals import REFUSALS
-from token_exchange.narrowing import details_cover, format_scope, parse_scope, scope_covers
+from token_exchange.narrowing import (
+    details_cover,
+    details_intersection,
+    format_scope,
+    parse_scope,
+    scope_covers,
+)
 from token_exchange.token_types import (
     DETAIL_DISCOVERY,
     DETAIL_TOOL,
@@ -116,7 +122,7 @@ def plan_exchange(request: ExchangeRequest) -> ExchangePlan | Refusal:
         agent=acting_agent(subject),
         actor=bounds.actor,
         scope=format_scope(bounds.scope),
-        details=_details_of(subject, purpose),
+        details=_details_of(request, purpose),
         expires_at=bounds.expires_at,
         now=request.now,
         tool=detail.tool,
@@ -188,12 +194,24 @@ def _detail_of(
     if detail.server not in targets:
         return REFUSALS["exchange.detail_server"]
     # Discovery is allowed by the audience of the gateway's own token, which has no details.
-    if kind == "tool_call":
-        if SCOPE_TOOLS not in request.subject.token.scope.split():
-            return REFUSALS["exchange.subject_scope"]
-        if not details_cover(request.subject.token.authorization_details, (detail,)):
-            return REFUSALS["exchange.detail_widened"]
-    return detail
+    if kind == "discovery":
+        return detail
+    return _call_problem(request, targets[detail.server], detail) or detail
+
+
+def _call_problem(
+    request: ExchangeRequest, target: Target, detail: AuthorizationDetail
+) -> Refusal | None:
+    """Rung 6: the call is in the token, and in what is declared now."""
+    subject = request.subject.token
+    if SCOPE_TOOLS not in subject.scope.split():
+        return REFUSALS["exchange.subject_scope"]
+    if not details_cover(subject.authorization_details, (detail,)):
+        return REFUSALS["exchange.detail_widened"]
+    is_approved = detail.tool in target.approved_tools
+    if is_approved and details_cover(_ceiling(request, detail.server), (detail,)):
+        return None
+    return REFUSALS["exchange.tool"]
 
 
 def _bounds_of(request: ExchangeRequest, purpose: _Purpose) -> _Bounds | Refusal:
@@ -233,16 +251,26 @@ def _actor_of(request: ExchangeRequest, kind: ExchangeKind) -> Actor | Refusal |
     return wrap_actor(gateway, request.subject.token.act)
 
 
-def _details_of(subject: AccessTokenClaims, purpose: _Purpose) -> tuple[AuthorizationDetail, ...]:
+def _ceiling(request: ExchangeRequest, server: str) -> tuple[AuthorizationDetail, ...]:
+    """What the acting agent may use of a server today, whatever its token says."""
+    agent = acting_agent(request.subject.token)
+    patterns = () if agent is None else request.agent_tools.get(agent, ())
+    prefix = f"{server}/"
+    tools = tuple(each.removeprefix(prefix) for each in patterns if each.startswith(prefix))
+    return (AuthorizationDetail(DETAIL_TOOL, server, tools, (ACTION_CALL,)),)
+
+
+def _details_of(request: ExchangeRequest, purpose: _Purpose) -> tuple[AuthorizationDetail, ...]:
     if purpose.kind == "discovery" or purpose.target.binding == "call":
         return (purpose.detail,)
-    return tuple(
+    server = purpose.detail.server
+    granted = tuple(
         detail
-        for detail in subject.authorization_details
+        for detail in request.subject.token.authorization_details
         if detail.type == DETAIL_TOOL
-        and detail.server == purpose.detail.server
         and is_well_formed(detail)  # what grants nothing is not passed on as if it did
     )
+    return details_intersection(granted, _ceiling(request, server))
 
 
 def _cut(context: UserContext | None, attributes: tuple[str, ...]) -> UserContext | None:

@@ -22,7 +22,8 @@ ExchangeKind = Literal["tool_call", "discovery"]
 class Target:
     """What a server's credential is for and who makes it; values of the registry.
 
-    `binding` is `run` or `call`; `person_attributes` are the `uctx` members it may see.
+    `binding` is `run` or `call`; `person_attributes` are the `uctx` members it may see;
+    `approved_tools` are the names in its approved catalogue.
     """
 
     url: str
@@ -31,6 +32,7 @@ class Target:
     binding: str
     lifetime_seconds: int
     person_attributes: tuple[str, ...] = ()
+    approved_tools: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,8 @@ class ExchangeRequest:
     """One exchange asked for by an authenticated gateway. `now` is NumericDate seconds.
 
     `gateway_endpoints` maps each endpoint audience of *this* Gateway to its server; `targets` maps
-    servers to targets. `resource` has every value sent. `revoked` says which block or epoch refuses
+    servers to targets; `agent_tools` maps each agent to what it may ever use, as `server/pattern`.
+    `resource` has every value sent. `revoked` says which block or epoch refuses
     the subject token, if any; `issuer` is ours and becomes the `iss` of the gateway's actor.
     """
 
@@ -48,6 +51,7 @@ class ExchangeRequest:
     gateway_endpoints: Mapping[str, str]
     control_audience: str
     targets: Mapping[str, Target]
+    agent_tools: Mapping[str, tuple[str, ...]]
     resource: tuple[str, ...]
     scope: str
     details: tuple[AuthorizationDetail, ...]

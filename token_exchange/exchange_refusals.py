@@ -54,6 +54,12 @@ REFUSALS: Final = {
             "exchange.detail_widened",
         ),
         Refusal(
+            "invalid_authorization_details",
+            "The agent may not use this tool.",
+            "the tool is not, or no longer, in Agent.tools and the approved catalogue",
+            "exchange.tool",
+        ),
+        Refusal(
             "invalid_scope",
             "The subject token is not for calling tools.",
             "the scope of the subject token lacks mcp:tools",

@@ -8,7 +8,7 @@ same, and is told from a lockout only by "wait", which the provider says for unk
 
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import anyio
 from starlette.requests import Request
@@ -235,7 +235,7 @@ def _form(
     return login_page(view, HTTPStatus.OK if failure is None else _STATUS[failure.code])
 
 
-def _parties(interaction: Interaction) -> dict[str, object]:
+def _parties(interaction: Interaction) -> dict[str, Any]:
     asked = interaction.request
     return {
         "client_id": asked.client_id,

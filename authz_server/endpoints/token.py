@@ -17,6 +17,7 @@ from starlette.routing import Route
 from audit_log.event import EventType, Outcome, principal_kind
 from audit_log.spool import SpoolUnavailable
 from authz_server.audit_events import record, record_refusal
+from authz_server.clients.authentication import NO_AUTHENTICATION
 from authz_server.errors import NO_STORE, UNAVAILABLE, token_error
 from authz_server.issuing.id_token import id_token_claims
 from authz_server.issuing.signing_keys import KeyPurpose
@@ -154,6 +155,7 @@ async def _recorded(
             parts,
             event,
             refused.refusal,
+            proved=_proved(client),
             **_who_asked(client),
             target_service=None if resource is None else resource[:MAXIMUM_RECORDED],
             **_request_fields(parts, started),
@@ -182,6 +184,13 @@ def _who(subject: AccessTokenClaims, client: AuthenticatedClient) -> dict[str, A
         "transaction": subject.txn,
         "invocation": subject.inv,
     }
+
+
+def _proved(client: AuthenticatedClient | None) -> str | None:
+    """Who asked, if that is more than what a stranger said."""
+    if client is None or client.method == NO_AUTHENTICATION:
+        return None
+    return client.record.client_id
 
 
 def _who_asked(client: AuthenticatedClient | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from admin_console.api import create_admin_app
 from admin_console.parts import AdminParts, PersonKey
 from admin_console.setup_codes import SetupCodes
 from audit_log.event import AuditEvent, EventType
+from audit_log.refusal_budgets import RefusalBudgets
 from audit_log.spool import Spool
 from audit_log.store import AuditStore
 from credential_providers.vault.store import VaultStore
@@ -281,6 +282,7 @@ def open_stack(directory: Path) -> AdminStack:
         enrolment=EnrolmentStore(database),
         audit_store=AuditStore(database, clock=clock),
         spool=Spool.open(directory / "spool", "authority", clock=clock, background_flush=False),
+        refusal_budgets=RefusalBudgets(),
         setup_codes=SetupCodes(database, random=secrets.token_bytes),
         vault=VaultStore(database, private_vault_key),
         accounts=lambda: {"local": local},

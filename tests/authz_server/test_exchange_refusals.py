@@ -136,7 +136,9 @@ async def test_exchange_of_a_wrong_subject_token_is_refused(
 @pytest.mark.requirement("exchange-gateway-not-believed")
 async def test_exchange_of_another_gateways_endpoint_is_refused(authority: Authority) -> None:
     detail = AuthorizationDetail("mcp_tool", "ledger", ("*",), ("call",))
-    token = authority.sign_token(authority.blended(aud=OTHER_CRM, authorization_details=(detail,)))
+    actor = Actor("i", "s", "ai_agent", "batch-bot")
+    blended = authority.blended(aud=OTHER_CRM, authorization_details=(detail,), act=actor)
+    token = authority.sign_token(blended)
     call = {"resource": LEDGER_URL, "detail": {"server": "ledger"}}
     foreign, own = await authority.enrolled("demo"), await authority.enrolled("other")
     assert error_of(await foreign.exchange(token, **call)) == "invalid_request"
@@ -276,7 +278,8 @@ async def test_exchange_for_an_agent_that_is_no_longer_declared_is_refused(
     gateway = await authority.enrolled()
     actor = Actor("i", "s", "ai_agent", "gone-bot")
     answer = await gateway.exchange(authority.sign_token(authority.blended(act=actor)))
-    assert error_of(answer) == "access_denied"
+    assert error_of(answer) == "invalid_authorization_details"
+    assert authority.refusals()[0].reasons == ("exchange.tool",)
 
 
 @pytest.mark.parametrize(("agent", "status"), [("night-watch", 403), ("batch-bot", 200)])

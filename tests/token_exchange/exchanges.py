@@ -8,6 +8,7 @@ from tests.token_exchange.signing import ENDPOINT, ISSUER, NOW, access_token_cla
 from token_exchange.claims import AccessTokenClaims, AuthorizationDetail, VerifiedClaims
 from token_exchange.exchange_plan import ExchangeRequest, Target
 
+AGENTS: Final = ("report-bot", "sub-agent", "support-bot")
 GATEWAY: Final = "gateway:demo"
 CONTROL: Final = f"{ISSUER}/control/v1"
 CRM: Final = Target(
@@ -17,6 +18,7 @@ CRM: Final = Target(
     binding="run",
     lifetime_seconds=300,
     person_attributes=("groups", "ticket"),
+    approved_tools=frozenset(("get_account", "get_balance", "refund")),
 )
 NOTES: Final = Target(
     url="https://notes.internal/mcp",
@@ -24,6 +26,7 @@ NOTES: Final = Target(
     provider_type="static_secret",
     binding="call",
     lifetime_seconds=120,
+    approved_tools=frozenset(("get_account", "search")),
 )
 CALL: Final = AuthorizationDetail(
     "mcp_tool_call",
@@ -92,6 +95,7 @@ def exchange(**changes: Any) -> ExchangeRequest:
         "gateway_endpoints": {ENDPOINT: "crm", ENDPOINT.replace("crm", "notes"): "notes"},
         "control_audience": CONTROL,
         "targets": {"crm": CRM, "notes": NOTES, "billing": CRM},
+        "agent_tools": dict.fromkeys(AGENTS, ("crm/*", "notes/*")),
         "resource": (CRM.url,),
         "scope": "",
         "details": (CALL,),

@@ -275,6 +275,55 @@ def test_exchange_for_a_tool_beyond_the_token_is_refused(granted: list[dict[str,
     assert refusal == REFUSALS["exchange.detail_widened"]
 
 
+@pytest.mark.requirement("exchange-gateway-not-believed")
+@pytest.mark.parametrize(
+    "tools",
+    [
+        (),
+        ("crm/refund",),
+        ("crm/get_",),
+        ("get_*",),
+        ("notes/*",),
+        ("crmx/*",),
+        ("crm/get_account/*",),
+    ],
+)
+def test_exchange_for_a_tool_the_agent_may_use_no_longer_is_refused(
+    tools: tuple[str, ...],
+) -> None:
+    refusal = plan_exchange(exchange(agent_tools={"support-bot": tools, "report-bot": ("crm/*",)}))
+
+    assert refusal == REFUSALS["exchange.tool"]
+
+
+@pytest.mark.requirement("exchange-gateway-not-believed")
+def test_exchange_for_an_agent_that_is_not_declared_any_more_is_refused() -> None:
+    refusal = plan_exchange(exchange(agent_tools={"report-bot": ("crm/*",)}))
+
+    assert refusal == REFUSALS["exchange.tool"]
+
+
+@pytest.mark.requirement("exchange-gateway-not-believed")
+@pytest.mark.parametrize("approved", [(), ("get_balance",), ("get_*",)])
+def test_exchange_for_a_tool_that_is_not_approved_is_refused(approved: tuple[str, ...]) -> None:
+    target = replace(CRM, approved_tools=frozenset(approved))
+
+    refusal = plan_exchange(exchange(targets={"crm": target}))
+
+    assert refusal == REFUSALS["exchange.tool"]
+
+
+@pytest.mark.requirement("exchange-gateway-not-believed")
+def test_exchange_for_a_tool_the_agent_still_may_use_is_planned() -> None:
+    target = replace(CRM, approved_tools=frozenset({"get_account"}))
+    tools = {"support-bot": ("notes/search", "crm/get_account")}
+
+    plan = planned(exchange(agent_tools=tools, targets={"crm": target}))
+
+    # The token held get_*: the credential of the run says no more than the agent may do today.
+    assert [(each.tools, each.actions) for each in plan.details] == [(("get_account",), ("call",))]
+
+
 @pytest.mark.requirement("attack-16")
 @pytest.mark.parametrize("scope", ["", "mcp:discover", "mcp:tools:x", "openid"])
 def test_exchange_of_a_token_not_for_tools_is_refused(scope: str) -> None:
@@ -554,7 +603,7 @@ def test_plan_without_scope_may_be_narrowed() -> None:
 @pytest.mark.requirement("attack-17")
 def test_plan_takes_nothing_the_gateway_sent_into_who_acts_for_whom() -> None:
     honest = planned(exchange())
-    other = planned(exchange(details=(msgspec.structs.replace(CALL, tool="get_other"),)))
+    other = planned(exchange(details=(msgspec.structs.replace(CALL, tool="get_balance"),)))
 
     assert (other.actor, other.subject, other.agent, other.audience) == (
         honest.actor,
