@@ -23,7 +23,7 @@ from starlette.responses import RedirectResponse, Response
 
 from audit_log.event import EventType, Outcome, PrincipalKind
 from authz_server.audit_events import record, record_refusal
-from authz_server.browser import is_shared_host, read_cookie
+from authz_server.browser import form_token, is_shared_host, read_cookie
 from authz_server.errors import (
     NO_STORE,
     error_page,
@@ -161,10 +161,18 @@ def grantable(parts: Parts, request: AuthorizationRequest, session: Session) -> 
     return Grantable(endpoint, tools) if tools else GONE
 
 
-async def go_on(parts: Parts, interaction: Interaction, session: Session | None) -> Response:
-    """The next step of this request."""
+async def go_on(
+    parts: Parts, interaction: Interaction, session: Session | None, *, proved_here: bool = False
+) -> Response:
+    """The next step of this request.
+
+    `proved_here`: the person proved who they are in the very HTTP request this answers.
+    INVARIANT: on a host shared with other programs nothing goes on without; cookies prove nothing
+    there, and only the browser that is answered here learns the token of the consent form.
+    """
     request = interaction.request
-    if session is None or not answers_login(parts, interaction, session):
+    known = proved_here or not is_shared_host(parts.issuer)
+    if session is None or not known or not answers_login(parts, interaction, session):
         if request.silent:
             return await refuse_client(parts, interaction, LOGIN_REQUIRED)
         return step(parts, "login", interaction)
@@ -176,12 +184,18 @@ async def go_on(parts: Parts, interaction: Interaction, session: Session | None)
         return await send_code(parts, interaction, session, granted, consent)
     if request.silent:
         return await refuse_client(parts, interaction, CONSENT_REQUIRED, session)
-    return step(parts, "consent", interaction)
+    return step(parts, "consent", interaction, form=consent_token(parts, interaction, session))
 
 
-def step(parts: Parts, page: str, interaction: Interaction) -> Response:
+def consent_token(parts: Parts, interaction: Interaction, session: Session) -> str:
+    """The token of the consent form of this request, in this login session."""
+    key = parts.keys.form_key()
+    return form_token(key, "consent", interaction.interaction_id, session.sid)
+
+
+def step(parts: Parts, page: str, interaction: Interaction, **more: str) -> Response:
     """Send the browser to one of our pages."""
-    query = urlencode({"interaction": interaction.interaction_id})
+    query = urlencode({"interaction": interaction.interaction_id} | more)
     return RedirectResponse(
         f"{parts.issuer}/oauth/{page}?{query}", status_code=HTTPStatus.SEE_OTHER, headers=NO_STORE
     )

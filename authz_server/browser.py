@@ -3,14 +3,16 @@
 Two cookies. The *browser* cookie is made when an authorization request arrives and binds it to
 the browser that brought it; the *session* cookie is made at login. Over https both carry the
 `__Host-` prefix, so no other host or path can plant one; http is served on loopback only, where
-cookies have plain names. A form's token is an HMAC under a cookie's value, which no other site
-can read: the login form's under the browser cookie, the consent form's under the session cookie,
-so a token from before a login is worth nothing after it.
+cookies have plain names. A form's token is an HMAC by a key of the server over what the form is
+for: the login form's over the browser cookie, the consent form's over the login session, so a token
+from before a login is worth nothing after it.
 
 Cookies know no ports (RFC 6265 §8.5): on a loopback issuer every local listener, an agent's
-redirect among them, is the same host. So over http no cookie travels with a redirect that leaves:
-both are taken away with it, and a session counts for the one request it was made in
-(`answers_login`).
+redirect among them, is the same host: it can read our cookies and plant them. So over http no
+cookie travels with a redirect that leaves: both are taken away with it, a session counts for the
+one request it was made in (`answers_login`), and cookies alone never open the consent page: its
+form token goes to the browser that sent the password, in the answer to that very request
+(`authorize_flow.go_on`).
 """
 
 import hashlib
@@ -91,17 +93,24 @@ def browser_secret(request: Request, issuer: str, random: Callable[[int], bytes]
     return read_cookie(request, issuer, "browser") or new_secret(random)
 
 
-def form_token(cookie_value: str, form: Literal["login", "consent"], interaction_id: str) -> str:
-    """The token a form of ours carries."""
-    message = f"{form}:{interaction_id}".encode()
-    return hmac.new(cookie_value.encode(), message, hashlib.sha256).hexdigest()
+def form_token(
+    key: bytes, form: Literal["login", "consent"], interaction_id: str, holder: str
+) -> str:
+    """The token a form of ours carries. `holder`: browser cookie at login, `sid` at consent."""
+    message = f"{form}:{interaction_id}:{holder}".encode()
+    return hmac.new(key, message, hashlib.sha256).hexdigest()
+
+
+def is_form_token(unverified_token: str | None, expected_token: str) -> bool:
+    """Whether it is the token expected."""
+    return hmac.compare_digest((unverified_token or "").encode(), expected_token.encode())
 
 
 def is_forged(
     request: Request, unverified_token: str | None, expected_token: str, issuer: str
 ) -> bool:
     """Whether a POST did not come from the form we sent to this browser."""
-    if not hmac.compare_digest((unverified_token or "").encode(), expected_token.encode()):
+    if not is_form_token(unverified_token, expected_token):
         return True
     # Browsers say by themselves where a form was; `null` is what our referrer policy makes them
     # say of our own pages. Programs say nothing.

@@ -346,8 +346,8 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "A stored consent holds for what was shown; what changed since is asked about again."
     ),
     "trap-cookie-ports": (
-        "Cookies know no ports: on a host shared with other programs no cookie leaves, "
-        "and a session counts once."
+        "Cookies know no ports: on a host shared with other programs no cookie leaves, a "
+        "session counts once, and cookies alone never open the consent page."
     ),
     "trap-cross-user": (
         "Caches key on the whole blended identity: no decision or credential of one "

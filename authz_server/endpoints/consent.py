@@ -23,6 +23,7 @@ from authz_server.authorize_flow import (
     NOT_OPEN_HERE,
     Grantable,
     answers_login,
+    consent_token,
     deliver_code,
     find_interaction,
     go_on,
@@ -34,7 +35,7 @@ from authz_server.authorize_flow import (
     refuse_person,
     step,
 )
-from authz_server.browser import clear_cookie, form_token, is_forged, read_cookie
+from authz_server.browser import clear_cookie, is_forged, is_form_token, is_shared_host
 from authz_server.endpoints.page_endpoint import page_endpoint
 from authz_server.errors import error_page
 from authz_server.pages.pages import ConsentView, ToolLine, consent_page
@@ -92,10 +93,15 @@ async def show(parts: Parts, request: Request) -> Response:
     session = living_session(parts, request)
     if session is None or not answers_login(parts, interaction, session):
         return step(parts, "login", interaction)
+    # Where the cookies may be another program's, the page is for who was sent here by the login.
+    if is_shared_host(parts.issuer) and not is_form_token(
+        parameters.one("form"), consent_token(parts, interaction, session)
+    ):
+        return step(parts, "login", interaction)
     granted = grantable(parts, interaction.request, session)
     if isinstance(granted, Refusal):
         return await refuse_person(parts, interaction, session, granted)
-    return consent_page(_view(parts, request, interaction, session, granted))
+    return consent_page(_view(parts, interaction, session, granted))
 
 
 async def answer(parts: Parts, request: Request) -> Response:
@@ -110,18 +116,17 @@ async def answer(parts: Parts, request: Request) -> Response:
     if session is None or not answers_login(parts, interaction, session):
         return await go_on(parts, interaction, session)
     if any(form.repeated()) or is_forged(
-        request, form.one("csrf"), _token(parts, request, interaction), parts.issuer
+        request, form.one("csrf"), consent_token(parts, interaction, session), parts.issuer
     ):
         return await _refuse(parts, FORGED, interaction, session)
     if form.one("answer") == "allow":
         shown = frozenset((form.one("shown") or "").split())
-        return await _allow_shown(parts, request, interaction, session, shown)
+        return await _allow_shown(parts, interaction, session, shown)
     return await _do_otherwise(parts, interaction, session, form.one("answer"))
 
 
 async def _allow_shown(
     parts: Parts,
-    request: Request,
     interaction: Interaction,
     session: Session,
     shown: frozenset[str],
@@ -135,7 +140,7 @@ async def _allow_shown(
     await record_refusal(
         parts, EventType.AUTHORIZE_REFUSED, OUTDATED, **parties(interaction.request, session)
     )
-    view = _view(parts, request, interaction, session, granted)
+    view = _view(parts, interaction, session, granted)
     return consent_page(replace(view, problem=OUTDATED.description), HTTPStatus.CONFLICT)
 
 
@@ -210,14 +215,8 @@ async def _refuse(
     return error_page(refusal, status=status)
 
 
-def _token(parts: Parts, request: Request, interaction: Interaction) -> str:
-    secret = read_cookie(request, parts.issuer, "session") or ""
-    return form_token(secret, "consent", interaction.interaction_id)
-
-
 def _view(
     parts: Parts,
-    request: Request,
     interaction: Interaction,
     session: Session,
     granted: Grantable,
@@ -229,7 +228,7 @@ def _view(
     return ConsentView(
         action=f"{parts.issuer}/oauth/consent",
         interaction_id=interaction.interaction_id,
-        csrf_token=_token(parts, request, interaction),
+        csrf_token=consent_token(parts, interaction, session),
         person=session.person.name,
         identity_provider=session.person.identity_provider,
         client_name=asked.client_id if client is None else client.display_name,

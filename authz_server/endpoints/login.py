@@ -25,7 +25,7 @@ from authz_server.authorize_flow import (
     living_session,
     now_of,
 )
-from authz_server.browser import form_token, is_forged, read_cookie, set_cookie
+from authz_server.browser import form_token, is_forged, is_shared_host, read_cookie, set_cookie
 from authz_server.endpoints.page_endpoint import page_endpoint
 from authz_server.errors import error_page
 from authz_server.pages.pages import LoginView, login_page
@@ -93,7 +93,8 @@ async def show(parts: Parts, request: Request) -> Response:
     if interaction is None:
         return await _refuse(parts, NOT_OPEN_HERE)
     session = living_session(parts, request)
-    if session is not None and answers_login(parts, interaction, session):
+    is_known = session is not None and answers_login(parts, interaction, session)
+    if is_known and not is_shared_host(parts.issuer):
         return await go_on(parts, interaction, session)
     return _form(parts, request, interaction)
 
@@ -107,7 +108,7 @@ async def answer(parts: Parts, request: Request) -> Response:
     if interaction is None:
         return await _refuse(parts, NOT_OPEN_HERE)
     secret = read_cookie(request, parts.issuer, "browser") or ""
-    expected = form_token(secret, "login", interaction.interaction_id)
+    expected = form_token(parts.keys.form_key(), "login", interaction.interaction_id, secret)
     if is_forged(request, form.one("csrf"), expected, parts.issuer) or any(form.repeated()):
         return await _refuse(parts, FORGED, interaction)
     proved = await _authenticate(parts, form)
@@ -171,7 +172,7 @@ async def _start_session(
     )
     await parts.interactions.logged_in(interaction.interaction_id, session.sid)
     here = replace(interaction, login_sid=session.sid)
-    response = await go_on(parts, here, session)
+    response = await go_on(parts, here, session, proved_here=True)
     set_cookie(response, parts.issuer, "session", started.cookie_value, SESSION_LIFETIME_SECONDS)
     return response
 
@@ -225,7 +226,7 @@ def _form(
     view = LoginView(
         action=f"{parts.issuer}/oauth/login",
         interaction_id=interaction.interaction_id,
-        csrf_token=form_token(secret, "login", interaction.interaction_id),
+        csrf_token=form_token(parts.keys.form_key(), "login", interaction.interaction_id, secret),
         client_name=asked.client_id if client is None else client.display_name,
         providers=providers,
         username=username,

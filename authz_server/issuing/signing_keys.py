@@ -34,7 +34,7 @@ from token_exchange.token_types import (
 
 KEK_BYTES: Final = 32
 NONCE_BYTES: Final = 12
-PAIRWISE_KEY_BYTES: Final = 32
+SYMMETRIC_KEY_BYTES: Final = 32
 KEY_AGREEMENT: Final = "ECDH-ES"
 HMAC: Final = "HS256"
 
@@ -48,6 +48,7 @@ class KeyPurpose(StrEnum):
     CONTROL = "control"
     VAULT = "vault"
     PAIRWISE = "pairwise"
+    FORMS = "forms"
 
 
 # The one `typ` each signing purpose signs.
@@ -61,7 +62,9 @@ ALGORITHM_OF: Final[Mapping[KeyPurpose, str]] = {
     **dict.fromkeys(TYP_OF, SIGNING_ALGORITHM),
     KeyPurpose.VAULT: KEY_AGREEMENT,
     KeyPurpose.PAIRWISE: HMAC,
+    KeyPurpose.FORMS: HMAC,
 }
+SYMMETRIC: Final = {KeyPurpose.PAIRWISE: "hmac", KeyPurpose.FORMS: "hmac"}  # key id prefixes
 PUBLISHED: Final = (KeyPurpose.TOKENS, KeyPurpose.ID_TOKENS)  # in the JWKS
 
 
@@ -157,6 +160,10 @@ class KeyRing:
         """The HMAC key of pairwise subjects."""
         return self._active(KeyPurpose.PAIRWISE).private
 
+    def form_key(self) -> bytes:
+        """The HMAC key of the tokens in our pages' forms."""
+        return self._active(KeyPurpose.FORMS).private
+
     @cached_property
     def _verification_keys(self) -> dict[KeyPurpose, VerificationKeys]:
         return {purpose: VerificationKeys.of(self.public_jwks(purpose)) for purpose in TYP_OF}
@@ -171,9 +178,10 @@ def _sealed_new_key(
     purpose: KeyPurpose, kek: bytes, random: Callable[[int], bytes], now_ms: int
 ) -> StoredKey:
     algorithm = ALGORITHM_OF[purpose]
-    if purpose is KeyPurpose.PAIRWISE:
+    if purpose in SYMMETRIC:
         # RFC 7638 §7: the thumbprint of a symmetric key would be a digest of the secret.
-        key_id, public_jwk, private = new_id("hmac", random), b"", random(PAIRWISE_KEY_BYTES)
+        key_id, public_jwk = new_id(SYMMETRIC[purpose], random), b""
+        private = random(SYMMETRIC_KEY_BYTES)
     else:
         key_id, public_jwk, private = _new_p256(purpose, algorithm)
     nonce = random(NONCE_BYTES)

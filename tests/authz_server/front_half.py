@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from audit_log.event import AuditEvent, EventType
+from audit_log.refusal_budgets import RefusalBudgets
 from audit_log.spool import SpoolUnavailable
 from authz_server.endpoints import authorize, consent, jwks, login, metadata
 from authz_server.grants.authorization_code import grant
@@ -343,6 +344,7 @@ class _PartsForPages:
         self.random = random
         self.live = half.live
         self.spool = half.spool
+        self.refusal_budgets = RefusalBudgets()
         self.revocations = half.revocations
         self.codes = CodeStore(half.database)
         self.sessions = SessionStore(half.database, random)
@@ -363,6 +365,9 @@ class Keys:
 
     def published_jwks(self) -> tuple[dict[str, str], ...]:
         return self.jwks
+
+    def form_key(self) -> bytes:
+        return b"f" * 32
 
 
 class PersonsBrowser:

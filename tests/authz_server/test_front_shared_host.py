@@ -10,6 +10,7 @@ from tests.authz_server.front_half import (
     FrontHalf,
     answer_of,
     cli_parameters,
+    hidden_fields,
     is_consent,
     is_login,
 )
@@ -39,6 +40,52 @@ def test_session_of_a_loopback_issuer_counts_for_the_request_it_was_made_in(
     browser.log_in(browser.authorize())
     again = browser.authorize()
     assert is_login(again)
+
+
+@pytest.mark.requirement("trap-cookie-ports")
+@pytest.mark.parametrize("path", ["/oauth/consent", "/oauth/login"])
+def test_cookies_alone_never_open_the_consent_page_of_a_loopback_issuer(
+    loopback: FrontHalf, path: str
+) -> None:
+    """An agent's listener planted the browser cookie and was sent the session cookie."""
+    person = loopback.browser()
+    consent = person.log_in(person.authorize())
+    agent = loopback.browser()
+    agent.http.cookies.update(person.http.cookies)
+    query = {"interaction": hidden_fields(consent)["interaction"] or ""}
+    page = agent.follow(agent.http.get(path, params=query))
+    assert is_login(page)
+    assert (hidden_fields(consent)["csrf"] or "") not in page.text
+    forged = agent.http.post(
+        "/oauth/consent",
+        data=query | {"csrf": hidden_fields(page)["csrf"] or "", "answer": "allow"},
+    )
+    assert forged.status_code == 403
+    assert loopback.spool.events[-1].reasons == ("consent.forged",)
+    assert "code" in answer_of(person.allow(consent))  # who proved themselves goes on
+
+
+@pytest.mark.requirement("trap-cookie-ports")
+@pytest.mark.parametrize("form", [None, "", "0" * 64])
+def test_consent_page_of_a_loopback_issuer_wants_the_token_of_the_login(
+    loopback: FrontHalf, form: str | None
+) -> None:
+    person = loopback.browser()
+    consent = person.log_in(person.authorize())
+    query = {"interaction": hidden_fields(consent)["interaction"] or ""}
+    more = {} if form is None else {"form": form}
+    assert is_login(person.follow(person.http.get("/oauth/consent", params=query | more)))
+    right = query | {"form": hidden_fields(consent)["csrf"] or ""}
+    assert is_consent(person.follow(person.http.get("/oauth/consent", params=right)))
+
+
+@pytest.mark.requirement("trap-cookie-ports")
+def test_consent_token_is_of_one_request_and_one_login(loopback: FrontHalf) -> None:
+    first, second = loopback.browser(), loopback.browser()
+    pages = [each.log_in(each.authorize()) for each in (first, second)]
+    tokens = [hidden_fields(page)["csrf"] for page in pages]
+    assert tokens[0] != tokens[1]
+    assert first.post(pages[0], answer="allow", csrf=tokens[1]).status_code == 403
 
 
 def test_session_of_an_https_issuer_counts_for_the_next_request_of_an_agent(
