@@ -18,6 +18,7 @@ from mcp_gateway.enrolment import GatewayIdentity
 from mcp_gateway.gateway_key import GatewayKey
 from mcp_gateway.parts import assemble
 from mcp_gateway.proof_memory import ProofMemory
+from mcp_gateway.upstream.either_era import EitherEraUpstream
 from mcp_gateway.upstream.http import HttpUpstream
 
 
@@ -37,7 +38,8 @@ def gateway_app(
     The lifespan ends the spool's source, pushes what is left and closes the connections; closing
     the spool's files is left to whoever opened it.
     """
-    authority, upstream = HttpAuthority(), HttpUpstream()
+    authority, connections = HttpAuthority(), HttpUpstream()
+    upstream = EitherEraUpstream(connections, monotonic)
     parts = assemble(
         clock=clock,
         monotonic=monotonic,
@@ -53,6 +55,7 @@ def gateway_app(
     )
     control = ControlClient(session, parts, spool, worker)
     work = BackgroundWork(
-        run=(control.run,), after=(control.finish, authority.aclose, upstream.aclose)
+        run=(control.run, upstream.run),
+        after=(control.finish, upstream.aclose, authority.aclose, connections.aclose),
     )
     return create_app(parts, work)

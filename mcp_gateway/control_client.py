@@ -166,6 +166,7 @@ class ControlClient:
         if missed:
             # Revocations came with the snapshot, not as events: whom they hit is not known here.
             self._parts.exchange.forget_all()
+            self._parts.upstream.forget_all()
         self._parts.open_calls.recheck(enforcement.blocks)
         if current is None:
             enforcement.heartbeat()
@@ -198,6 +199,7 @@ class ControlClient:
         parts = self._parts
         parts.enforcement.apply(event)
         parts.exchange.forget(event)
+        parts.upstream.forget(event)
         parts.open_calls.recheck(parts.enforcement.blocks)
         self._has_progress.set()
 

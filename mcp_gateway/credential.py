@@ -8,11 +8,16 @@ import base64
 import binascii
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Final
 from urllib.parse import quote
 
 import msgspec
+
+from mcp_gateway.upstream.protocol import SessionIdentity
+from registry.blocks import Subject
 
 MINIMUM_TRACE_LENGTH: Final = 6  # below this a secret is a common word, and no secret
 MINIMUM_KEY_LENGTH: Final = 16  # a shorter user name is a name, and a reply may well contain it
@@ -47,6 +52,16 @@ class Credential:
     value: str = field(repr=False)
     expires_at: int | None
     traces: tuple[bytes, ...] = field(repr=False)
+    is_secret: bool = False  # a secret of the target's own, not a token that we issued
+    session: SessionIdentity | None = None
+
+    def for_sessions_of(self, principal: Hashable, subjects: frozenset[Subject]) -> "Credential":
+        """The same, and for whom a server may keep a session: this principal with this secret.
+
+        A token is renewed within one session; another secret is another identity.
+        """
+        secret = sha256(self.value.encode()).digest() if self.is_secret else b""
+        return replace(self, session=SessionIdentity((principal, secret), subjects))
 
 
 class _StaticSecret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,7 +80,8 @@ def static_credential(plaintext: bytes, expires_at: int | None) -> Credential | 
         secret = msgspec.json.decode(plaintext, type=_StaticSecret)
     except msgspec.MsgspecError:
         return None
-    return _credential(secret.header, secret.value, expires_at)
+    credential = _credential(secret.header, secret.value, expires_at)
+    return None if credential is None else replace(credential, is_secret=True)
 
 
 def _credential(header: str, value: str, expires_at: int | None) -> Credential | None:

@@ -94,7 +94,9 @@ def _request(
     if cursor is not None:
         params["cursor"] = cursor
     headers = mcp_headers(METHOD_LIST_TOOLS, credential)
-    request = mcp_request(server, page, METHOD_LIST_TOOLS, params, headers)
+    request = mcp_request(
+        server, page, METHOD_LIST_TOOLS, params, headers, session=credential.session
+    )
     maximum_bytes = min(maximum_bytes, request.maximum_response_bytes)
     return replace(request, maximum_response_bytes=maximum_bytes)
 

@@ -164,7 +164,11 @@ class ExchangeClient:
         self, own_token: str, server: ServerEntry, detail: AuthorizationDetail
     ) -> Credential | ExchangeRefusal:
         """A credential without a person, for discovery (docs/architecture.md, "Discovery")."""
-        return await self._request(own_token, server, detail)
+        credential = await self._request(own_token, server, detail)
+        if isinstance(credential, ExchangeRefusal):
+            return credential
+        made = (server.url, server.audience, server.credential.name, server.credential.version)
+        return credential.for_sessions_of((detail.type, server.name, *made), frozenset())
 
     async def _exchange_and_keep(
         self, need: CredentialNeed, identity: _Identity
@@ -187,7 +191,11 @@ class ExchangeClient:
             args_sha256=need.argument_digest,
             decision=need.decision_id,
         )
-        return await self._request(need.caller.token, need.server, detail)
+        credential = await self._request(need.caller.token, need.server, detail)
+        if isinstance(credential, ExchangeRefusal):
+            return credential
+        identity = _identity_of(need, self._enforcement.blocks)
+        return credential.for_sessions_of(identity, frozenset(need.caller.subjects))
 
     async def _request(
         self, subject_token: str, server: ServerEntry, detail: AuthorizationDetail

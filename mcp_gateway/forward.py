@@ -20,7 +20,7 @@ from mcp_gateway.inbound import (
     ToolCall,
 )
 from mcp_gateway.routing_headers import encode_header_value, mirrored_parameters
-from mcp_gateway.upstream.protocol import UpstreamRequest
+from mcp_gateway.upstream.protocol import SessionIdentity, UpstreamRequest
 from registry.snapshot import ServerEntry
 
 CLIENT_INFO_KEY: Final = "io.modelcontextprotocol/clientInfo"
@@ -55,7 +55,9 @@ def forwarded_call(
         ("Mcp-Name", encode_header_value(call.name)),
         *mirrored_parameters(tool.parameters, call.arguments),
     )
-    return mcp_request(server, call.id, METHOD_CALL_TOOL, params, headers)
+    return mcp_request(
+        server, call.id, METHOD_CALL_TOOL, params, headers, session=credential.session
+    )
 
 
 def mcp_headers(method: str, credential: Credential) -> tuple[tuple[str, str], ...]:
@@ -77,6 +79,8 @@ def mcp_request(
     method: str,
     params: Mapping[str, Any],
     headers: tuple[tuple[str, str], ...],
+    *,
+    session: SessionIdentity | None,
 ) -> UpstreamRequest:
     """One JSON-RPC request to a server, under its own limits."""
     body = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
@@ -86,6 +90,8 @@ def mcp_request(
         body=_encode(body),
         timeout_seconds=server.timeout_seconds,
         maximum_response_bytes=server.maximum_response_bytes,
+        protocol=server.protocol,
+        session=session,
     )
 
 

@@ -123,6 +123,9 @@ class McpServerSpec(Spec):
     person_attributes: tuple[PersonAttribute, ...] = ()
     credential: ServerCredential
     approve: Literal["review", "first_seen"] = "review"
+    protocol: Literal["auto", "modern", "legacy"] = Field(
+        default="auto", description="modern: MCP 2026-07-28; legacy: before; auto: it is asked."
+    )
     tools: dict[str, ToolOverride] = Field(default_factory=dict)
     timeout_seconds: float = Field(default=30.0, gt=0, le=600)
     maximum_response_bytes: int = Field(default=16_777_216, ge=1024)

@@ -215,6 +215,7 @@ def _server(parsed: ParsedObject, declared: DeclaredSet, stored: StoredRegistry)
         timeout_seconds=spec.timeout_seconds,
         maximum_response_bytes=spec.maximum_response_bytes,
         approve=spec.approve,
+        protocol=spec.protocol,
     )
 
 

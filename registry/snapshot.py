@@ -35,7 +35,10 @@ class CredentialProviderEntry(msgspec.Struct, frozen=True):
 
 
 class ServerEntry(msgspec.Struct, frozen=True):
-    """One MCP server: `url` is its RFC 8707 resource, `audience` the `aud` of its tokens."""
+    """One MCP server: `url` is its RFC 8707 resource, `audience` the `aud` of its tokens.
+
+    `protocol` is the era it is spoken to in: `auto` (it is asked), `modern` or `legacy`.
+    """
 
     name: str
     url: str
@@ -47,6 +50,7 @@ class ServerEntry(msgspec.Struct, frozen=True):
     timeout_seconds: float
     maximum_response_bytes: int
     approve: str = "review"
+    protocol: str = "auto"
 
 
 class AgentEntry(msgspec.Struct, frozen=True):

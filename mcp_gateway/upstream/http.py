@@ -6,7 +6,7 @@ for the credential, so identity is asked for and anything else refused by the ca
 """
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Self
 
 import aiohttp
@@ -18,6 +18,8 @@ from mcp_gateway.upstream.protocol import (
     UpstreamTooLargeError,
     UpstreamUnreachableError,
 )
+from mcp_gateway.upstream.transport import TransportReply
+from registry.blocks import RevocationEvent
 
 CONNECT_SECONDS: Final = 5.0
 MAXIMUM_CONNECTIONS: Final = 1000
@@ -43,25 +45,36 @@ def new_session() -> aiohttp.ClientSession:
 
 
 class HttpUpstream:
-    """The Upstream protocol over one aiohttp session, made when first used."""
+    """Upstream (of modern servers only) and Transport over one aiohttp session, made when used."""
 
     def __init__(self, session_factory: Callable[[], aiohttp.ClientSession] = new_session) -> None:
         """Take how to make the session: it needs a running loop, so it is made late."""
         self._session_factory = session_factory
         self._session: aiohttp.ClientSession | None = None
 
-    @asynccontextmanager
-    async def post(self, request: UpstreamRequest) -> AsyncIterator[UpstreamReply]:
+    def post(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamReply]:
         """Send one request; the body of the reply is read by the caller inside the context."""
+        return self.send("POST", request)
+
+    def forget(self, event: RevocationEvent) -> None:
+        """Nothing is kept between calls."""
+
+    def forget_all(self) -> None:
+        """Nothing is kept between calls."""
+
+    @asynccontextmanager
+    async def send(self, method: str, request: UpstreamRequest) -> AsyncIterator[TransportReply]:
+        """Send one request by any HTTP method, as `post`."""
         if self._session is None:
             self._session = self._session_factory()
         timeout = aiohttp.ClientTimeout(
             total=None, connect=CONNECT_SECONDS, sock_read=request.timeout_seconds
         )
         try:
-            response = await self._session.post(
+            response = await self._session.request(
+                method,
                 request.url,
-                data=request.body,
+                data=request.body or None,
                 headers=request.headers,
                 allow_redirects=False,
                 timeout=timeout,
@@ -105,6 +118,10 @@ class _HttpReply:
         coding = response.headers.get("Content-Encoding", "identity")
         self.content_encoding = coding.strip().lower()
         self.is_complete = False
+
+    def header(self, name: str) -> str | None:
+        values = self._response.headers.getall(name, [])
+        return values[0] if len(values) == 1 else None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         received = 0

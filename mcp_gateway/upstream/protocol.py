@@ -1,9 +1,28 @@
 """What the pipeline needs of an MCP server's transport. Implementations live beside this file."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
+
+from registry.blocks import RevocationEvent, Subject
+
+PROTOCOL_AUTO: Final = "auto"
+PROTOCOL_MODERN: Final = "modern"
+PROTOCOL_LEGACY: Final = "legacy"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionIdentity:
+    """For whom a server may keep something between calls.
+
+    INVARIANT: two requests have equal keys only if all that the server could see of the principal
+    and of the credential, or a block could hit, is the same. `subjects` are whose revocation ends
+    the session.
+    """
+
+    key: Hashable = field(repr=False)
+    subjects: frozenset[Subject] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +30,8 @@ class UpstreamRequest:
     """One POST to an MCP server. `headers` are complete and hold the target's credential.
 
     `timeout_seconds` bounds the wait for the reply's head and for each next part of its body.
+    `protocol` is what the operator says of the server's era; without a `session` nothing of this
+    request is kept for a later one.
     """
 
     url: str
@@ -18,6 +39,8 @@ class UpstreamRequest:
     body: bytes = field(repr=False)
     timeout_seconds: float
     maximum_response_bytes: int
+    protocol: str = PROTOCOL_AUTO
+    session: SessionIdentity | None = None
 
 
 class UpstreamReply(Protocol):
@@ -44,7 +67,11 @@ class UpstreamReply(Protocol):
 
 
 class Upstream(Protocol):
-    """Sends requests to MCP servers: no redirects, no cookies, nothing kept between calls."""
+    """Sends requests to MCP servers: no redirects, no cookies.
+
+    Takes and answers the modern wire form (2026-07-28), whatever the server behind it speaks. What
+    is kept between calls is kept under the whole `SessionIdentity`.
+    """
 
     def post(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamReply]:
         """Send and wait for the head; leaving the context closes the exchange at once.
@@ -52,6 +79,12 @@ class Upstream(Protocol):
         Raises:
             UpstreamError: on entry, when no head arrived.
         """
+
+    def forget(self, event: RevocationEvent) -> None:
+        """End whatever is kept for a revoked subject."""
+
+    def forget_all(self) -> None:
+        """End whatever is kept."""
 
 
 class UpstreamError(Exception):

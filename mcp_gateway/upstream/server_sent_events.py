@@ -1,7 +1,7 @@
 """Reads server-sent events from bytes as they arrive (WHATWG HTML §9.2.6). Pure.
 
 Used to look into a tool's event stream while its bytes are passed on, and to read the control
-channel. Only `event` and `data` matter to us; `id` and `retry` are ignored.
+channel. `last_event_id` and `retry_ms` matter only where a legacy stream is taken up again.
 """
 
 from codecs import BOM_UTF8
@@ -11,6 +11,7 @@ from typing import Final
 
 MAXIMUM_EVENT_BYTES: Final = 16_777_216
 MAXIMUM_EVENT_LINES: Final = 100_000  # also empty lines cost
+_RETRY_DIGITS: Final = 9
 
 
 class EventTooLargeError(Exception):
@@ -37,6 +38,9 @@ class EventReader:
         self._size = 0
         self._after_cr = False
         self._start: bytes | None = b""  # what may be a byte order mark; None: it is behind us
+        self._id: bytes | None = None
+        self.last_event_id: bytes | None = None  # of the last event that was whole
+        self.retry_ms: int | None = None
 
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         """The events that `chunk` completes.
@@ -83,6 +87,7 @@ class EventReader:
                 name = self._name.decode("utf-8", "replace") or "message"
                 event = ServerSentEvent(name, b"\n".join(self._data))
             self._name, self._data, self._size = b"", [], 0
+            self.last_event_id = self._id
             return event
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
@@ -93,4 +98,8 @@ class EventReader:
                 raise EventTooLargeError
         elif field == b"event":
             self._name = value
+        elif field == b"id" and b"\0" not in value:
+            self._id = value
+        elif field == b"retry" and len(value) <= _RETRY_DIGITS and value.isdigit():
+            self.retry_ms = int(value)
         return None

@@ -29,6 +29,7 @@ from mcp_gateway.inbound import CAPABILITIES_KEY, PROTOCOL_VERSION, VERSION_KEY,
 from mcp_gateway.parts import Parts, assemble
 from mcp_gateway.proof_memory import ProofMemory
 from mcp_gateway.upstream.protocol import UpstreamReply, UpstreamRequest
+from registry.blocks import RevocationEvent
 from registry.snapshot import (
     AgentEntry,
     CredentialProviderEntry,
@@ -158,6 +159,7 @@ class FakeUpstream:
 
     def __init__(self) -> None:
         self.requests: list[UpstreamRequest] = []
+        self.forgotten: list[RevocationEvent | None] = []
         self.replies: list[FakeReply | Exception] = []
         self.before: Callable[[], Awaitable[None]] | None = None
 
@@ -176,6 +178,12 @@ class FakeUpstream:
             yield reply
         finally:
             reply.is_closed = True
+
+    def forget(self, event: RevocationEvent) -> None:
+        self.forgotten.append(event)
+
+    def forget_all(self) -> None:
+        self.forgotten.append(None)
 
     def sent_header(self, name: str, index: int = -1) -> str | None:
         headers = {key.lower(): value for key, value in self.requests[index].headers}

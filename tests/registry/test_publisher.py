@@ -273,7 +273,7 @@ PUBLIC_FIELDS = {
     "GatewayEntry": {"name", "base_url", "client_id", "servers", "allowed_origins", "jwks"},
     "ServerEntry": {
         "name", "url", "audience", "require_bound", "person_attributes", "credential", "tools",
-        "timeout_seconds", "maximum_response_bytes", "approve",
+        "timeout_seconds", "maximum_response_bytes", "approve", "protocol",
     },
     "CredentialProviderEntry": {
         "name", "type", "binding", "lifetime_seconds", "version", "audience", "settings",

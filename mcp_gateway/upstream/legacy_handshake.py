@@ -1,0 +1,183 @@
+"""The messages around the calls of a legacy session: its beginning, its end, and what is posted.
+
+2025-11-25, "Lifecycle" and "Session management": `initialize`, its answer with the negotiated
+version and perhaps a session id, `notifications/initialized`; DELETE at the end. From the second
+message on every request carries both headers.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Final
+
+from mcp_gateway.upstream.legacy_session import LegacySession
+from mcp_gateway.upstream.legacy_wire import (
+    ModernCall,
+    initialize_request,
+    initialized_notification,
+    is_session_id,
+    negotiated_version,
+)
+from mcp_gateway.upstream.protocol import (
+    UpstreamInvalidError,
+    UpstreamReply,
+    UpstreamRequest,
+    UpstreamTooLargeError,
+)
+from mcp_gateway.upstream.server_sent_events import EventReader, EventTooLargeError
+from mcp_gateway.upstream.transport import Transport
+
+JSON: Final = "application/json"
+EVENT_STREAM: Final = "text/event-stream"
+SESSION_HEADER: Final = "Mcp-Session-Id"
+VERSION_HEADER: Final = "MCP-Protocol-Version"
+MAXIMUM_HANDSHAKE_BYTES: Final = 1_048_576  # `instructions` may be long
+MAXIMUM_ACCEPTED_BYTES: Final = 65_536  # what a server says to a notification is not read
+_OK: Final = 200
+_SUCCESS: Final = range(200, 300)
+_OF_BODY: Final = frozenset({"content-type", "accept"})
+
+
+class StatusRefusedError(Exception):
+    """The server answered the handshake with an HTTP status that is the caller's to act on."""
+
+    def __init__(self, status: int) -> None:
+        """Take the status."""
+        super().__init__(f"HTTP {status}")
+        self.status = status
+
+
+async def begin_session(
+    transport: Transport, request: UpstreamRequest, call: ModernCall
+) -> LegacySession:
+    """Begin a session for whoever sends `request`.
+
+    The one who cancels this leaves a session at the server that ends by its own idle time.
+
+    Raises:
+        StatusRefusedError: the credential was refused (401).
+        UpstreamError: no answer, or not a legacy server's.
+    """
+    asked = _with_body(request, _plain_headers(request), initialize_request(call))
+    async with transport.send("POST", asked) as reply:
+        if reply.status in {401, 403}:
+            raise StatusRefusedError(reply.status)
+        if reply.status != _OK or reply.content_encoding != "identity":
+            raise UpstreamInvalidError(f"initialize was answered with status {reply.status}")
+        version = await _negotiated(reply)
+        session_id = reply.header(SESSION_HEADER)
+    if session_id is not None and not is_session_id(session_id):
+        raise UpstreamInvalidError("the session id has characters it may not have")
+    subjects = frozenset() if request.session is None else request.session.subjects
+    session = LegacySession(session_id, version, request, subjects)
+    await post_message(transport, session, request, initialized_notification())
+    return session
+
+
+async def post_message(
+    transport: Transport, session: LegacySession, request: UpstreamRequest, body: bytes
+) -> None:
+    """Post what has no answer: a notification, or an answer to the server.
+
+    Raises:
+        UpstreamError: it was not taken.
+    """
+    headers = session_headers(session, request)
+    message = replace(
+        _with_body(request, headers, body), maximum_response_bytes=MAXIMUM_ACCEPTED_BYTES
+    )
+    async with transport.send("POST", message) as reply:
+        if reply.status not in _SUCCESS:
+            raise UpstreamInvalidError(f"a message was answered with status {reply.status}")
+
+
+async def end_session(transport: Transport, session: LegacySession) -> None:
+    """Tell the server that a session is over; it may refuse to hear it (405).
+
+    Raises:
+        UpstreamError: it could not be told.
+    """
+    request = session.last
+    headers = _without_body(session_headers(session, request))
+    ending = replace(
+        request, headers=headers, body=b"", maximum_response_bytes=MAXIMUM_ACCEPTED_BYTES
+    )
+    async with transport.send("DELETE", ending):
+        pass
+
+
+def session_headers(
+    session: LegacySession, request: UpstreamRequest
+) -> tuple[tuple[str, str], ...]:
+    """The headers of a request within a session."""
+    of_session = () if session.id is None else ((SESSION_HEADER, session.id),)
+    return (*_plain_headers(request), (VERSION_HEADER, session.version), *of_session)
+
+
+def resuming(
+    session: LegacySession, request: UpstreamRequest, last_event_id: str, maximum_bytes: int
+) -> UpstreamRequest:
+    """The GET that takes a stream up after `last_event_id` ("Resumability and redelivery")."""
+    headers = (
+        *_without_body(session_headers(session, request)),
+        ("Accept", EVENT_STREAM),
+        ("Last-Event-ID", last_event_id),
+    )
+    return replace(request, headers=headers, body=b"", maximum_response_bytes=maximum_bytes)
+
+
+def _plain_headers(request: UpstreamRequest) -> tuple[tuple[str, str], ...]:
+    """Without those of the modern era; no credential may stand in an `Mcp-*` header."""
+    return tuple(
+        (name, value) for name, value in request.headers if not name.lower().startswith("mcp-")
+    )
+
+
+def _without_body(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name, value in headers if name.lower() not in _OF_BODY)
+
+
+def _with_body(
+    request: UpstreamRequest, headers: tuple[tuple[str, str], ...], body: bytes
+) -> UpstreamRequest:
+    return replace(
+        request, headers=headers, body=body, maximum_response_bytes=MAXIMUM_HANDSHAKE_BYTES
+    )
+
+
+async def _negotiated(reply: UpstreamReply) -> str:
+    """The version in the first answer of a JSON or event-stream reply."""
+    async for message in _messages(reply):
+        version = negotiated_version(message)
+        if version is not None:
+            return version
+    raise UpstreamInvalidError("initialize was not answered")
+
+
+async def _messages(reply: UpstreamReply) -> AsyncIterator[bytes]:
+    if reply.media_type == JSON:
+        yield await whole(reply, MAXIMUM_HANDSHAKE_BYTES)
+        return
+    if reply.media_type != EVENT_STREAM:
+        raise UpstreamInvalidError(f"the reply has the type {reply.media_type[:64]}")
+    reader = EventReader(MAXIMUM_HANDSHAKE_BYTES)
+    try:
+        async for chunk in reply.chunks():
+            for event in reader.feed(chunk):
+                if event.data:
+                    yield event.data
+    except EventTooLargeError as error:
+        raise UpstreamInvalidError("an event is too large") from error
+
+
+async def whole(reply: UpstreamReply, maximum_bytes: int) -> bytes:
+    """All of a body.
+
+    Raises:
+        UpstreamError: it broke off, fell silent or grew too large.
+    """
+    body = bytearray()
+    async for chunk in reply.chunks():
+        body += chunk
+        if len(body) > maximum_bytes:
+            raise UpstreamTooLargeError
+    return bytes(body)
