@@ -139,7 +139,7 @@ class LegacyServer:
         self._begun += 1
         session = f"session-{self._begun}"
         self.sessions.add(session)
-        return json_reply(body, **{"mcp-session-id": session})
+        return LegacyReply(200, JSON, (body,), headers={"mcp-session-id": session})
 
     def methods(self) -> list[str]:
         return [sent.method for sent in self.sent]
