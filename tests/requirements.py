@@ -278,6 +278,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "credential-never-echoed": (
         "No reply, however split or encoded, carries the target's credential to the agent."
     ),
+    "era-probe": (
+        "Whether a server is modern is asked with server/discover, once per server, and never "
+        "with a person's call."
+    ),
     "exchange-decision-once": (
         "Where a credential is bound to a call, its decision id works once, whoever "
         "presents it and in whichever process."
@@ -308,6 +312,24 @@ REQUIREMENTS: Final[dict[str, str]] = {
     ),
     "keys-one-active": (
         "Each purpose has exactly one active key, whichever of several processes makes it."
+    ),
+    "legacy-server-requests": (
+        "What a legacy server asks during a call is refused towards it and never reaches the agent."
+    ),
+    "legacy-session-ends": (
+        "A session at a legacy server is ended when it is revoked, idle, one too many or we stop."
+    ),
+    "legacy-session-per-principal": (
+        "No two principals share a session at a legacy server, also not with one credential."
+    ),
+    "legacy-session-renewed-once": (
+        "Only a 404 renews a session and sends its call again, and only once."
+    ),
+    "legacy-stream-resumed": (
+        "A stream that a legacy server closed before its answer is taken up again, not the call."
+    ),
+    "legacy-upstream": (
+        "An agent of 2026-07-28 uses a server of 2025-11-25 or 2025-06-18 as if it were modern."
     ),
     "one-worker-per-gateway": (
         "A Gateway is served by one process at a time: a second gets neither snapshot nor events."
@@ -341,6 +363,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "A tool definition that changes after its approval is not published until it is "
         "approved again, not even with first_seen."
     ),
+    "trap-client-info-replaced": "A legacy server is told the agent's own client software.",
     "trap-client-of-two-agents": "A client belongs to at most one Agent.",
     "trap-consent-by-name": (
         "A stored consent holds for what was shown; what changed since is asked about again."

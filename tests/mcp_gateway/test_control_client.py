@@ -222,6 +222,7 @@ async def test_revocation_event_is_applied_before_it_is_acknowledged(channel: Ch
         await channel.until(lambda: channel.control.bodies["acks"][-1]["sequence"] == 1)
     assert channel.control.after == ["0"]
     assert (await channel.rig.post(CALL)).status == 401
+    assert channel.rig.upstream.forgotten == [event]
 
 
 async def test_heartbeat_renews_the_lease_only_when_everything_is_applied(
@@ -271,6 +272,7 @@ async def test_revocation_that_came_with_a_snapshot_drops_every_credential(
         channel.tell("snapshot", {"version": 7})
         await channel.until(lambda: rig.parts.enforcement.progress.sequence == 2)
     assert len(rig.parts.exchange._cache) == 0
+    assert rig.upstream.forgotten == [None]
 
 
 @pytest.mark.requirement("attack-28")

@@ -26,7 +26,7 @@ def everything(entry: Path, port: int, directory: Path) -> Iterator[Server]:
         message = "node is not installed"
         raise CannotInstallError(message)
     environment = {"PORT": str(port), "PATH": os.environ["PATH"]}  # noqa: TID251 - a child's
-    command = [node, entry, "streamableHttp"]
+    command: list[str | Path] = [node, entry, "streamableHttp"]
     with started("everything", command, directory, environment=environment) as server:
         server.await_ready(lambda: is_listening(port))
         yield server
