@@ -68,7 +68,7 @@ async def begin_session(
     if session_id is not None and not is_session_id(session_id):
         raise UpstreamInvalidError("the session id has characters it may not have")
     subjects = frozenset() if request.session is None else request.session.subjects
-    session = LegacySession(session_id, version, request, subjects)
+    session = LegacySession(session_id, version, replace(request, body=b""), subjects)
     await post_message(transport, session, request, initialized_notification())
     return session
 

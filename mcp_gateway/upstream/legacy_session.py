@@ -8,7 +8,7 @@ is ended once its last call has left it.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mcp_gateway.clock import Clock
@@ -23,7 +23,7 @@ _Key = tuple[str, object]
 
 @dataclass(slots=True, eq=False)
 class LegacySession:
-    """One session. `last` is the request used last: how to reach the server, with which headers.
+    """One session. `last` is the request used last, without its body: where and with what headers.
 
     `id` is None at a server that keeps none; `is_known` is False once the server said so.
     """
@@ -81,7 +81,7 @@ class SessionTable:
             return None
         self._sessions.move_to_end(key)
         session.calls += 1
-        session.last = request
+        session.last = replace(request, body=b"")  # a body may be large, and lives no longer
         return session
 
     def begin(self, session: LegacySession, request: UpstreamRequest, revision: int) -> None:
