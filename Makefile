@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := admin_console audit_log authz_server countersign credential_providers database \
-            idp_connectors mcp_gateway policies registry token_exchange
+            idp_connectors mcp_gateway outbound policies registry token_exchange
 SOURCES := $(PACKAGES) tests bench compose
 
 .PHONY: help run test check soak format docs bench mutation lock clean

@@ -68,6 +68,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "and with none only where none is expected."
     ),
     "RFC7638-3": "A key is known by the SHA-256 thumbprint of its canonical required members.",
+    "RFC8414-3.3": "The issuer in metadata is the one that was asked, byte for byte.",
     "RFC8693-2.1": (
         "A token exchange names one target and gets the type of token its provider makes; "
         "asking for none is asking for an access token."
@@ -153,6 +154,12 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "attack-2": (
         "kid path/SQL/URL, `jku`, `x5u`, `jwk`, `crit`, `b64` header: ignored or rejected, no fetch"
     ),
+    "attack-3": (
+        "JWKS / CIMD / request_uri / discovery SSRF: private, link-local, loopback, IPv6-mapped, "
+        "DNS rebinding, redirects, 10 MB, slowloris: connect to vetted IP only, no redirects, "
+        "size/time caps, negative cache"
+    ),
+    "attack-4": "unknown kid flood -> JWKS refetch storm: one fetch per cool-down",
     "attack-5": (
         "assertion: wrong aud, array aud, other trust domain's issuer signing our sub, "
         "exp too far, nbf, missing exp, float/NaN/string exp, replayed jti across workers "

@@ -19,6 +19,7 @@ PACKAGES = (
     "database",
     "idp_connectors",
     "mcp_gateway",
+    "outbound",
     "policies",
     "registry",
     "token_exchange",
