@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
@@ -35,6 +35,24 @@ _DESCRIPTIONS: Final = {
     "key.coordinates": "The key's coordinates are not in canonical form.",
     "key.point": "The key is not a point of its curve.",
 }
+
+
+class VerifyingKey(Protocol):
+    """A public key and the one algorithm it verifies with; others' keys may be other than ES256."""
+
+    @property
+    def algorithm(self) -> str:
+        """The JWS `alg` this key is used with, whatever a token says."""
+
+    def verifies(self, signing_input: bytes, signature: bytes) -> bool:
+        """Whether `signature` is this key's."""
+
+
+class KeyTable(Protocol):
+    """The keys of exactly one issuer."""
+
+    def find(self, key_id: object) -> VerifyingKey | None:
+        """The key of exactly this `kid`: a table look-up."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import msgspec
 from token_exchange.claims import AccessTokenClaims, Refusal, VerifiedClaims, VerifiedJwt
 from token_exchange.compact_jws import UnverifiedJws, parse_compact_jws, parse_json_object
 from token_exchange.delegation import depth_of
-from token_exchange.keys import PublicKey, VerificationKeys
+from token_exchange.keys import KeyTable, VerificationKeys, VerifyingKey
 from token_exchange.token_types import (
     ACCESS_TOKEN_TYP,
     MAXIMUM_ACTOR_DEPTH,
@@ -93,15 +93,16 @@ def unverified_claims(
 def verify_jws(
     unverified_jws: str,
     *,
-    keys: VerificationKeys,
+    keys: KeyTable,
     algorithms: frozenset[str],
-    typ: str,
+    typ: str | frozenset[str | None],
     refuse_as: str = "invalid_request",
     maximum_bytes: int = MAXIMUM_TOKEN_BYTES,
 ) -> VerifiedJws | Refusal:
     """Check a signed document that need not be a JWT, such as a snapshot (RFC 7515 §5.2).
 
-    `typ` is compared exactly (RFC 8725 §3.11). `maximum_bytes` bounds the compact form.
+    `typ` is compared exactly (RFC 8725 §3.11): one value, or a set in which None stands for its
+    absence. `maximum_bytes` bounds the compact form.
     """
     jws = parse_compact_jws(unverified_jws, refuse_as=refuse_as, maximum_bytes=maximum_bytes)
     if isinstance(jws, Refusal):
@@ -117,9 +118,9 @@ def verify_jws(
 def verify_jwt(
     unverified_token: str,
     *,
-    keys: VerificationKeys,
+    keys: KeyTable,
     algorithms: frozenset[str],
-    typ: str,
+    typ: str | frozenset[str | None],
     issuer: str,
     audience: str | None,
     now: int,
@@ -134,7 +135,7 @@ def verify_jwt(
         unverified_token: a compact JWS of at most `MAXIMUM_TOKEN_BYTES`.
         keys: the keys of this issuer only.
         algorithms: what may be used, explicitly; never taken from the token.
-        typ: the exact `typ` header (RFC 8725 §3.11).
+        typ: the exact `typ` header (RFC 8725 §3.11); of a set any, None standing for its absence.
         issuer: the exact `iss`.
         audience: the only audience, as a text or an array of just it; None refuses a token that
             has any (RFC 7519 §4.1.3).
@@ -228,23 +229,30 @@ def _refusal(rule: str, code: str, detail: str | None = None) -> Refusal:
 
 def _key_of(
     jws: UnverifiedJws,
-    keys: VerificationKeys,
+    keys: KeyTable,
     algorithms: frozenset[str],
-    typ: str,
+    typ: str | frozenset[str | None],
     refuse_as: str,
-) -> PublicKey | Refusal:
+) -> VerifyingKey | Refusal:
     algorithm = jws.header.get("alg")
     if not isinstance(algorithm, str) or algorithm not in algorithms:
         return _refusal("jwt.algorithm", refuse_as)
     if not FORBIDDEN_HEADERS.isdisjoint(jws.header):
         return _refusal("jwt.header", refuse_as)
-    if jws.header.get("typ") != typ:
+    if not _is_typ(jws.header.get("typ"), typ):
         return _refusal("jwt.type", refuse_as)
     key = keys.find(jws.header.get("kid"))
     if key is None:
         return _refusal("jwt.key", refuse_as)
     # INVARIANT: a key is used with its own algorithm, whatever the caller's list allows.
     return key if key.algorithm == algorithm else _refusal("jwt.algorithm", refuse_as)
+
+
+def _is_typ(stated: object, wanted: str | frozenset[str | None]) -> bool:
+    if isinstance(wanted, str):
+        return stated == wanted
+    # What is neither a text nor absent may be unhashable, and is in no set of ours.
+    return (stated is None or isinstance(stated, str)) and stated in wanted
 
 
 def _claims_refusal(

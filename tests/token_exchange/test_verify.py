@@ -682,3 +682,25 @@ def test_unverified_claims_without_an_issuer_are_refused(token: str, rule: str) 
     assert isinstance(asked, Refusal)
     assert asked.code == "some_code"
     assert rule != "jwt.missing" or refusal.detail == "iss"
+
+
+@pytest.mark.parametrize(
+    ("header", "accepted"),
+    [
+        ({}, True),
+        ({"typ": "JWT"}, True),
+        ({"typ": None}, True),
+        ({"typ": "at+jwt"}, False),
+        ({"typ": "jwt"}, False),
+        ({"typ": ["JWT"]}, False),
+        ({"typ": {}}, False),
+        ({"typ": 0}, False),
+    ],
+)
+def test_jws_typ_may_be_one_of_a_set_or_absent(header: dict[str, Any], accepted: bool) -> None:
+    token = sign({"alg": "ES256", "kid": KEY_ID, **header}, {"a": 1})
+
+    found = verify_jws(token, keys=KEYS, algorithms=ES256, typ=frozenset(("JWT", None)))
+
+    assert isinstance(found, VerifiedJws) is accepted
+    assert accepted or rule_of(found) == "jwt.type"
