@@ -17,6 +17,7 @@ class EventType(StrEnum):
     ATTESTATION_REFUSED = "attestation.refused"
     LOGIN_SUCCEEDED = "login.succeeded"
     LOGIN_FAILED = "login.failed"
+    SESSION_ENDED = "session.ended"  # the identity provider no longer vouches for the person
     CONSENT_GRANTED = "consent.granted"
     CONSENT_DENIED = "consent.denied"
     AUTHORIZE_REFUSED = "authorize.refused"

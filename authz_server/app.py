@@ -21,7 +21,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from authz_server.endpoints import authorize, consent, control, jwks, login, metadata, token
+from authz_server.endpoints import (
+    authorize,
+    callback,
+    consent,
+    control,
+    jwks,
+    login,
+    metadata,
+    token,
+)
 from authz_server.errors import NO_STORE, UNEXPECTED, token_error
 from authz_server.log_events import LogEvent
 from authz_server.parts import Parts
@@ -34,7 +43,7 @@ _LOG: Final = structlog.get_logger(__name__)
 
 def create_app(parts: Parts, *, mounts: Sequence[Mount] = ()) -> Starlette:
     """The application. `mounts` are others' applications, such as the administration interface."""
-    modules = (metadata, jwks, authorize, login, consent, token, control)
+    modules = (metadata, jwks, authorize, login, callback, consent, token, control)
     routes: list[BaseRoute] = [route for module in modules for route in module.routes(parts)]
     routes += [*mounts, _health(parts)]
     path = urlsplit(parts.issuer).path

@@ -104,8 +104,11 @@ def find_interaction(
     return parts.interactions.find(unverified_interaction_id, secret, now_of(parts))
 
 
-def living_session(parts: Parts, request: Request) -> Session | None:
-    """Who is logged in in this browser, unless a block or an epoch ended it."""
+def living_session(parts: Parts, request: Request, *, stale: bool = False) -> Session | None:
+    """Who is logged in in this browser, unless a block or an epoch ended it.
+
+    `stale`: even if the identity provider must be asked again first.
+    """
     cookie_value = read_cookie(request, parts.issuer, "session")
     if cookie_value is None:
         return None
@@ -120,7 +123,7 @@ def living_session(parts: Parts, request: Request) -> Session | None:
         Subject(BlockKind.SESSION, session.sid),
     )
     hit = parts.live.blocks.first_hit(subjects, session.created_at)
-    return session if hit is None else None
+    return session if hit is None and (stale or now_of(parts) < session.claims_until) else None
 
 
 def answers_login(parts: Parts, interaction: Interaction, session: Session) -> bool:

@@ -15,6 +15,7 @@ from audit_log.refusal_budgets import RefusalBudgets
 from audit_log.spool import Spool
 from audit_log.store import AuditStore
 from authz_server.compiled_snapshot import SnapshotCompiler
+from authz_server.issuing.session_seal import SessionSeal
 from authz_server.issuing.signing_keys import KeyRing
 from authz_server.serving_workers import ServingWorkers
 from authz_server.stopping import Stopping
@@ -24,9 +25,11 @@ from authz_server.store.interactions import InteractionStore
 from authz_server.store.persons import PersonStore
 from authz_server.store.replay import ReplayStore
 from authz_server.store.sessions import SessionStore
+from authz_server.store.upstream_logins import UpstreamLoginStore
+from authz_server.turns import Turns
 from credential_providers.catalog import CredentialProviders
 from idp_connectors.evidence import Evidence
-from idp_connectors.workforce.login import PersonLogin
+from idp_connectors.workforce.login import PersonLogin, RedirectLogin
 from registry.acks import AckStore
 from registry.enrolment import EnrolmentStore
 from registry.live import LiveRegistry
@@ -68,8 +71,10 @@ class Parts:
     persons: PersonStore
     replay: ReplayStore
     credential_providers: CredentialProviders
-    # By IdentityProvider name: asks a person for their proof (local accounts: username, password).
-    person_logins: Callable[[], dict[str, PersonLogin]]
+    # By IdentityProvider name: takes a password itself, or sends the browser to another site.
+    person_logins: Callable[[], dict[str, PersonLogin | RedirectLogin]]
+    upstream_logins: UpstreamLoginStore
+    session_seal: SessionSeal
     # By assertion issuer: chosen by the unverified `iss`, exactly one or none.
     workload_verifier: Callable[[str], WorkloadVerifier | None]
     lease_seconds: float
@@ -82,4 +87,6 @@ class Parts:
     refusal_budgets: RefusalBudgets = field(default_factory=RefusalBudgets)
     # Which process serves which Gateway, by its open event stream.
     serving_workers: ServingWorkers = field(default_factory=ServingWorkers)
+    # Sessions whose identity provider is being asked.
+    revalidations: Turns = field(default_factory=Turns)
     heartbeat_seconds: float = 0.25  # of the control channel's event stream

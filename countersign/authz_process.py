@@ -76,6 +76,7 @@ async def _authz_server(settings: AuthzServerSettings, clock: Clock) -> None:
                 await stopping.wait()
                 server.parts.stopping.begin()
         finally:
+            await server.fetcher.aclose()
             await _last_audit_events(server)
 
 

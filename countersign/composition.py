@@ -19,6 +19,7 @@ from admin_console.setup_codes import SetupCodes
 from audit_log.spool import Spool
 from audit_log.store import AuditStore
 from authz_server.endpoints.metadata import server_metadata
+from authz_server.issuing.session_seal import SessionSeal
 from authz_server.issuing.signing_keys import KeyPurpose, KeyRing
 from authz_server.parts import Parts
 from authz_server.store.codes import CodeStore
@@ -28,6 +29,7 @@ from authz_server.store.persons import PersonStore
 from authz_server.store.replay import OnceKind, ReplayStore, UsedOnce
 from authz_server.store.sessions import SessionStore
 from authz_server.store.signing_keys import SigningKeyStore
+from authz_server.store.upstream_logins import UpstreamLoginStore
 from countersign.attestation_audit import attestation_recorder
 from countersign.key_files import load_or_create_kek
 from countersign.settings import AuthzServerSettings
@@ -35,11 +37,14 @@ from credential_providers.catalog import CredentialParts, CredentialProviders
 from credential_providers.vault.store import VaultStore
 from database.engine import Database
 from idp_connectors.workforce.catalog import PersonLogins
-from idp_connectors.workforce.local_accounts import WorkforceParts
+from idp_connectors.workforce.parts import WorkforceParts
 from idp_connectors.workforce.password_hashing import PasswordHashing
 from idp_connectors.workload.attestation_listener import AttestationParts
 from idp_connectors.workload.catalog import WorkloadVerifiers, unix_process_providers
 from idp_connectors.workload.verifier import WorkloadParts
+from outbound.discovery import DiscoveryCache
+from outbound.fetcher import Fetcher
+from outbound.jwks import JwksCache
 from registry.acks import AckStore
 from registry.enrolment import EnrolmentStore
 from registry.live import LiveRegistry
@@ -72,6 +77,7 @@ class AuthzServer:
     attestation: AttestationParts
     admin: AdminParts
     setup_codes: SetupCodes
+    fetcher: Fetcher
 
 
 async def compose_authz_server(
@@ -99,9 +105,20 @@ async def compose_authz_server(
     )
     audit_store = AuditStore(database, clock=clock)
     vault = VaultStore(database, keys.vault_private_jwk)
+    fetcher = Fetcher()
     logins = PersonLogins(
         lambda: live.snapshot.identity_providers,
-        WorkforceParts(issuer=issuer, database=database, hashing=PasswordHashing(), random=random),
+        WorkforceParts(
+            issuer=issuer,
+            database=database,
+            hashing=PasswordHashing(),
+            random=random,
+            clock=clock,
+            fetcher=fetcher,
+            discovery=DiscoveryCache(fetcher, clock),
+            jwks=JwksCache(fetcher, clock),
+            secrets=vault,
+        ),
     )
     verifiers = WorkloadVerifiers(
         lambda: live.snapshot.trust_providers,
@@ -132,6 +149,8 @@ async def compose_authz_server(
             CredentialParts(random=random, pairwise_key=keys.pairwise_key, secrets=vault)
         ),
         person_logins=logins,
+        upstream_logins=UpstreamLoginStore(database),
+        session_seal=SessionSeal(keys.session_key, random),
         workload_verifier=verifiers,
         lease_seconds=settings.lease_seconds,
         server_metadata=server_metadata(issuer),
@@ -156,6 +175,7 @@ async def compose_authz_server(
         attestation=attestation,
         admin=_admin_parts(parts, objects, setup_codes, vault, logins),
         setup_codes=setup_codes,
+        fetcher=fetcher,
     )
 
 

@@ -9,12 +9,11 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from idp_connectors.workforce.local_accounts import (
-    LocalAccounts,
-    LocalAccountsSettings,
-    WorkforceParts,
-)
-from idp_connectors.workforce.login import PersonLogin
+from idp_connectors.workforce.local_accounts import LocalAccounts, LocalAccountsSettings
+from idp_connectors.workforce.login import PersonLogin, RedirectLogin
+from idp_connectors.workforce.oidc import OidcProvider
+from idp_connectors.workforce.oidc_settings import OidcSettings
+from idp_connectors.workforce.parts import WorkforceParts
 from idp_connectors.workload.unix_process import UnixProcessSettings, UnixProcessVerifier
 from idp_connectors.workload.verifier import WorkloadParts, WorkloadVerifier
 from registry.snapshot import ProviderRecord
@@ -25,7 +24,7 @@ class WorkforceType:
     """One type of IdentityProvider. `build` gets the record and its validated settings."""
 
     settings: type[BaseModel]
-    build: Callable[[ProviderRecord, Any, WorkforceParts], PersonLogin]
+    build: Callable[[ProviderRecord, Any, WorkforceParts], PersonLogin | RedirectLogin]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,10 @@ def _local_accounts(
     return LocalAccounts(record.name, settings, record.groups, parts)
 
 
+def _oidc(record: ProviderRecord, settings: OidcSettings, parts: WorkforceParts) -> OidcProvider:
+    return OidcProvider(record.name, settings, record.groups, parts)
+
+
 def _unix_process(
     record: ProviderRecord, settings: UnixProcessSettings, parts: WorkloadParts
 ) -> UnixProcessVerifier:
@@ -50,6 +53,7 @@ def _unix_process(
 
 WORKFORCE: Final[Mapping[str, WorkforceType]] = {
     "local_accounts": WorkforceType(LocalAccountsSettings, _local_accounts),
+    "oidc": WorkforceType(OidcSettings, _oidc),
 }
 
 WORKLOAD: Final[Mapping[str, WorkloadType]] = {

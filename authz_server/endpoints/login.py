@@ -8,14 +8,14 @@ same, and is told from a lockout only by "wait", which the provider says for unk
 
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 import anyio
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from audit_log.event import EventType, Outcome, PrincipalKind
+from audit_log.event import EventType, Outcome
 from authz_server.audit_events import record, record_refusal
 from authz_server.authorize_flow import (
     NOT_OPEN_HERE,
@@ -25,30 +25,29 @@ from authz_server.authorize_flow import (
     living_session,
     now_of,
 )
-from authz_server.browser import form_token, is_forged, is_shared_host, read_cookie, set_cookie
+from authz_server.browser import form_token, is_forged, is_shared_host, read_cookie
 from authz_server.endpoints.page_endpoint import page_endpoint
 from authz_server.errors import error_page
-from authz_server.pages.pages import LoginView, login_page
+from authz_server.login_form import login_form
+from authz_server.login_session import parties_of, start_session
 from authz_server.parameters import Parameters, form_of, parse_parameters
 from authz_server.parts import Parts
-from authz_server.redirect_uris import origin_of
+from authz_server.revalidation import renewed_session
 from authz_server.store.interactions import Interaction
 from authz_server.store.sessions import SESSION_LIFETIME_SECONDS
 from idp_connectors.evidence import Person
-from idp_connectors.workforce.login import LoginFailure, LoginFailureCode
-from registry.blocks import BlockKind, Subject
+from idp_connectors.workforce.login import (
+    LoginFailure,
+    LoginFailureCode,
+    PersonLogin,
+    UpstreamLogin,
+)
 from token_exchange.claims import Refusal
 
 MAXIMUM_USERNAME: Final = 256
 MAXIMUM_PASSWORD: Final = 1024  # longer ones are only work for the hash
 LOGIN_WAIT_SECONDS: Final = 15.0
 
-NO_PROVIDER: Final = Refusal(
-    "temporarily_unavailable",
-    "Nobody can log in here: no identity provider with a login form is declared.",
-    "no person login",
-    "login.no_provider",
-)
 FORGED: Final = Refusal(
     "invalid_request",
     "This form was not sent by this page. Go back, reload and try again.",
@@ -60,18 +59,7 @@ WRONG: Final = LoginFailure(
     "Username or password is wrong.",
     "unknown provider, or input that no account can have",
 )
-BLOCKED_PERSON: Final = Refusal(
-    "access_denied",
-    "You cannot log in now. Ask an administrator.",
-    "the person is blocked or an epoch is not over",
-    "login.blocked",
-)
-
-_STATUS: Final = {
-    LoginFailureCode.INVALID_CREDENTIALS: HTTPStatus.FORBIDDEN,
-    LoginFailureCode.LOCKED: HTTPStatus.TOO_MANY_REQUESTS,
-    LoginFailureCode.BUSY: HTTPStatus.SERVICE_UNAVAILABLE,
-}
+PATH: Final = "/oauth/login"
 
 
 def routes(parts: Parts) -> list[Route]:
@@ -92,11 +80,11 @@ async def show(parts: Parts, request: Request) -> Response:
     interaction = find_interaction(parts, request, parameters.one("interaction"))
     if interaction is None:
         return await _refuse(parts, NOT_OPEN_HERE)
-    session = living_session(parts, request)
+    session = living_session(parts, request) or await renewed_session(parts, request)
     is_known = session is not None and answers_login(parts, interaction, session)
     if is_known and not is_shared_host(parts.issuer):
         return await go_on(parts, interaction, session)
-    return _form(parts, request, interaction)
+    return login_form(parts, request, interaction)
 
 
 async def answer(parts: Parts, request: Request) -> Response:
@@ -121,7 +109,11 @@ async def _authenticate(parts: Parts, form: Parameters) -> Person | LoginFailure
     name = form.one("identity_provider") or ""
     username, password = form.one("username") or "", form.one("password") or ""
     login = parts.person_logins().get(name)
-    if login is None or len(username) > MAXIMUM_USERNAME or len(password) > MAXIMUM_PASSWORD:
+    if (
+        not isinstance(login, PersonLogin)
+        or len(username) > MAXIMUM_USERNAME
+        or len(password) > MAXIMUM_PASSWORD
+    ):
         return WRONG
     try:
         with anyio.fail_after(LOGIN_WAIT_SECONDS):
@@ -134,47 +126,14 @@ async def _authenticate(parts: Parts, form: Parameters) -> Person | LoginFailure
         return person
     if person.identity_provider != name:
         return replace(WRONG, detail="the provider answered for another provider")
-    # INVARIANT: no provider asserts another's groups, whatever its connector says.
-    return replace(
-        person, groups=tuple(group for group in person.groups if group.startswith(f"{name}/"))
-    )
+    return person
 
 
 async def _start_session(
     parts: Parts, request: Request, interaction: Interaction, person: Person
 ) -> Response:
-    now = now_of(parts)
-    known = await parts.persons.remember(person, now)
-    subjects = (Subject(BlockKind.SUBJECT, known.sub), Subject(BlockKind.CLAIMS, known.sub))
-    if parts.live.blocks.first_hit(subjects, now) is not None:
-        await record_refusal(
-            parts,
-            EventType.LOGIN_FAILED,
-            BLOCKED_PERSON,
-            **_parties(interaction),
-            user=known.sub,
-            user_name=person.name,
-        )
-        return error_page(BLOCKED_PERSON, heading="Login refused")
-    started = await parts.sessions.start(
-        known.sub, person, now, replacing=read_cookie(request, parts.issuer, "session")
-    )
-    session = started.session
-    await record(
-        parts,
-        EventType.LOGIN_SUCCEEDED,
-        Outcome.SUCCEEDED,
-        **_parties(interaction),
-        principal_kind=PrincipalKind.PERSON,
-        user=session.sub,
-        user_name=person.name,
-        session=session.sid,
-    )
-    await parts.interactions.logged_in(interaction.interaction_id, session.sid)
-    here = replace(interaction, login_sid=session.sid)
-    response = await go_on(parts, here, session, proved_here=True)
-    set_cookie(response, parts.issuer, "session", started.cookie_value, SESSION_LIFETIME_SECONDS)
-    return response
+    login = UpstreamLogin(person, None, SESSION_LIFETIME_SECONDS)
+    return await start_session(parts, request, interaction, login, PATH)
 
 
 async def _failed(
@@ -188,13 +147,13 @@ async def _failed(
         parts,
         EventType.LOGIN_FAILED,
         Outcome.DENIED,
-        **_parties(interaction),
+        **parties_of(interaction, PATH),
         error_code=failure.code,
         reasons=(f"login.{failure.code}",),
         detail=failure.detail,
     )
     username = (form.one("username") or "")[:MAXIMUM_USERNAME]
-    response = _form(parts, request, interaction, username=username, failure=failure)
+    response = login_form(parts, request, interaction, username=username, failure=failure)
     if failure.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(failure.retry_after_seconds)
     return response
@@ -203,44 +162,7 @@ async def _failed(
 async def _refuse(
     parts: Parts, refusal: Refusal, interaction: Interaction | None = None
 ) -> Response:
-    fields = {} if interaction is None else _parties(interaction)
+    fields = {} if interaction is None else parties_of(interaction, PATH)
     await record_refusal(parts, EventType.LOGIN_FAILED, refusal, **fields)
     status = HTTPStatus.FORBIDDEN if refusal is FORGED else None
     return error_page(refusal, status=status, heading="This login cannot go on")
-
-
-def _form(
-    parts: Parts,
-    request: Request,
-    interaction: Interaction,
-    *,
-    username: str = "",
-    failure: LoginFailure | None = None,
-) -> Response:
-    providers = tuple(sorted(parts.person_logins()))
-    if not providers:
-        return error_page(NO_PROVIDER, heading="Nobody can log in")
-    asked = interaction.request
-    client = parts.live.snapshot.clients.get(asked.client_id)
-    secret = read_cookie(request, parts.issuer, "browser") or ""
-    view = LoginView(
-        action=f"{parts.issuer}/oauth/login",
-        interaction_id=interaction.interaction_id,
-        csrf_token=form_token(parts.keys.form_key(), "login", interaction.interaction_id, secret),
-        client_name=asked.client_id if client is None else client.display_name,
-        providers=providers,
-        username=username,
-        problem=None if failure is None else failure.description,
-        origin=origin_of(asked.redirect_uri),
-    )
-    return login_page(view, HTTPStatus.OK if failure is None else _STATUS[failure.code])
-
-
-def _parties(interaction: Interaction) -> dict[str, Any]:
-    asked = interaction.request
-    return {
-        "client_id": asked.client_id,
-        "agent": asked.agent,
-        "target_service": asked.server,
-        "request_path": "/oauth/login",
-    }

@@ -37,6 +37,7 @@ NONCE_BYTES: Final = 12
 SYMMETRIC_KEY_BYTES: Final = 32
 KEY_AGREEMENT: Final = "ECDH-ES"
 HMAC: Final = "HS256"
+AEAD: Final = "A256GCM"
 
 
 class KeyPurpose(StrEnum):
@@ -48,6 +49,7 @@ class KeyPurpose(StrEnum):
     CONTROL = "control"
     VAULT = "vault"
     PAIRWISE = "pairwise"
+    SESSIONS = "sessions"
     FORMS = "forms"
 
 
@@ -62,9 +64,14 @@ ALGORITHM_OF: Final[Mapping[KeyPurpose, str]] = {
     **dict.fromkeys(TYP_OF, SIGNING_ALGORITHM),
     KeyPurpose.VAULT: KEY_AGREEMENT,
     KeyPurpose.PAIRWISE: HMAC,
+    KeyPurpose.SESSIONS: AEAD,
     KeyPurpose.FORMS: HMAC,
 }
-SYMMETRIC: Final = {KeyPurpose.PAIRWISE: "hmac", KeyPurpose.FORMS: "hmac"}  # key id prefixes
+SYMMETRIC: Final = {  # key id prefixes
+    KeyPurpose.PAIRWISE: "hmac",
+    KeyPurpose.SESSIONS: "aead",
+    KeyPurpose.FORMS: "hmac",
+}
 PUBLISHED: Final = (KeyPurpose.TOKENS, KeyPurpose.ID_TOKENS)  # in the JWKS
 
 
@@ -159,6 +166,10 @@ class KeyRing:
     def pairwise_key(self) -> bytes:
         """The HMAC key of pairwise subjects."""
         return self._active(KeyPurpose.PAIRWISE).private
+
+    def session_key(self) -> bytes:
+        """The AEAD key that seals what belongs to a login session."""
+        return self._active(KeyPurpose.SESSIONS).private
 
     def form_key(self) -> bytes:
         """The HMAC key of the tokens in our pages' forms."""

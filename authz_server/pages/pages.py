@@ -34,14 +34,26 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class LoginChoice:
+    """A login at another site: what its button says and where it leads, on our own pages."""
+
+    label: str
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
 class LoginView:
-    """The login page. `problem` is the one sentence after a failed attempt."""
+    """The login page. `problem` is the one sentence after a failed attempt.
+
+    `providers` take a password on this page; `choices` have a login page of their own.
+    """
 
     action: str
     interaction_id: str
     csrf_token: str
     client_name: str
     providers: tuple[str, ...]
+    choices: tuple[LoginChoice, ...] = ()
     username: str = ""
     problem: str | None = None
     origin: str | None = None
@@ -84,7 +96,7 @@ class ConsentView:
 
 
 def login_page(view: LoginView, status: int = HTTPStatus.OK) -> Response:
-    """The form that asks for a username and a password."""
+    """Ways to log in: other sites, and the form that asks for a username and a password."""
     return _page("login.html", status, view.origin, view=view)
 
 

@@ -1,8 +1,12 @@
 """Login sessions: which browser is which person, since when, until when.
 
 The cookie holds a random value; the table holds its digest and the `sid` that tokens carry. A
-login always makes a new session with a new value (session fixation), and ends the one before it
-in the same browser. Ending is for ever; blocking a `sid` is the registry's business.
+login always makes a new session with a new value (session fixation); the cookie of the one before
+it in the same browser opens nothing from then on, while what was issued in that session lives on
+to its own end. Ending is for ever; blocking a `sid` is the registry's business.
+
+What the identity provider gave for asking about the person again is kept here sealed; this module
+could not read it.
 """
 
 from collections.abc import Callable
@@ -10,7 +14,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from sqlalchemy import BigInteger, Connection, LargeBinary, delete, insert, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    delete,
+    insert,
+    select,
+    update,
+)
 from sqlmodel import Field, SQLModel, col
 
 from authz_server.store.digests import digest_of, new_secret
@@ -23,13 +36,18 @@ SESSION_LIFETIME_SECONDS: Final = 28_800  # a working day; every token ends with
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A person's login. `created_at` and `expires_at` are NumericDate seconds."""
+    """A person's login. Times are NumericDate seconds.
+
+    What the identity provider said counts until `claims_until`; it is asked again, or the person
+    logs in again.
+    """
 
     sid: str
     sub: str
     person: Person
     created_at: int
     expires_at: int
+    claims_until: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +69,8 @@ class LoginSessionRow(SQLModel, table=True):
     person: bytes = Field(sa_type=LargeBinary)
     created_at: int = Field(sa_type=BigInteger)
     expires_at: int = Field(sa_type=BigInteger, index=True)
+    claims_until: int | None = Field(default=None, sa_type=BigInteger)
+    upstream: bytes | None = Field(default=None, sa_type=LargeBinary)
 
 
 class SessionStore:
@@ -63,38 +83,63 @@ class SessionStore:
     async def start(
         self, sub: str, person: Person, now: int, *, replacing: str | None = None
     ) -> NewSession:
-        """A new session for a person who just logged in.
+        """A new session for a person who just proved themself to us.
 
         Args:
             sub: The person's opaque id.
             person: What the identity provider said.
             now: NumericDate seconds.
-            replacing: The cookie value the browser had before; that session ends.
+            replacing: The cookie value the browser had before; it opens nothing any more.
+        """
+        return await self.start_upstream(
+            new_id("ses", self._random),
+            sub,
+            person,
+            now,
+            replacing=replacing,
+            ends=now + SESSION_LIFETIME_SECONDS,
+            claims_until=now + SESSION_LIFETIME_SECONDS,
+        )
+
+    async def start_upstream(
+        self,
+        sid: str,
+        sub: str,
+        person: Person,
+        now: int,
+        *,
+        ends: int,
+        claims_until: int,
+        replacing: str | None = None,
+        sealed_upstream: bytes | None = None,
+    ) -> NewSession:
+        """A new session for a person another site vouches for. `sid` is new, made by the caller.
+
+        `sealed_upstream` is what the site gave, sealed for this `sid`.
         """
         cookie_value = new_secret(self._random)
-        session = Session(
-            sid=new_id("ses", self._random),
-            sub=sub,
-            person=person,
-            created_at=now,
-            expires_at=now + SESSION_LIFETIME_SECONDS,
-        )
+        session = Session(sid, sub, person, now, ends, min(ends, claims_until))
 
         def work(connection: Connection) -> None:
             connection.execute(
-                delete(LoginSessionRow).where(
-                    (col(LoginSessionRow.expires_at) <= now)
-                    | (col(LoginSessionRow.cookie_digest) == digest_of(replacing or ""))
-                )
+                delete(LoginSessionRow).where(col(LoginSessionRow.expires_at) <= now)
+            )
+            connection.execute(
+                update(LoginSessionRow)
+                .where(col(LoginSessionRow.cookie_digest) == digest_of(replacing or ""))
+                # A cookie's value has no spaces: none has this digest.
+                .values(cookie_digest=digest_of(f"replaced by {sid}"))
             )
             connection.execute(
                 insert(LoginSessionRow).values(
                     cookie_digest=digest_of(cookie_value),
-                    sid=session.sid,
+                    sid=sid,
                     sub=sub,
                     person=msgspec.json.encode(person),
                     created_at=session.created_at,
                     expires_at=session.expires_at,
+                    claims_until=session.claims_until,
+                    upstream=sealed_upstream,
                 )
             )
 
@@ -104,18 +149,44 @@ class SessionStore:
     def find(self, unverified_cookie_value: str, now: int) -> Session | None:
         """The living session of this cookie value."""
         digest = digest_of(unverified_cookie_value)
+        found = self._find(col(LoginSessionRow.cookie_digest) == digest, now)
+        return None if found is None else found[0]
 
-        def work(connection: Connection) -> Session | None:
-            row = connection.execute(
-                select(LoginSessionRow).where(
-                    col(LoginSessionRow.cookie_digest) == digest,
-                    col(LoginSessionRow.expires_at) > now,
+    def find_upstream(self, sid: str, now: int) -> tuple[Session, bytes | None] | None:
+        """The living session of this id, whoever holds its cookie, and what is sealed in it."""
+        return self._find(col(LoginSessionRow.sid) == sid, now)
+
+    async def renew(
+        self, sid: str, person: Person, claims_until: int, sealed_upstream: bytes | None
+    ) -> bool:
+        """Take over what the identity provider says now. False: the session has ended."""
+
+        def work(connection: Connection) -> bool:
+            renewed = connection.execute(
+                update(LoginSessionRow)
+                .where(col(LoginSessionRow.sid) == sid)
+                .values(
+                    person=msgspec.json.encode(person),
+                    claims_until=claims_until,
+                    upstream=sealed_upstream,
                 )
+                .returning(col(LoginSessionRow.sid))
+            ).one_or_none()
+            return renewed is not None
+
+        return await self._database.write(work)
+
+    def _find(self, which: ColumnElement[bool], now: int) -> tuple[Session, bytes | None] | None:
+        def work(connection: Connection) -> tuple[Session, bytes | None] | None:
+            row = connection.execute(
+                select(LoginSessionRow).where(which, col(LoginSessionRow.expires_at) > now)
             ).one_or_none()
             if row is None:
                 return None
             person = msgspec.json.decode(row.person, type=Person)
-            return Session(row.sid, row.sub, person, row.created_at, row.expires_at)
+            until = row.expires_at if row.claims_until is None else row.claims_until
+            session = Session(row.sid, row.sub, person, row.created_at, row.expires_at, until)
+            return session, row.upstream
 
         return self._database.read(work)
 

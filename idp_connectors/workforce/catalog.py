@@ -8,15 +8,18 @@ from pydantic import ValidationError
 
 from idp_connectors.catalog import WORKFORCE, WorkforceType
 from idp_connectors.log_events import LogEvent
-from idp_connectors.workforce.local_accounts import LocalAccounts, WorkforceParts
-from idp_connectors.workforce.login import PersonLogin
+from idp_connectors.workforce.local_accounts import LocalAccounts
+from idp_connectors.workforce.login import PersonLogin, RedirectLogin
+from idp_connectors.workforce.parts import WorkforceParts
 from registry.snapshot import ProviderRecord
+
+Login = PersonLogin | RedirectLogin
 
 _LOG: Final = structlog.get_logger()
 
 
 class PersonLogins:
-    """By IdentityProvider name: what checks a person's password. Empty unless declared."""
+    """By IdentityProvider name: what logs its people in. Empty unless declared."""
 
     def __init__(
         self,
@@ -28,9 +31,9 @@ class PersonLogins:
         self._parts = parts
         self._types = types
         self._built_from: Mapping[str, ProviderRecord] | None = None
-        self._by_name: dict[str, PersonLogin] = {}
+        self._by_name: dict[str, Login] = {}
 
-    def __call__(self) -> dict[str, PersonLogin]:
+    def __call__(self) -> dict[str, Login]:
         """Every login by the name of its IdentityProvider."""
         declared = self._declared()
         # Identity, not equality: a snapshot is replaced as a whole.
@@ -48,8 +51,8 @@ class PersonLogins:
         login = self().get(name)
         return login if isinstance(login, LocalAccounts) else None
 
-    def _table(self, declared: Mapping[str, ProviderRecord]) -> dict[str, PersonLogin]:
-        table: dict[str, PersonLogin] = {}
+    def _table(self, declared: Mapping[str, ProviderRecord]) -> dict[str, Login]:
+        table: dict[str, Login] = {}
         for record in declared.values():
             row = self._types.get(record.type)
             if row is None:

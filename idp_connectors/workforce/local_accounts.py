@@ -7,14 +7,12 @@ failure but lock and overload is the same value, made by the same work, and unkn
 counted and locked like known ones: whether an account exists cannot be learned here.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import IntegrityError
 
-from database.engine import Database
 from idp_connectors.evidence import Person
 from idp_connectors.workforce.account_rules import (
     display_name_problem,
@@ -27,7 +25,8 @@ from idp_connectors.workforce.account_rules import (
 from idp_connectors.workforce.account_store import Account, AccountStore
 from idp_connectors.workforce.login import LoginFailure, LoginFailureCode
 from idp_connectors.workforce.login_attempts import LoginAttempts
-from idp_connectors.workforce.password_hashing import HashingBusyError, PasswordHashing
+from idp_connectors.workforce.parts import WorkforceParts
+from idp_connectors.workforce.password_hashing import HashingBusyError
 from token_exchange.claims import Refusal
 
 ACR_PASSWORD: Final = "pwd"  # noqa: S105 - an authentication context's name
@@ -45,16 +44,6 @@ class LocalAccountsSettings(BaseModel):
         le=64,
         description="Fewest characters of a new password.",
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkforceParts:
-    """What the identity providers of one process share. `issuer` is the authorization server's."""
-
-    issuer: str
-    database: Database
-    hashing: PasswordHashing
-    random: Callable[[int], bytes]
 
 
 class LocalAccounts:

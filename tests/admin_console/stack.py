@@ -29,15 +29,15 @@ from audit_log.spool import Spool
 from audit_log.store import AuditStore
 from credential_providers.vault.store import VaultStore
 from database.engine import Database
-from idp_connectors.workforce.local_accounts import (
-    LocalAccounts,
-    LocalAccountsSettings,
-    WorkforceParts,
-)
+from idp_connectors.workforce.local_accounts import LocalAccounts, LocalAccountsSettings
+from idp_connectors.workforce.parts import WorkforceParts
 from idp_connectors.workforce.password_hashing import PasswordHashing
 from idp_connectors.workload.peer import PeerIdentity
 from idp_connectors.workload.peer_http import PEER_EXTENSION
 from idp_connectors.workload.process_facts import ProcessFacts
+from outbound.discovery import DiscoveryCache
+from outbound.fetcher import Fetcher
+from outbound.jwks import JwksCache
 from registry.acks import AckStore
 from registry.enrolment import EnrolmentStore
 from registry.live import LiveRegistry
@@ -237,6 +237,7 @@ def open_stack(directory: Path) -> AdminStack:
     def private_vault_key(key_id: str) -> Mapping[str, Any] | None:
         return VAULT_KEY.as_dict(private=True) if key_id == VAULT_KEY.thumbprint() else None
 
+    fetcher = Fetcher()
     local = LocalAccounts(
         "local",
         LocalAccountsSettings(),
@@ -256,6 +257,11 @@ def open_stack(directory: Path) -> AdminStack:
                 )
             ),
             random=secrets.token_bytes,
+            clock=clock,
+            fetcher=fetcher,
+            discovery=DiscoveryCache(fetcher, clock),
+            jwks=JwksCache(fetcher, clock),
+            secrets=VaultStore(database, private_vault_key),
         ),
     )
     parts = AdminParts(

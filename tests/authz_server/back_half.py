@@ -24,6 +24,7 @@ from audit_log.spool import Spool, SpoolUnavailable
 from audit_log.store import AuditStore
 from authz_server.app import create_app
 from authz_server.endpoints.metadata import server_metadata
+from authz_server.issuing.session_seal import SessionSeal
 from authz_server.issuing.signing_keys import KeyPurpose, KeyRing
 from authz_server.parts import Parts
 from authz_server.store.codes import CodeStore
@@ -33,6 +34,7 @@ from authz_server.store.persons import PersonStore
 from authz_server.store.replay import ReplayStore
 from authz_server.store.sessions import SessionStore
 from authz_server.store.signing_keys import SigningKeyStore
+from authz_server.store.upstream_logins import UpstreamLoginStore
 from credential_providers import catalog as credential_catalog
 from credential_providers.catalog import CredentialParts, CredentialProviders
 from credential_providers.vault.seal import seal_secret
@@ -473,6 +475,8 @@ async def start_authority(directory: Path, *, database_file: Path | None = None)
             CredentialParts(random=random, pairwise_key=keys.pairwise_key, secrets=vault)
         ),
         person_logins=dict,
+        upstream_logins=UpstreamLoginStore(database),
+        session_seal=SessionSeal(keys.session_key, random),
         workload_verifier=workloads,
         lease_seconds=3.0,
         server_metadata=server_metadata(ISSUER),

@@ -21,17 +21,25 @@ from starlette.testclient import TestClient
 from audit_log.event import AuditEvent, EventType
 from audit_log.refusal_budgets import RefusalBudgets
 from audit_log.spool import SpoolUnavailable
-from authz_server.endpoints import authorize, consent, jwks, login, metadata
+from authz_server.endpoints import authorize, callback, consent, jwks, login, metadata
 from authz_server.grants.authorization_code import grant
+from authz_server.issuing.session_seal import SessionSeal
 from authz_server.store.codes import CodeStore
 from authz_server.store.consents import ConsentStore
 from authz_server.store.interactions import InteractionStore
 from authz_server.store.persons import PersonStore
 from authz_server.store.sessions import SessionStore
+from authz_server.store.upstream_logins import UpstreamLoginStore
 from authz_server.token_request import AuthenticatedClient, IssuancePlan, TokenRequest
+from authz_server.turns import Turns
 from database.engine import Database
 from idp_connectors.evidence import Evidence, Person
-from idp_connectors.workforce.login import LoginFailure, LoginFailureCode
+from idp_connectors.workforce.login import (
+    LoginFailure,
+    LoginFailureCode,
+    PersonLogin,
+    RedirectLogin,
+)
 from registry.blocks import BlockKind, BlockState, Subject
 from registry.revocations import RevocationStore
 from registry.snapshot import (
@@ -269,13 +277,14 @@ class FrontHalf:
         self.spool = RecordingSpool()
         self.live = Live(sample_snapshot(issuer))
         self.accounts = Accounts()
-        self.logins = {"local": self.accounts}
+        self.logins: dict[str, PersonLogin | RedirectLogin] = {"local": self.accounts}
         self.revocations = RevocationStore(database)
         self.parts = cast("Parts", _PartsForPages(self, random))
         self.app = Starlette(
             routes=[
                 *authorize.routes(self.parts),
                 *login.routes(self.parts),
+                *callback.routes(self.parts),
                 *consent.routes(self.parts),
                 *metadata.routes(self.parts),
                 *jwks.routes(self.parts),
@@ -352,6 +361,9 @@ class _PartsForPages:
         self.interactions = InteractionStore(half.database, random)
         self.persons = PersonStore(half.database, random)
         self.person_logins = lambda: dict(half.logins)
+        self.upstream_logins = UpstreamLoginStore(half.database)
+        self.session_seal = SessionSeal(lambda: b"s" * 32, random)
+        self.revalidations = Turns()
         self.lease_seconds = 3.0
         self.server_metadata = metadata.server_metadata(half.issuer)
         self.keys = Keys()

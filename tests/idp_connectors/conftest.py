@@ -8,15 +8,16 @@ from sqlmodel import SQLModel
 
 from database.engine import Database
 from idp_connectors.workforce.account_store import LocalAccountRow
-from idp_connectors.workforce.local_accounts import (
-    LocalAccounts,
-    WorkforceParts,
-)
+from idp_connectors.workforce.local_accounts import LocalAccounts
 from idp_connectors.workforce.login_attempts import (
     LoginAttemptRow,
 )
+from idp_connectors.workforce.parts import WorkforceParts
+from outbound.discovery import DiscoveryCache
+from outbound.jwks import JwksCache
 from tests.idp_connectors.people import Hashing, accounts
-from tests.idp_connectors.samples import ISSUER, counting_random
+from tests.idp_connectors.samples import ISSUER, Secrets, counting_random
+from tests.outbound.samples import Clock, TableFetcher
 
 
 @pytest.fixture
@@ -30,8 +31,17 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def parts(database: Database) -> WorkforceParts:
+    clock, fetcher = Clock(), TableFetcher()
     return WorkforceParts(
-        issuer=ISSUER, database=database, hashing=Hashing(), random=counting_random()
+        issuer=ISSUER,
+        database=database,
+        hashing=Hashing(),
+        random=counting_random(),
+        clock=clock,
+        fetcher=fetcher,
+        discovery=DiscoveryCache(fetcher, clock),
+        jwks=JwksCache(fetcher, clock),
+        secrets=Secrets(),
     )
 
 

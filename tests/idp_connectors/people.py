@@ -10,12 +10,9 @@ import argon2
 from database.engine import Database
 from idp_connectors.evidence import Person
 from idp_connectors.workforce.account_store import Account
-from idp_connectors.workforce.local_accounts import (
-    LocalAccounts,
-    LocalAccountsSettings,
-    WorkforceParts,
-)
+from idp_connectors.workforce.local_accounts import LocalAccounts, LocalAccountsSettings
 from idp_connectors.workforce.login import LoginFailure
+from idp_connectors.workforce.parts import WorkforceParts
 from idp_connectors.workforce.password_hashing import PasswordHashing
 from tests.idp_connectors.samples import NOW, cheap
 

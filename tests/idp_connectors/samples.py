@@ -14,6 +14,7 @@ from idp_connectors.evidence import Evidence
 from idp_connectors.workload.process_facts import ProcessFacts
 from idp_connectors.workload.verifier import WorkloadParts
 from registry.snapshot import AgentEntry, AgentRecord
+from token_exchange.claims import Refusal
 from token_exchange.compact_jws import encode_base64url
 from token_exchange.keys import VerificationKeys
 
@@ -51,6 +52,17 @@ def signed(claims: object, *, key: ECKey = ATTESTATION_KEY, **header: object) ->
     r, s = decode_dss_signature(private.sign(signing_input.encode(), ec.ECDSA(SHA256())))
     signature = encode_base64url(r.to_bytes(32, "big") + s.to_bytes(32, "big"))
     return f"{signing_input}.{signature}"
+
+
+class Secrets:
+    """A vault with what the test puts into it."""
+
+    def __init__(self, **values: str) -> None:
+        self.values = values
+
+    def open(self, name: str) -> str | Refusal:
+        absent = Refusal("invalid_target", "no", f"there is no secret {name}", "vault.absent")
+        return self.values.get(name, absent)
 
 
 class Signer:

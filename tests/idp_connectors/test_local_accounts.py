@@ -9,11 +9,9 @@ from idp_connectors.catalog import settings_models
 from idp_connectors.evidence import Person
 from idp_connectors.workforce.account_store import Account
 from idp_connectors.workforce.catalog import PersonLogins
-from idp_connectors.workforce.local_accounts import (
-    LocalAccounts,
-    WorkforceParts,
-)
+from idp_connectors.workforce.local_accounts import LocalAccounts
 from idp_connectors.workforce.login import LoginFailureCode
+from idp_connectors.workforce.parts import WorkforceParts
 from idp_connectors.workforce.password_hashing import PasswordHashing
 from registry.snapshot import ProviderRecord
 from tests.idp_connectors.people import (
@@ -255,6 +253,7 @@ def test_login_of_an_unusable_record_is_left_out_and_the_others_stay(
 def test_settings_models_name_every_connector_type() -> None:
     assert set(settings_models()) == {
         ("IdentityProvider", "local_accounts"),
+        ("IdentityProvider", "oidc"),
         ("TrustProvider", "unix_process"),
     }
     for model in settings_models().values():

@@ -7,10 +7,7 @@ from sqlalchemy import Connection
 
 from database.engine import Database
 from idp_connectors.evidence import Person
-from idp_connectors.workforce.local_accounts import (
-    LocalAccounts,
-    WorkforceParts,
-)
+from idp_connectors.workforce.local_accounts import LocalAccounts
 from idp_connectors.workforce.login import LoginFailure, LoginFailureCode
 from idp_connectors.workforce.login_attempts import (
     FREE_ATTEMPTS,
@@ -19,6 +16,7 @@ from idp_connectors.workforce.login_attempts import (
     _name_hash,
     lock_seconds,
 )
+from idp_connectors.workforce.parts import WorkforceParts
 from idp_connectors.workforce.password_hashing import HashingBusyError
 from tests.idp_connectors.people import (
     PASSWORD,

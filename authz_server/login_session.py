@@ -1,0 +1,108 @@
+"""What follows every proved login, however it was proved: the person, their session, the next step.
+
+In this order: the groups are the provider's own; the person has a `sub`; neither block nor epoch
+refuses them; a new session with a new cookie (session fixation), ending where its claims end unless
+the provider can be asked again; the event; then whatever the request needs next, consent first.
+"""
+
+from dataclasses import replace
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from audit_log.event import EventType, Outcome, PrincipalKind
+from authz_server.audit_events import record, record_refusal
+from authz_server.authorize_flow import go_on, now_of
+from authz_server.browser import read_cookie, set_cookie
+from authz_server.errors import error_page
+from authz_server.parts import Parts
+from authz_server.store.interactions import Interaction
+from authz_server.store.sessions import SESSION_LIFETIME_SECONDS, NewSession
+from idp_connectors.evidence import Person
+from idp_connectors.workforce.login import UpstreamLogin
+from registry.blocks import BlockKind, Subject
+from token_exchange.claims import Refusal
+from token_exchange.identifiers import new_id
+
+BLOCKED_PERSON: Final = Refusal(
+    "access_denied",
+    "You cannot log in now. Ask an administrator.",
+    "the person is blocked or an epoch is not over",
+    "login.blocked",
+)
+
+
+async def start_session(
+    parts: Parts, request: Request, interaction: Interaction, login: UpstreamLogin, path: str
+) -> Response:
+    """Begin the session of a person whose provider was just believed, and go on."""
+    now, person = now_of(parts), _own_groups(login.person)
+    known = await parts.persons.remember(person, now)
+    subjects = (Subject(BlockKind.SUBJECT, known.sub), Subject(BlockKind.CLAIMS, known.sub))
+    if parts.live.blocks.first_hit(subjects, now) is not None:
+        await record_refusal(
+            parts,
+            EventType.LOGIN_FAILED,
+            BLOCKED_PERSON,
+            **parties_of(interaction, path),
+            user=known.sub,
+            user_name=person.name,
+        )
+        return error_page(BLOCKED_PERSON, heading="Login refused")
+    replacing = read_cookie(request, parts.issuer, "session")
+    started = await _started(parts, known.sub, replace(login, person=person), now, replacing)
+    session = started.session
+    await record(
+        parts,
+        EventType.LOGIN_SUCCEEDED,
+        Outcome.SUCCEEDED,
+        **parties_of(interaction, path),
+        principal_kind=PrincipalKind.PERSON,
+        user=session.sub,
+        user_name=person.name,
+        session=session.sid,
+    )
+    await parts.interactions.logged_in(interaction.interaction_id, session.sid)
+    here = replace(interaction, login_sid=session.sid)
+    response = await go_on(parts, here, session, proved_here=True)
+    lasts = session.claims_until - now
+    set_cookie(response, parts.issuer, "session", started.cookie_value, lasts)
+    return response
+
+
+def parties_of(interaction: Interaction, path: str) -> dict[str, Any]:
+    """The fields of an event about a login."""
+    asked = interaction.request
+    return {
+        "client_id": asked.client_id,
+        "agent": asked.agent,
+        "target_service": asked.server,
+        "request_path": path,
+    }
+
+
+def _own_groups(person: Person) -> Person:
+    # INVARIANT: no provider asserts another's groups, whatever its connector says.
+    prefix = f"{person.identity_provider}/"
+    own = tuple(group for group in person.groups if group.startswith(prefix))
+    return replace(person, groups=own)
+
+
+async def _started(
+    parts: Parts, sub: str, login: UpstreamLogin, now: int, replacing: str | None
+) -> NewSession:
+    sid = new_id("ses", parts.random)
+    claims_until = now + min(login.claims_seconds, SESSION_LIFETIME_SECONDS)
+    sealed = None if login.upstream is None else parts.session_seal.seal(sid, login.upstream)
+    return await parts.sessions.start_upstream(
+        sid,
+        sub,
+        login.person,
+        now,
+        # Nobody can be asked again: what depends on the session ends when its claims are too old.
+        ends=claims_until if sealed is None else now + SESSION_LIFETIME_SECONDS,
+        claims_until=claims_until,
+        replacing=replacing,
+        sealed_upstream=sealed,
+    )

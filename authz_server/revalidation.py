@@ -1,0 +1,131 @@
+"""Is the person of a session still there, and with which groups? Asked before a token is renewed.
+
+In this order: the session lives; its provider is declared and can be asked; one question at a time
+per session, because a provider's refresh token may be good for one use; the answer is of the same
+person; what changed is kept, sealed. A provider that cannot be reached says nothing about the
+person: nothing is renewed and nothing ends. Any other failure ends the session, for ever.
+"""
+
+import asyncio
+from dataclasses import replace
+from typing import Final
+
+from starlette.requests import Request
+
+from audit_log.event import EventType, Outcome, PrincipalKind
+from authz_server.audit_events import record
+from authz_server.authorize_flow import living_session, now_of
+from authz_server.parts import Parts
+from authz_server.store.sessions import Session
+from idp_connectors.evidence import Person
+from idp_connectors.workforce.login import (
+    LoginFailure,
+    LoginFailureCode,
+    Revalidates,
+    UpstreamLogin,
+)
+
+REVALIDATION_SECONDS: Final = 15.0  # the provider's own deadlines are shorter
+
+SESSION_OVER: Final = LoginFailure(
+    LoginFailureCode.ENDED, "The session has ended. Log in again.", "no living session"
+)
+NOT_DECLARED: Final = LoginFailure(
+    LoginFailureCode.ENDED, "The session has ended. Log in again.", "provider no longer declared"
+)
+TOO_BUSY: Final = LoginFailure(
+    LoginFailureCode.UNAVAILABLE, "The identity provider cannot be asked now.", "too many waiting"
+)
+TOO_SLOW: Final = LoginFailure(
+    LoginFailureCode.UNAVAILABLE, "The identity provider cannot be asked now.", "timed out"
+)
+OTHER_PERSON: Final = LoginFailure(
+    LoginFailureCode.ENDED, "The session has ended. Log in again.", "it answered for another person"
+)
+
+
+async def revalidated(parts: Parts, sid: str, now: int) -> Session | LoginFailure:
+    """The session with what its identity provider says of the person now.
+
+    `UNAVAILABLE` leaves everything as it was. Any other failure has ended the session and is in
+    the audit.
+    """
+    try:
+        async with asyncio.timeout(REVALIDATION_SECONDS), parts.revalidations.of(sid) as is_mine:
+            return await _asked(parts, sid, now) if is_mine else TOO_BUSY
+    except TimeoutError:
+        return TOO_SLOW
+
+
+async def renewed_session(parts: Parts, request: Request) -> Session | None:
+    """The session of this browser, asked about again because its claims are too old; else None."""
+    session = living_session(parts, request, stale=True)
+    if session is None:
+        return None
+    renewed = await revalidated(parts, session.sid, now_of(parts))
+    return None if isinstance(renewed, LoginFailure) else renewed
+
+
+async def _asked(parts: Parts, sid: str, now: int) -> Session | LoginFailure:
+    found = parts.sessions.find_upstream(sid, now)
+    if found is None:
+        return SESSION_OVER
+    session, sealed = found
+    provider = parts.person_logins().get(session.person.identity_provider)
+    if not isinstance(provider, Revalidates):
+        return await _end(parts, session, NOT_DECLARED)
+    upstream = None if sealed is None else parts.session_seal.open(sid, sealed)
+    if sealed is not None and upstream is None:
+        return await _end(parts, session, replace(SESSION_OVER, detail="sealed state unreadable"))
+    answer = await provider.revalidate(session.person, upstream, now)
+    if isinstance(answer, LoginFailure):
+        is_unknown = answer.code is LoginFailureCode.UNAVAILABLE
+        return answer if is_unknown else await _end(parts, session, answer)
+    login = (
+        answer
+        if isinstance(answer, UpstreamLogin)
+        else UpstreamLogin(answer, upstream, session.claims_until - now)
+    )
+    if not _is_same(session.person, login.person):
+        return await _end(parts, session, OTHER_PERSON)
+    return await _renewed(parts, session, login, now)
+
+
+async def _renewed(
+    parts: Parts, session: Session, login: UpstreamLogin, now: int
+) -> Session | LoginFailure:
+    prefix = f"{session.person.identity_provider}/"
+    own = tuple(group for group in login.person.groups if group.startswith(prefix))
+    person = replace(login.person, groups=own)
+    claims_until = min(session.expires_at, now + login.claims_seconds)
+    sealed = (
+        None if login.upstream is None else parts.session_seal.seal(session.sid, login.upstream)
+    )
+    if not await parts.sessions.renew(session.sid, person, claims_until, sealed):
+        return SESSION_OVER
+    return replace(session, person=person, claims_until=claims_until)
+
+
+async def _end(parts: Parts, session: Session, failure: LoginFailure) -> LoginFailure:
+    await parts.sessions.end(session.sid)
+    await record(
+        parts,
+        EventType.SESSION_ENDED,
+        Outcome.REVOKED,
+        principal_kind=PrincipalKind.PERSON,
+        user=session.sub,
+        user_name=session.person.name,
+        session=session.sid,
+        error_code=failure.code,
+        reasons=(f"session.{failure.code}",),
+        detail=failure.detail,
+    )
+    return failure
+
+
+def _is_same(before: Person, after: Person) -> bool:
+    return (before.identity_provider, before.issuer, before.subject) == (
+        after.identity_provider,
+        after.issuer,
+        after.subject,
+    )
