@@ -144,6 +144,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "The setup code has at least 128 bits, is stored as a hash, lives 15 minutes, "
         "works once, and only while nobody is admin."
     ),
+    "RFC9207-2.4": (
+        "The iss of an authorization response is the provider the login was begun at, and is "
+        "there where the provider promised it."
+    ),
     "admin-token": (
         "The admin API takes a DPoP-bound access token of a person for the admin "
         "audience, or a judged peer of the local socket, and nothing else."

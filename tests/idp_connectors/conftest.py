@@ -1,5 +1,6 @@
 """A database with the tables of local accounts."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from idp_connectors.workforce.local_accounts import LocalAccounts
 from idp_connectors.workforce.login_attempts import (
     LoginAttemptRow,
 )
+from idp_connectors.workforce.oidc import OidcProvider
 from idp_connectors.workforce.parts import WorkforceParts
 from outbound.discovery import DiscoveryCache
 from outbound.jwks import JwksCache
+from tests.idp_connectors.openid import CLIENT_SECRET, NOW, MemoryIdp, provider_of
 from tests.idp_connectors.people import Hashing, accounts
 from tests.idp_connectors.samples import ISSUER, Secrets, counting_random
 from tests.outbound.samples import Clock, TableFetcher
@@ -48,3 +51,25 @@ def parts(database: Database) -> WorkforceParts:
 @pytest.fixture
 def local(parts: WorkforceParts) -> LocalAccounts:
     return accounts(parts)
+
+
+@pytest.fixture
+def idp() -> MemoryIdp:
+    return MemoryIdp()
+
+
+@pytest.fixture
+def workforce(parts: WorkforceParts, idp: MemoryIdp) -> WorkforceParts:
+    clock = Clock(NOW)
+    return dataclasses.replace(
+        parts,
+        fetcher=idp,
+        discovery=DiscoveryCache(idp, clock),
+        jwks=JwksCache(idp, clock),
+        secrets=Secrets(partner=CLIENT_SECRET),
+    )
+
+
+@pytest.fixture
+def provider(workforce: WorkforceParts) -> OidcProvider:
+    return provider_of(workforce)
