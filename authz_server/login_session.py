@@ -66,7 +66,7 @@ async def start_session(
     await parts.interactions.logged_in(interaction.interaction_id, session.sid)
     here = replace(interaction, login_sid=session.sid)
     response = await go_on(parts, here, session, proved_here=True)
-    lasts = session.claims_until - now
+    lasts = session.expires_at - now
     set_cookie(response, parts.issuer, "session", started.cookie_value, lasts)
     return response
 
