@@ -24,6 +24,7 @@ from outbound.fetcher import FetchError
 from tests.idp_connectors.openid import (
     IDP,
     NOW,
+    Key,
     MemoryIdp,
     provider_of,
     signed_with,
@@ -133,8 +134,8 @@ async def test_response_without_iss_is_accepted_of_a_provider_that_promised_none
 async def test_error_of_another_issuer_is_no_refusal_of_this_one(
     provider: OidcProvider, idp: MemoryIdp
 ) -> None:
-    changes = {"code": None, "error": "access_denied", "iss": "https://evil.example"}
-    failure = failure_of(await log_in(provider, idp, **changes))
+    evil = "https://evil.example"
+    failure = failure_of(await log_in(provider, idp, code=None, error="access_denied", iss=evil))
     assert failure.code is LoginFailureCode.INVALID_RESPONSE
 
 
@@ -273,7 +274,7 @@ async def test_id_token_of_an_algorithm_that_is_not_listed_meets_no_key(
 ) -> None:
     await url_of(provider)
     public = OctKey.import_key(str(idp.key.as_dict(private=False)))
-    keys = {
+    keys: dict[str, Key] = {
         "HS256": public,
         "ES384": ECKey.generate_key("P-384"),
         "RS512": RSAKey.generate_key(2048),

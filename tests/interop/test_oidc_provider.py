@@ -5,14 +5,16 @@ certified implementation nobody here wrote.
 """
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from compose.demo.stack import Stack
+from compose.demo.stack import Stack, StackError
+from countersign.admin_client import AdminError
 from credential_providers.vault.seal import seal_secret
 from tests.forging import part
 from tests.interop.web_person import Seen, WebPerson
@@ -21,9 +23,10 @@ from tests.services.common import service
 from tests.services.oidc_provider import CLIENT_SECRET, OidcProviderServer
 from tests.stack import (
     CALLBACK,
+    PASSWORDS,
     TestAgent,
     admin,
-    await_event,
+    audit_events,
     demo_objects,
     held_port,
     prepare,
@@ -49,6 +52,7 @@ class World:
     idp: OidcProviderServer
     mallory: OidcProviderServer  # another declared provider
     running: contextlib.ExitStack
+    told: set[str]  # the audit events a test has looked at
 
     def agent(self) -> TestAgent:
         return TestAgent(self.stack)
@@ -62,7 +66,7 @@ class World:
         self, person: WebPerson, agent: TestAgent, **more: str
     ) -> tuple[Seen, dict[str, str]]:
         """Open the agent's authorization request: our login page, and what redeems the code."""
-        url, pending = agent.authorization_url("crm", TOOLS, **more)
+        url, pending = agent.authorization_url("crm", TOOLS, **{"prompt": "consent"} | more)
         seen = person.open(url)
         assert seen.status == 200, seen
         return seen, pending
@@ -139,11 +143,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             key = api.call("GET", "/vault-key")["jwk"]
             sealed = seal_secret("partner-client", CLIENT_SECRET, key)
             api.call("PUT", "/secrets/partner-client", json={"sealed": sealed})
-        yield World(stack, idp, mallory, running)
+        yield World(stack, idp, mallory, running, set())
 
 
-def last_failure(world: World) -> dict[str, Any]:
-    return await_event(world.stack, type="login.failed")
+def news(world: World, event_type: str) -> dict[str, Any]:
+    """The newest event of this type, which no test has seen before."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        found = [each for each in audit_events(world.stack) if each["type"] == event_type]
+        if found and found[-1]["event_id"] not in world.told:
+            world.told.update(each["event_id"] for each in found)
+            return dict(found[-1])
+        time.sleep(0.05)
+    message = f"the audit has no new {event_type}"
+    raise StackError(message)
 
 
 def test_person_logs_in_there_consents_here_and_the_agent_acts_with_their_groups(
@@ -167,5 +180,167 @@ def test_person_logs_in_there_consents_here_and_the_agent_acts_with_their_groups
     assert claims["uctx"]["groups"] == ["partner/partners", "partner/staff"]
     called = agent.call("crm", "get_account", {"id": 17}, token=token)
     assert not called.json()["result"].get("isError"), called.text
-    event = await_event(world.stack, type="login.succeeded", user=claims["sub"])
-    assert event["user_name"] == "Carol Partner"
+    event = news(world, "login.succeeded")
+    assert (event["user"], event["user_name"]) == (claims["sub"], "Carol Partner")
+
+
+# --- every way astray --------------------------------------------------------------------------
+
+
+def assert_refused(world: World, seen: Seen, rule: str) -> dict[str, Any]:
+    """A readable page, no redirect to anywhere, and the event that says why."""
+    assert 400 <= seen.status < 600, seen
+    assert "<h1>" in seen.html
+    event = news(world, "login.failed")
+    assert event["reasons"] == [rule], event
+    return event
+
+
+def with_query(url: str, **changes: str) -> str:
+    """The same callback with other parameters."""
+    parts = urlsplit(url)
+    query = {**Seen(url).answer, **changes}
+    return parts._replace(query=urlencode(query)).geturl()
+
+
+@pytest.mark.requirement("attack-12")
+def test_state_swapped_between_two_browsers_is_refused_in_both(world: World) -> None:
+    one, two = world.person(), world.person()
+    first = world.callback_url(one, world.to_login(one, world.agent())[0])
+    second = world.callback_url(two, world.to_login(two, world.agent())[0], "dave")
+    swapped = with_query(first, state=Seen(second).answer["state"])
+    assert_refused(world, one.open(swapped), "login.state")
+    assert_refused(world, two.open(first), "login.state")
+    # The other's code under one's own state: the provider itself refuses the verifier.
+    mixed = with_query(first, code=Seen(second).answer["code"])
+    assert_refused(world, one.open(mixed), "login.ended")
+
+
+@pytest.mark.requirement("attack-12")
+def test_callback_on_another_browser_is_refused(world: World) -> None:
+    person, other = world.person(), world.person()
+    url = world.callback_url(person, world.to_login(person, world.agent())[0])
+    assert_refused(world, other.open(url), "login.state")
+    assert "consent" in person.open(url).url  # and nothing was used up
+
+
+@pytest.mark.requirement("attack-12")
+def test_callback_is_good_once(world: World) -> None:
+    person = world.person()
+    url = world.callback_url(person, world.to_login(person, world.agent())[0])
+    assert "consent" in person.open(url).url
+    assert_refused(world, person.open(url), "login.state")
+
+
+@pytest.mark.requirement("attack-11")
+def test_wrong_or_missing_iss_reaches_no_token_endpoint(world: World) -> None:
+    for issuer in (world.mallory.issuer, ""):
+        person = world.person()
+        url = world.callback_url(person, world.to_login(person, world.agent())[0])
+        event = assert_refused(
+            world, person.open(with_query(url, iss=issuer)), "login.invalid_response"
+        )
+        assert "iss" in event["detail"]
+
+
+@pytest.mark.requirement("attack-12")
+def test_id_token_with_another_nonce_is_refused(world: World) -> None:
+    """Somebody changed the request on its way to the provider."""
+    person = world.person()
+    login, _ = world.to_login(person, world.agent())
+    there = person.stopping_at(f"{world.idp.issuer}/auth").open(login.link("Partner company"))
+    seen = person.open(with_query(there.url, nonce="n" * 43))
+    seen = person.submit(seen, username="carol", password="carol-password")
+    event = assert_refused(world, person.submit(seen), "login.invalid_response")
+    assert event["detail"] == "ID token: another nonce"
+
+
+@pytest.mark.requirement("attack-11")
+def test_response_at_the_path_of_another_provider_is_refused(world: World) -> None:
+    person = world.person()
+    url = world.callback_url(person, world.to_login(person, world.agent())[0])
+    moved = url.replace("/callback/partner", "/callback/mallory")
+    assert_refused(world, person.open(moved), "login.state")
+
+
+def test_login_cancelled_there_is_said_and_another_way_is_open(world: World) -> None:
+    person, agent = world.person(), world.agent()
+    login, _ = world.to_login(person, agent)
+    there = person.open(login.link("Partner company"))
+    back = person.submit(there, cancel="yes")
+    event = assert_refused(world, back, "login.refused")
+    assert event["detail"] == "the provider answered access_denied"
+    assert "did not log you in" in back.html
+    consent = person.submit(back, username="alice", password=PASSWORDS["alice"])
+    assert "consent" in consent.url
+
+
+def test_client_the_provider_does_not_know_is_our_fault_not_the_persons(world: World) -> None:
+    with admin(world.stack) as api:
+        key = api.call("GET", "/vault-key")["jwk"]
+        for value, rule in (("wrong", "login.unavailable"), (CLIENT_SECRET, None)):
+            sealed = seal_secret("partner-client", value, key)
+            api.call("PUT", "/secrets/partner-client", json={"sealed": sealed})
+            person = world.person()
+            seen = world.log_in(person, world.to_login(person, world.agent())[0], "carol")
+            if rule is None:
+                assert "consent" in seen.url
+            else:
+                event = assert_refused(world, seen, rule)
+                assert event["detail"] == "code: token endpoint: invalid_client"
+
+
+@pytest.mark.requirement("attack-29")
+def test_two_people_with_one_address_are_two(world: World) -> None:
+    subs = set()
+    for username in ("carol", "dave"):
+        person = world.person()
+        seen = world.log_in(person, world.to_login(person, world.agent())[0], username)
+        assert "consent" in seen.url
+        subs.add(news(world, "login.succeeded")["user"])
+    assert len(subs) == 2
+
+
+def test_group_of_the_provider_that_grants_nothing_gets_nothing(world: World) -> None:
+    agent, person = world.agent(), world.person()
+    login, pending = world.to_login(person, agent)
+    back = person.submit(world.log_in(person, login, "dave"), answer="allow")
+    answer = agent.token_request(agent.redemption(pending | {"code": back.answer["code"]}))
+    called = agent.call("crm", "get_account", {"id": 17}, token=answer.json()["access_token"])
+    assert called.json()["result"]["isError"], called.text
+
+
+def test_apply_names_the_field_that_is_wrong(world: World) -> None:
+    wrong = identity_provider("wrong", "https://idp.example.com", groups_claim="email", isuer="x")
+    with admin(world.stack) as api, pytest.raises(AdminError) as caught:
+        api.call("POST", "/objects", json={"objects": [wrong]})
+    text = str(caught.value)
+    assert "groups_claim" in text
+    assert "isuer" in text
+
+
+def test_secrets_of_the_logins_are_in_no_log_and_no_table(world: World) -> None:
+    person = world.person()
+    url = world.callback_url(person, world.to_login(person, world.agent())[0])
+    assert "consent" in person.open(url).url
+    secret_texts = {CLIENT_SECRET, Seen(url).answer["code"], Seen(url).answer["state"]}
+    written = b"".join(
+        path.read_bytes() for path in world.stack.directory.rglob("*") if path.is_file()
+    )
+    assert [text for text in secret_texts if text.encode() in written] == []
+
+
+def test_provider_that_is_down_is_said_and_the_password_still_works(world: World) -> None:
+    """The last test: it stops the provider."""
+    person = world.person()
+    login, _ = world.to_login(person, world.agent())
+    url = world.callback_url(person, login)
+    world.idp.server.stop()
+    event = assert_refused(world, person.open(url), "login.unavailable")
+    assert "unreachable" in event["detail"]
+    again = person.open(url)
+    assert_refused(world, again, "login.state")
+    fresh = world.person()
+    there, _ = world.to_login(fresh, world.agent())
+    consent = fresh.submit(there, username="alice", password=PASSWORDS["alice"])
+    assert "consent" in consent.url

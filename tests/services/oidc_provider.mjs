@@ -39,7 +39,7 @@ const provider = new Provider(issuer, {
     client('other-app', ['http://127.0.0.1:18081/callback']),
   ],
   findAccount: (_ctx, id) =>
-    people[id] && !people[id].disabled && {
+    !people[id] || people[id].disabled ? undefined : {
       accountId: id,
       claims: () => ({ sub: id, name: people[id].name, email: people[id].email, groups: people[id].groups }),
     },
