@@ -1,9 +1,10 @@
 """Is the person of a session still there, and with which groups? Asked before a token is renewed.
 
-In this order: the session lives; its provider is declared and can be asked; one question at a time
-per session, because a provider's refresh token may be good for one use; the answer is of the same
-person; what changed is kept, sealed. A provider that cannot be reached says nothing about the
-person: nothing is renewed and nothing ends. Any other failure ends the session, for ever.
+In this order: the session lives; one question at a time per session, over all processes, because a
+provider's refresh token may be good for one use; its provider is declared and can be asked; the
+answer is of the same person; what changed is kept, sealed. A provider that cannot be reached says
+nothing about the person: nothing is renewed and nothing ends. Any other failure ends the session,
+for ever.
 """
 
 import asyncio
@@ -26,12 +27,17 @@ from idp_connectors.workforce.login import (
 )
 
 REVALIDATION_SECONDS: Final = 15.0  # the provider's own deadlines are shorter
+CLAIM_SECONDS: Final = 20  # a process that dies while asking holds others up so long
+POLL_SECONDS: Final = 0.1
 
 SESSION_OVER: Final = LoginFailure(
     LoginFailureCode.ENDED, "The session has ended. Log in again.", "no living session"
 )
 NOT_DECLARED: Final = LoginFailure(
     LoginFailureCode.ENDED, "The session has ended. Log in again.", "provider no longer declared"
+)
+UNREADABLE: Final = LoginFailure(
+    LoginFailureCode.ENDED, "The session has ended. Log in again.", "sealed state does not open"
 )
 TOO_BUSY: Final = LoginFailure(
     LoginFailureCode.UNAVAILABLE, "The identity provider cannot be asked now.", "too many waiting"
@@ -67,28 +73,41 @@ async def renewed_session(parts: Parts, request: Request) -> Session | None:
 
 
 async def _asked(parts: Parts, sid: str, now: int) -> Session | LoginFailure:
-    found = parts.sessions.find_upstream(sid, now)
+    if parts.sessions.find_upstream(sid, now) is None:
+        return SESSION_OVER
+    # Other processes ask too: a refresh token sent twice would end the login at the provider.
+    while not await parts.sessions.claim(sid, now_of(parts), now_of(parts) + CLAIM_SECONDS):
+        if parts.sessions.find_upstream(sid, now) is None:
+            return SESSION_OVER
+        await asyncio.sleep(POLL_SECONDS)  # the event to wait for is another process's
+    found = parts.sessions.find_upstream(sid, now)  # as whoever asked before us left it
     if found is None:
         return SESSION_OVER
-    session, sealed = found
+    answer = await _answer(parts, *found, now)
+    if isinstance(answer, LoginFailure):
+        if answer.code is not LoginFailureCode.UNAVAILABLE:
+            return await _end(parts, found[0], answer)
+        await parts.sessions.release(sid)
+        return answer
+    return await _renewed(parts, found[0], answer, now)
+
+
+async def _answer(
+    parts: Parts, session: Session, sealed: bytes | None, now: int
+) -> UpstreamLogin | LoginFailure:
+    """What the provider says of the person of this session."""
     provider = parts.person_logins().get(session.person.identity_provider)
     if not isinstance(provider, Revalidates):
-        return await _end(parts, session, NOT_DECLARED)
-    upstream = None if sealed is None else parts.session_seal.open(sid, sealed)
+        return NOT_DECLARED
+    upstream = None if sealed is None else parts.session_seal.open(session.sid, sealed)
     if sealed is not None and upstream is None:
-        return await _end(parts, session, replace(SESSION_OVER, detail="sealed state unreadable"))
+        return UNREADABLE
     answer = await provider.revalidate(session.person, upstream, now)
     if isinstance(answer, LoginFailure):
-        is_unknown = answer.code is LoginFailureCode.UNAVAILABLE
-        return answer if is_unknown else await _end(parts, session, answer)
-    login = (
-        answer
-        if isinstance(answer, UpstreamLogin)
-        else UpstreamLogin(answer, upstream, session.claims_until - now)
-    )
-    if not _is_same(session.person, login.person):
-        return await _end(parts, session, OTHER_PERSON)
-    return await _renewed(parts, session, login, now)
+        return answer
+    if not isinstance(answer, UpstreamLogin):
+        answer = UpstreamLogin(answer, upstream, session.claims_until - now)
+    return answer if _is_same(session.person, answer.person) else OTHER_PERSON
 
 
 async def _renewed(

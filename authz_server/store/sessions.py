@@ -71,6 +71,7 @@ class LoginSessionRow(SQLModel, table=True):
     expires_at: int = Field(sa_type=BigInteger, index=True)
     claims_until: int | None = Field(default=None, sa_type=BigInteger)
     upstream: bytes | None = Field(default=None, sa_type=LargeBinary)
+    asked_until: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class SessionStore:
@@ -156,6 +157,39 @@ class SessionStore:
         """The living session of this id, whoever holds its cookie, and what is sealed in it."""
         return self._find(col(LoginSessionRow.sid) == sid, now)
 
+    async def claim(self, sid: str, now: int, until: int) -> bool:
+        """Be the only one of all processes that asks about this session, until `until`.
+
+        False: another does, or the session has ended.
+        """
+
+        def work(connection: Connection) -> bool:
+            claimed = connection.execute(
+                update(LoginSessionRow)
+                .where(
+                    col(LoginSessionRow.sid) == sid,
+                    col(LoginSessionRow.asked_until).is_(None)
+                    | (col(LoginSessionRow.asked_until) <= now),
+                )
+                .values(asked_until=until)
+                .returning(col(LoginSessionRow.sid))
+            ).one_or_none()
+            return claimed is not None
+
+        return await self._database.write(work)
+
+    async def release(self, sid: str) -> None:
+        """Let others ask about this session; `renew` does it too."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(
+                update(LoginSessionRow)
+                .where(col(LoginSessionRow.sid) == sid)
+                .values(asked_until=None)
+            )
+
+        await self._database.write(work)
+
     async def renew(
         self, sid: str, person: Person, claims_until: int, sealed_upstream: bytes | None
     ) -> bool:
@@ -169,6 +203,7 @@ class SessionStore:
                     person=msgspec.json.encode(person),
                     claims_until=claims_until,
                     upstream=sealed_upstream,
+                    asked_until=None,
                 )
                 .returning(col(LoginSessionRow.sid))
             ).one_or_none()

@@ -146,6 +146,38 @@ def test_parallel_questions_about_one_session_use_each_token_once(partner: Partn
     assert all(isinstance(each, Session) for each in anyio.run(many))
 
 
+def test_question_of_another_process_is_waited_for(partner: Partner) -> None:
+    """Two processes have a `Turns` each; what keeps them apart is the claim in the row."""
+    sid, sessions = logged_in(partner), partner.half.parts.sessions
+    now = int(partner.half.clock())
+
+    async def work() -> Session | LoginFailure:
+        assert await sessions.claim(sid, now, now + 20)
+        assert not await sessions.claim(sid, now, now + 20)
+        answers: list[Session | LoginFailure] = []
+
+        async def ask_too() -> None:
+            answers.append(await revalidated(partner.half.parts, sid, now))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask_too)
+            await anyio.wait_all_tasks_blocked()
+            assert f"{partner.idp.issuer}/token" not in partner.idp.asked[before:]
+            await sessions.release(sid)
+        return answers[0]
+
+    before = len(partner.idp.asked)
+    assert isinstance(anyio.run(work), Session)
+
+
+def test_question_of_a_process_that_died_is_asked_by_another(partner: Partner) -> None:
+    sid, sessions = logged_in(partner), partner.half.parts.sessions
+    now = int(partner.half.clock())
+    assert anyio.run(sessions.claim, sid, now, now + 20)
+    later(partner, 20)
+    assert isinstance(ask(partner, sid), Session)
+
+
 def test_turns_are_bounded_and_forgotten() -> None:
     async def work() -> None:
         turns = Turns()

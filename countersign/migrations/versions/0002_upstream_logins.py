@@ -29,3 +29,4 @@ def upgrade() -> None:
     # Null: a session of before this release; its claims count to its end.
     op.add_column("login_sessions", sa.Column("claims_until", sa.BigInteger(), nullable=True))
     op.add_column("login_sessions", sa.Column("upstream", sa.LargeBinary(), nullable=True))
+    op.add_column("login_sessions", sa.Column("asked_until", sa.BigInteger(), nullable=True))
