@@ -9,7 +9,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 MAXIMUM_URL_LENGTH: Final = 2048
 
@@ -44,17 +44,26 @@ def destination_of(url: str, private_hosts: frozenset[str]) -> Destination | Non
         port = parts.port
     except ValueError:
         return None
-    host = (parts.hostname or "").lower()
-    if parts.scheme not in _DEFAULT_PORTS or "@" in parts.netloc or "#" in url or port == 0:
+    host = _host_of(parts, port)
+    if host is None or parts.scheme not in _DEFAULT_PORTS or "#" in url or port == 0:
         return None
-    literal = _literal_of(host)
-    if literal is None and (_NAME.fullmatch(host) is None or _NUMERIC_END.fullmatch(host)):
-        return None
-    number = port or _DEFAULT_PORTS[parts.scheme]
+    literal, number = _literal_of(host), port or _DEFAULT_PORTS[parts.scheme]
     is_listed = _is_listed(host, number, private_hosts)
     if parts.scheme == "http" and not (is_listed and _is_loopback(literal)):
         return None
     return Destination(url, parts.scheme, host, number, literal, is_listed)
+
+
+def _host_of(parts: SplitResult, port: int | None) -> str | None:
+    """The host, if nothing but it and a port in its usual spelling is between the slashes."""
+    host = (parts.hostname or "").lower()
+    shown = f"[{host}]" if ":" in host else host
+    if parts.netloc.lower() not in (shown, f"{shown}:{port}"):  # user information too
+        return None
+    if _literal_of(host) is not None:
+        return host
+    is_name = _NAME.fullmatch(host) is not None and _NUMERIC_END.fullmatch(host) is None
+    return host if is_name else None
 
 
 def _literal_of(host: str) -> str | None:

@@ -54,6 +54,10 @@ def test_https_url_is_accepted(url: str, host: str, port: int) -> None:
         "https://0x7f000001/",
         "https://[fe80::1%25eth0]/",
         "https://[::1",
+        "https://[2606:4700::1111]evil.example/",
+        "https://[2606:4700::1111]evil.example:443/",
+        "https://idp.example.com:/",
+        "https://idp.example.com:0443/",
         "https://idp.example.com/" + "x" * 2048,
     ],
 )
