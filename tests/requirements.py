@@ -16,6 +16,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "C27": (
         "Credential-level separation between users of a shared agent (cross-user contamination)."
     ),
+    "C34": (
+        "Connect workforce IdPs; pull humans, groups, roles; consume, do not replace them. "
+        "OIDC user tokens forwarded and verified."
+    ),
     "C35": (
         "Two phases: authenticate agent + user -> blended credential -> gateway; then "
         "token exchange -> target credential."

@@ -128,6 +128,7 @@ def connector(idp: OidcProviderServer) -> Connector:
     return Connector(idp)
 
 
+@pytest.mark.requirement("C34")
 async def test_person_is_asked_about_again_until_the_provider_signs_them_out(
     connector: Connector, idp: OidcProviderServer
 ) -> None:

@@ -159,6 +159,7 @@ def news(world: World, event_type: str) -> dict[str, Any]:
     raise StackError(message)
 
 
+@pytest.mark.requirement("C34")
 def test_person_logs_in_there_consents_here_and_the_agent_acts_with_their_groups(
     world: World,
 ) -> None:
