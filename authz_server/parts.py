@@ -23,6 +23,7 @@ from authz_server.store.codes import CodeStore
 from authz_server.store.consents import ConsentStore
 from authz_server.store.interactions import InteractionStore
 from authz_server.store.persons import PersonStore
+from authz_server.store.refresh_tokens import RefreshTokenStore
 from authz_server.store.replay import ReplayStore
 from authz_server.store.sessions import SessionStore
 from authz_server.store.upstream_logins import UpstreamLoginStore
@@ -69,6 +70,7 @@ class Parts:
     consents: ConsentStore
     interactions: InteractionStore
     persons: PersonStore
+    refresh_tokens: RefreshTokenStore
     replay: ReplayStore
     credential_providers: CredentialProviders
     # By IdentityProvider name: takes a password itself, or sends the browser to another site.

@@ -20,7 +20,9 @@ from token_exchange.narrowing import format_scope, parse_scope, pattern_matches
 from token_exchange.token_types import DETAIL_TOOL, SCOPE_TOOLS
 
 SCOPE_OPENID: Final = "openid"
-ENDPOINT_SCOPES: Final = frozenset({SCOPE_OPENID, SCOPE_TOOLS})
+SCOPE_OFFLINE: Final = "offline_access"  # OpenID Connect Core §11: a refresh token
+ENDPOINT_SCOPES: Final = frozenset({SCOPE_OPENID, SCOPE_TOOLS, SCOPE_OFFLINE})
+OPTIONAL_SCOPES: Final = frozenset({SCOPE_OPENID, SCOPE_OFFLINE})
 ADMIN_SCOPES: Final = frozenset({SCOPE_OPENID})  # what a person may do is their role, not a scope
 WORKLOAD_ASSERTION: Final = "workload_assertion"
 MAXIMUM_TOOL_CHARACTERS: Final = 6144  # the token that names them all stays below its 16 KiB
@@ -66,7 +68,7 @@ def requested_scope(text: str | None, allowed: frozenset[str]) -> str | None:
 
     None when something else is asked for too, or a gateway token would be without its scope.
     """
-    default = allowed - {SCOPE_OPENID}
+    default = allowed - OPTIONAL_SCOPES
     scopes = default if text is None else parse_scope(text)
     if isinstance(scopes, Refusal) or not default <= scopes <= allowed:
         return None

@@ -6,7 +6,7 @@ those the grant owns.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from idp_connectors.evidence import Evidence, Person
 from registry.blocks import Subject
@@ -58,16 +58,18 @@ class IdTokenRequest:
 class IssuancePlan:
     """A token that may be issued: every rule passed, nothing signed yet.
 
-    `claims` are complete. `credential_value`, `issued_token_type` and `token_type` are set only
-    when a credential provider made something other than our own access token. `subject_token` is
-    the token an exchange started from: `claims.sub` may then be pairwise, so blocks are checked
-    against this one too. `depends_on` are further things with a block or epoch, each with the
-    time (NumericDate) it was made: a code, a login session.
+    `claims` are complete. `refresh_token` is new; only its digest is stored. `credential_value`,
+    `issued_token_type` and `token_type` are set only when a credential provider made something
+    other than our own access token. `subject_token` is the token an exchange started from:
+    `claims.sub` may then be pairwise, so blocks are checked against this one too.
+    `depends_on` are further things with a block or epoch, each with the time (NumericDate) it was
+    made: a code, a login session.
     """
 
     claims: AccessTokenClaims
     client: AuthenticatedClient
     id_token: IdTokenRequest | None = None
+    refresh_token: str | None = field(default=None, repr=False)
     issued_token_type: str | None = None
     token_type: str | None = None
     credential_value: str | None = None

@@ -26,6 +26,7 @@ from authz_server.store.codes import CodeStore
 from authz_server.store.consents import ConsentStore
 from authz_server.store.interactions import InteractionStore
 from authz_server.store.persons import PersonStore
+from authz_server.store.refresh_tokens import RefreshTokenStore
 from authz_server.store.replay import OnceKind, ReplayStore, UsedOnce
 from authz_server.store.sessions import SessionStore
 from authz_server.store.signing_keys import SigningKeyStore
@@ -144,6 +145,7 @@ async def compose_authz_server(
         consents=ConsentStore(database),
         interactions=InteractionStore(database, random),
         persons=PersonStore(database, random),
+        refresh_tokens=RefreshTokenStore(database),
         replay=ReplayStore(database),
         credential_providers=CredentialProviders(
             CredentialParts(random=random, pairwise_key=keys.pairwise_key, secrets=vault)

@@ -14,6 +14,7 @@ from registry.snapshot import AgentRecord, ClientRecord, GatewayEntry
 from token_exchange.token_types import (
     GRANT_AUTHORIZATION_CODE,
     GRANT_CLIENT_CREDENTIALS,
+    GRANT_REFRESH_TOKEN,
     GRANT_TOKEN_EXCHANGE,
 )
 
@@ -75,7 +76,7 @@ def _agent_client(agent: AgentRecord) -> ClientRecord:
 
 def _grants_of(agent: AgentRecord) -> tuple[str, ...]:
     """An agent that acts for nobody asks nobody; one that must not act alone never does."""
-    for_person = (GRANT_AUTHORIZATION_CODE,) if agent.acts_for_groups else ()
+    for_person = (GRANT_AUTHORIZATION_CODE, GRANT_REFRESH_TOKEN) if agent.acts_for_groups else ()
     alone = (GRANT_CLIENT_CREDENTIALS,) if agent.may_act_alone else ()
     return (*for_person, *alone)
 

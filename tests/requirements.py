@@ -59,6 +59,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "A scope is scope tokens of visible ASCII separated by single spaces; anything "
         "else is invalid_scope."
     ),
+    "RFC6749-6": (
+        "A refresh token renews the access that was granted, never more, and is replaced by a "
+        "new one at each use."
+    ),
     "RFC7515-5.2": (
         "A compact JWS has one spelling: three canonical base64url parts, no white space, "
         "no padding, one JSON object as header."
@@ -201,6 +205,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "prompt=none bypass of consent: bound state cookie, token, new session id"
     ),
     "attack-13": "clickjacking of login/consent: frame-ancestors 'none', XFO DENY",
+    "attack-14": (
+        "refresh replay, parallel rotation, other client's refresh token, scope widening: "
+        "family revoked; one winner"
+    ),
     "attack-15": (
         "DPoP: htm/htu/ath/jti replay/iat/nonce/jkt swap, Bearer downgrade of bound "
         "token, private key in jwk header: reject"

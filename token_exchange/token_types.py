@@ -18,6 +18,7 @@ CLIENT_ASSERTION_TYP: Final = "client-authentication+jwt"
 
 GRANT_AUTHORIZATION_CODE: Final = "authorization_code"
 GRANT_CLIENT_CREDENTIALS: Final = "client_credentials"
+GRANT_REFRESH_TOKEN: Final = "refresh_token"
 GRANT_TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # RFC 8693 §2.1
 
 CLIENT_ASSERTION_JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"

@@ -42,7 +42,7 @@ from authz_server.pages.pages import ConsentView, ToolLine, consent_page
 from authz_server.parameters import form_of, parse_parameters
 from authz_server.parts import Parts
 from authz_server.redirect_uris import origin_of
-from authz_server.requested_access import shown_tools
+from authz_server.requested_access import SCOPE_OFFLINE, shown_tools
 from authz_server.store.consents import Consent
 from authz_server.store.interactions import AuthorizationRequest, Interaction
 from authz_server.store.sessions import Session
@@ -241,6 +241,7 @@ def _view(
         minimum_level=0 if agent is None else agent.entry.minimum_level,
         days=0 if agent is None else agent.consent_days,
         tools=_tool_lines(granted),
+        offline=SCOPE_OFFLINE in asked.scope.split(),
         shown=" ".join(_marks(granted)),
     )
 

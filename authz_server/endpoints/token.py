@@ -103,6 +103,8 @@ def _signed(parts: Parts, plan: IssuancePlan) -> dict[str, Any]:
         "token_type": plan.token_type or ("Bearer" if claims.cnf is None else "DPoP"),
         "expires_in": claims.exp - claims.iat,
     }
+    if plan.refresh_token is not None:
+        answer["refresh_token"] = plan.refresh_token
     if claims.scope:
         answer["scope"] = claims.scope
     if claims.authorization_details:  # RFC 9396 §7

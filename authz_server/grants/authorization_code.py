@@ -14,53 +14,38 @@ very request, bound to the attested key. Only `countersign-cli` gets *person dir
 administration interface and nothing else.
 """
 
-from dataclasses import dataclass
 from typing import Final
-
-import msgspec
 
 from audit_log.event import EventType, Outcome
 from authz_server.audit_events import record
 from authz_server.authlib_bridge import validate_code_request
 from authz_server.compiled_snapshot import admin_audience
-from authz_server.issuing.access_token import agent_actor, attestation_of, expiry
+from authz_server.grants.person_token import PersonGrant, agent_at_server, issuance
 from authz_server.parts import Parts
-from authz_server.requested_access import (
-    SCOPE_OPENID,
-    ServerAtEndpoint,
-    acts_for,
-    available_tools,
-    reachable_endpoint,
-)
+from authz_server.requested_access import SCOPE_OFFLINE
 from authz_server.store.codes import CodeGrant, StoredCode
-from authz_server.token_request import IdTokenRequest, IssuancePlan, TokenRequest
-from idp_connectors.evidence import Evidence, Person
-from registry.blocks import BlockKind, Subject, subjects_of
-from token_exchange.claims import (
-    AccessTokenClaims,
-    AuthorizationDetail,
-    Confirmation,
-    Refusal,
-    UserContext,
-)
-from token_exchange.token_types import MAXIMUM_LIFETIME_SECONDS, SubjectProfile
+from authz_server.store.digests import new_secret
+from authz_server.store.refresh_tokens import RefreshGrant
+from authz_server.token_request import IssuancePlan, TokenRequest
+from registry.blocks import BlockKind
+from token_exchange.claims import Refusal
+from token_exchange.identifiers import new_id
+from token_exchange.token_types import GRANT_REFRESH_TOKEN
 
 AUTHOR: Final = "authz_server"
 
 
 def _unusable(rule: str, detail: str) -> Refusal:
     # One sentence for all: which of the reasons it was helps only who tries codes.
-    return Refusal("invalid_grant", "The code cannot be used by this request.", detail, rule)
+    description = "The code cannot be used by this request."
+    return Refusal("invalid_grant", description, detail, f"code.{rule}")
 
 
-UNKNOWN: Final = _unusable("code.unknown", "no such code")
-EXPIRED: Final = _unusable("code.expired", "code, session or consent ended")
-REPLAYED: Final = _unusable("code.replayed", "used before; what it yielded is blocked now")
-PROVIDER_GONE: Final = _unusable("code.provider_gone", "the person's provider is not declared")
-NOT_COMMAND_LINE: Final = _unusable("code.not_command_line", "person directly, but not for admin")
-NO_EVIDENCE: Final = _unusable("code.agent", "no evidence, or of another agent")
-NOT_ALLOWED: Final = _unusable("code.no_longer_allowed", "server or group left since consent")
-NO_TOOLS: Final = _unusable("code.no_tools", "no consented tool is left")
+UNKNOWN: Final = _unusable("unknown", "no such code")
+EXPIRED: Final = _unusable("expired", "code, session or consent ended")
+REPLAYED: Final = _unusable("replayed", "used before; what it yielded is blocked now")
+PROVIDER_GONE: Final = _unusable("provider_gone", "the person's provider is not declared")
+NOT_COMMAND_LINE: Final = _unusable("not_command_line", "person directly, but not for admin")
 OTHER_RESOURCE: Final = Refusal(
     "invalid_target", "The code is for another resource.", "resource", "code.resource"
 )
@@ -70,21 +55,6 @@ NO_PROOF: Final = Refusal(
 OTHER_KEY: Final = Refusal(
     "invalid_dpop_proof", "The code is bound to another key.", "dpop_jkt", "code.dpop_jkt"
 )
-NOT_ATTESTED_KEY: Final = Refusal(
-    "invalid_dpop_proof",
-    "The DPoP key is not the key that was attested.",
-    "cnf of the evidence differs",
-    "code.attested_key",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class AgentAtServer:
-    """The attested agent a code was for, and what of the consent is still to be had."""
-
-    evidence: Evidence
-    endpoint: ServerAtEndpoint
-    details: tuple[AuthorizationDetail, ...]
 
 
 async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal:
@@ -98,8 +68,12 @@ async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal:
     if stored.used_at is not None:
         return await _revoke(stored.grant, parts)
     plan = _plan(request, stored, parts)
-    if isinstance(plan, IssuancePlan) and not await parts.codes.consume(stored.digest, request.now):
+    if isinstance(plan, Refusal):
+        return plan
+    if not await parts.codes.consume(stored.digest, request.now):
         return await _revoke(stored.grant, parts)
+    if plan.refresh_token is not None:
+        await _begin_family(request, stored.grant, plan.refresh_token, parts)
     return plan
 
 
@@ -137,14 +111,71 @@ def _plan(request: TokenRequest, stored: StoredCode, parts: Parts) -> IssuancePl
     refusal = _mismatch(request, stored, parts)
     if refusal is not None:
         return refusal
-    code = stored.grant
-    if code.agent is None:
-        is_admin = code.resource == admin_audience(parts.issuer)
+    granted = _granted(stored.grant)
+    if granted.agent is None:
+        is_admin = granted.resource == admin_audience(parts.issuer)
         if request.client.record.kind != "cli" or not is_admin:
             return NOT_COMMAND_LINE
-        return _issuance(request, code, None, parts)
-    agent = _agent_at_server(request, code, parts)
-    return agent if isinstance(agent, Refusal) else _issuance(request, code, agent, parts)
+        return issuance(request, granted, None, parts)
+    agent = agent_at_server(request, granted, parts, _unusable)
+    if isinstance(agent, Refusal):
+        return agent
+    return issuance(request, granted, agent, parts, _refresh_token(request, granted, parts))
+
+
+def _granted(code: CodeGrant) -> PersonGrant:
+    return PersonGrant(
+        client_id=code.client_id,
+        agent=code.agent,
+        resource=code.resource,
+        scope=code.scope,
+        details=code.details,
+        nonce=code.nonce,
+        sub=code.sub,
+        person=code.person,
+        sid=code.sid,
+        session_created_at=code.session_created_at,
+        claims_at=code.session_created_at,
+        valid_until=code.valid_until,
+        gid=code.gid,
+        invocation=code.invocation,
+        token_id=code.token_id,
+        transaction=code.transaction,
+        created_at=code.created_at,
+    )
+
+
+def _refresh_token(request: TokenRequest, granted: PersonGrant, parts: Parts) -> str | None:
+    """A new refresh token, where one was asked for and the client may use it."""
+    wants_one = SCOPE_OFFLINE in granted.scope.split()
+    if not wants_one or GRANT_REFRESH_TOKEN not in request.client.record.grant_types:
+        return None
+    return new_secret(parts.random)
+
+
+async def _begin_family(request: TokenRequest, code: CodeGrant, token: str, parts: Parts) -> None:
+    if code.agent is None or request.proof_thumbprint is None:
+        raise AssertionError("only an agent with a key has a refresh token")
+    await parts.refresh_tokens.begin(
+        new_id("fam", parts.random),
+        token,
+        RefreshGrant(
+            client_id=code.client_id,
+            agent=code.agent,
+            resource=code.resource,
+            scope=code.scope,
+            details=code.details,
+            key=request.proof_thumbprint,
+            sub=code.sub,
+            sid=code.sid,
+            session_created_at=code.session_created_at,
+            gid=code.gid,
+            invocation=code.invocation,
+            transaction=code.transaction,
+            created_at=request.now,
+            expires_at=code.valid_until,
+        ),
+    )
 
 
 def _mismatch(request: TokenRequest, stored: StoredCode, parts: Parts) -> Refusal | None:
@@ -159,117 +190,3 @@ def _mismatch(request: TokenRequest, stored: StoredCode, parts: Parts) -> Refusa
         (code.dpop_jkt not in (None, proof), OTHER_KEY),  # RFC 9449 §10
     )
     return next((refusal for is_wrong, refusal in rows if is_wrong), None)
-
-
-def _agent_at_server(
-    request: TokenRequest, code: CodeGrant, parts: Parts
-) -> AgentAtServer | Refusal:
-    client, evidence = request.client, request.client.evidence
-    agent = parts.live.snapshot.agents.get(code.agent or "")
-    # INVARIANT: `act` is made from evidence of this request, and of the agent consented to.
-    if evidence is None or agent is None or client.record.agent != code.agent:
-        return NO_EVIDENCE
-    if evidence.key_thumbprint not in (None, request.proof_thumbprint):
-        return NOT_ATTESTED_KEY
-    endpoint = reachable_endpoint(parts.live.snapshot, client.record, agent, code.resource)
-    if endpoint is None or not acts_for(agent, code.person):
-        return NOT_ALLOWED
-    details = _still_available(code.details, endpoint)
-    return AgentAtServer(evidence, endpoint, details) if details else NO_TOOLS
-
-
-def _still_available(
-    details: tuple[AuthorizationDetail, ...], endpoint: ServerAtEndpoint
-) -> tuple[AuthorizationDetail, ...]:
-    available = available_tools(endpoint)
-    left = (
-        msgspec.structs.replace(
-            detail, tools=tuple(tool for tool in detail.tools if tool in available)
-        )
-        for detail in details
-    )
-    return tuple(detail for detail in left if detail.tools)
-
-
-def _issuance(
-    request: TokenRequest, code: CodeGrant, agent: AgentAtServer | None, parts: Parts
-) -> IssuancePlan:
-    claims = _person_claims(request, code, parts)
-    if agent is not None:
-        claims = _with_agent(claims, request.now, code, agent)
-    wants_id_token = SCOPE_OPENID in code.scope.split()
-    return IssuancePlan(
-        claims=claims,
-        client=request.client,
-        id_token=IdTokenRequest(code.person, code.nonce) if wants_id_token else None,
-        target_service=None if agent is None else agent.endpoint.server.name,
-        depends_on=_dependencies(claims, code, parts),
-    )
-
-
-def _person_claims(request: TokenRequest, code: CodeGrant, parts: Parts) -> AccessTokenClaims:
-    """The token of a person, as yet without an agent."""
-    key = request.proof_thumbprint
-    return AccessTokenClaims(
-        iss=parts.issuer,
-        aud=code.resource,
-        jti=code.token_id,
-        iat=request.now,
-        nbf=request.now,
-        exp=expiry(request.now, MAXIMUM_LIFETIME_SECONDS, code.valid_until),
-        sub=code.sub,
-        sub_profile=SubjectProfile.USER.value,
-        client_id=code.client_id,
-        scope=code.scope,
-        cnf=None if key is None else Confirmation(key),
-        sid=code.sid,
-        gid=code.gid,
-        txn=code.transaction,
-        inv=code.invocation,
-    )
-
-
-def _with_agent(
-    claims: AccessTokenClaims, now: int, code: CodeGrant, agent: AgentAtServer
-) -> AccessTokenClaims:
-    """The same token, held by an attested agent that acts for the person."""
-    record, evidence = agent.endpoint.agent, agent.evidence
-    return msgspec.structs.replace(
-        claims,
-        exp=expiry(now, record.invocation_seconds, code.valid_until, evidence.expires_at),
-        act=agent_actor(evidence, record),
-        authorization_details=agent.details,
-        attn=attestation_of(evidence),
-        uctx=user_context(code.person, agent.endpoint.server.person_attributes),
-    )
-
-
-def user_context(person: Person, declared: tuple[str, ...]) -> UserContext | None:
-    """What a server may know of the person: the attributes it declared and no other."""
-    known: dict[str, object] = {
-        "name": person.name,
-        "acr": person.acr,
-        "auth_time": person.auth_time,
-        "groups": person.groups,
-        "purpose": person.attributes.get("purpose"),
-        "ticket": person.attributes.get("ticket"),
-    }
-    said = {name: known[name] for name in declared if known.get(name) is not None}
-    return msgspec.convert(said, UserContext) if said else None
-
-
-def _dependencies(
-    claims: AccessTokenClaims, code: CodeGrant, parts: Parts
-) -> tuple[tuple[Subject, int], ...]:
-    """Code and session with their own times: what is older than an epoch yields nothing."""
-    groups = {name: agent.entry.groups for name, agent in parts.live.snapshot.agents.items()}
-    of_code = ((subject, code.created_at) for subject in subjects_of(claims, groups))
-    of_session = (
-        (Subject(kind, subject_id), code.session_created_at)
-        for kind, subject_id in (
-            (BlockKind.SUBJECT, code.sub),
-            (BlockKind.CLAIMS, code.sub),
-            (BlockKind.SESSION, code.sid),
-        )
-    )
-    return (*of_code, *of_session)

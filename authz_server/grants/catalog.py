@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from audit_log.event import EventType
-from authz_server.grants import authorization_code, client_credentials, rfc8693
+from authz_server.grants import authorization_code, client_credentials, refresh_token, rfc8693
 from authz_server.parts import Parts
 from authz_server.token_request import IssuancePlan, TokenRequest
 from token_exchange.claims import Refusal
 from token_exchange.token_types import (
     GRANT_AUTHORIZATION_CODE,
     GRANT_CLIENT_CREDENTIALS,
+    GRANT_REFRESH_TOKEN,
     GRANT_TOKEN_EXCHANGE,
 )
 
@@ -37,6 +38,11 @@ GRANTS: Final[Mapping[str, GrantType]] = {
     GRANT_AUTHORIZATION_CODE: GrantType(
         grant=authorization_code.grant,
         parameters=frozenset({"code", "redirect_uri", "code_verifier"}),
+        binds_key=True,
+    ),
+    GRANT_REFRESH_TOKEN: GrantType(
+        grant=refresh_token.grant,
+        parameters=frozenset({"refresh_token", "scope"}),
         binds_key=True,
     ),
     GRANT_CLIENT_CREDENTIALS: GrantType(

@@ -73,7 +73,8 @@ class ConsentView:
     """The consent page: who lets whom do what, where, for how long.
 
     `agent` is None for the person's own command line. `destination` is where the answer goes.
-    `shown` are the marks of what this page shows, which the form brings back.
+    `offline`: it asks for refresh tokens. `shown` are the marks of what this page shows, which the
+    form brings back.
     """
 
     action: str
@@ -90,6 +91,7 @@ class ConsentView:
     minimum_level: int = 0
     server: str = ""
     tools: tuple[ToolLine, ...] = ()
+    offline: bool = False
     shown: str = ""
     problem: str | None = None
     origin: str | None = None

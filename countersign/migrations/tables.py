@@ -11,6 +11,7 @@ import authz_server.store.codes
 import authz_server.store.consents
 import authz_server.store.interactions
 import authz_server.store.persons
+import authz_server.store.refresh_tokens
 import authz_server.store.replay
 import authz_server.store.sessions
 import authz_server.store.signing_keys

@@ -82,6 +82,10 @@ class AccountStore:
         row = self._database.read(lambda connection: connection.execute(statement).one_or_none())
         return None if row is None else StoredPassword(_account(row), row.password_hash)
 
+    def find_by_id(self, provider: str, account_id: str) -> Account | None:
+        """The account of this id, disabled or not."""
+        return next((each for each in self.all(provider) if each.id == account_id), None)
+
     def all(self, provider: str) -> tuple[Account, ...]:
         """Every account of a provider by username."""
         statement = select(_TABLE).where(_TABLE.c.provider == provider).order_by(_TABLE.c.username)

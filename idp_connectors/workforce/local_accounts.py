@@ -8,6 +8,7 @@ counted and locked like known ones: whether an account exists cannot be learned 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -93,6 +94,17 @@ class LocalAccounts:
             stronger = await self._hashing.hash(spelled)
             await self._store.replace_hash(stored.account.id, password_hash, stronger)
         return self._person(stored.account, now)
+
+    async def revalidate(
+        self, person: Person, upstream: bytes | None, now: int
+    ) -> Person | LoginFailure:
+        """Whether the account is still enabled, and its groups of today."""
+        del upstream, now  # nothing of ours was kept, and the account is what it is
+        account = self._store.find_by_id(self._name, person.subject)
+        if account is None or account.disabled:
+            return _ENDED
+        # When and how the person logged in does not change by asking again.
+        return replace(self._person(account, person.auth_time), acr=person.acr)
 
     async def add(
         self,
@@ -209,6 +221,9 @@ class LocalAccounts:
 _TEXT: Final = "The username or the password is not right."
 _WRONG: Final = LoginFailure(
     LoginFailureCode.INVALID_CREDENTIALS, _TEXT, "unknown account or wrong password"
+)
+_ENDED: Final = LoginFailure(
+    LoginFailureCode.ENDED, "The session has ended. Log in again.", "account disabled or gone"
 )
 _DISABLED: Final = LoginFailure(
     LoginFailureCode.INVALID_CREDENTIALS, _TEXT, "the account is disabled"

@@ -173,7 +173,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
             ("MCP:TOOLS", "mcp:tools"),
             ("openid", "openid mcp:tools"),  # the token would lack the scope its gateway asks for
             ("mcp:tools  openid", ""),
-            ("mcp:tools offline_access", None),
+            ("mcp:tools profile", "mcp:tools offline_access"),
             ('mcp:tools "', None),
             ("mcp:tools ä", None),
         )

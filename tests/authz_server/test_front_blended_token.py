@@ -262,7 +262,6 @@ def test_blended_token_depends_on_everything_that_can_be_cut_off(half: FrontHalf
     claims = plan.claims
     of_code = {
         Subject(BlockKind.SUBJECT, claims.sub),
-        Subject(BlockKind.CLAIMS, claims.sub),
         Subject(BlockKind.CLIENT, "support-bot"),
         Subject(BlockKind.TOKEN, claims.jti),
         Subject(BlockKind.AGENT, "support-bot"),
@@ -279,7 +278,7 @@ def test_blended_token_depends_on_everything_that_can_be_cut_off(half: FrontHalf
             (BlockKind.SESSION, claims.sid),
         )
     }
-    # Each with the time it was made: the login's is older than the code's.
+    # Each with the time it was made: the login's, and so the claims', are older than the code.
     assert set(plan.depends_on) == {(subject, NOW + 20) for subject in of_code} | {
         (subject, NOW) for subject in of_session
     }

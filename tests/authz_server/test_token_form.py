@@ -84,7 +84,7 @@ async def test_token_parameters_in_the_query_are_refused(authority: Authority) -
     assert error_of(answer) == "invalid_request"
 
 
-@pytest.mark.parametrize("grant_type", ["password", "implicit", "refresh_token", "urn:x", "\u00e9"])
+@pytest.mark.parametrize("grant_type", ["password", "implicit", "device_code", "urn:x", "\u00e9"])
 async def test_token_other_grant_is_unsupported(authority: Authority, grant_type: str) -> None:
     answer = await authority.workload().ask(grant_type=grant_type)
     assert error_of(answer) == "unsupported_grant_type"

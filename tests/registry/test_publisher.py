@@ -30,6 +30,7 @@ from tests.registry.samples import (
 from token_exchange.token_types import (
     GRANT_AUTHORIZATION_CODE,
     GRANT_CLIENT_CREDENTIALS,
+    GRANT_REFRESH_TOKEN,
     GRANT_TOKEN_EXCHANGE,
 )
 
@@ -104,7 +105,7 @@ def test_agent_has_an_implicit_client_that_authenticates_by_attestation(
         display_name="support-bot",
         redirect_uris=(),
         authentication=("workload_assertion",),
-        grant_types=(GRANT_AUTHORIZATION_CODE,),
+        grant_types=(GRANT_AUTHORIZATION_CODE, GRANT_REFRESH_TOKEN),
         agent="support-bot",
     )
 
@@ -112,11 +113,11 @@ def test_agent_has_an_implicit_client_that_authenticates_by_attestation(
 @pytest.mark.parametrize(
     ("acts_for", "acts_alone", "grants"),
     [
-        ({"groups": ["local/support"]}, None, (GRANT_AUTHORIZATION_CODE,)),
+        ({"groups": ["local/support"]}, None, (GRANT_AUTHORIZATION_CODE, GRANT_REFRESH_TOKEN)),
         (
             {"groups": ["local/support"]},
             True,
-            (GRANT_AUTHORIZATION_CODE, GRANT_CLIENT_CREDENTIALS),
+            (GRANT_AUTHORIZATION_CODE, GRANT_REFRESH_TOKEN, GRANT_CLIENT_CREDENTIALS),
         ),
         (None, None, (GRANT_CLIENT_CREDENTIALS,)),
         (None, False, ()),
