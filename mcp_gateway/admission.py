@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from mcp_gateway.compiled_view import CompiledView, Endpoint
+from mcp_gateway.eras.legacy import is_session_request
 from mcp_gateway.http_message import InboundRequest
 
 MAXIMUM_REQUEST_BYTES: Final = 1024 * 1024  # arguments, not files: each byte is judged
@@ -35,6 +36,8 @@ def accept(request: InboundRequest, view: CompiledView) -> Endpoint | NotAccepte
     endpoint = view.endpoints.get(request.path)
     if endpoint is None:
         return NotAccepted(404, "There is no such endpoint.")
+    if is_session_request(request.method, request.headers):
+        return _bodiless_problem(request) or endpoint
     if request.method != "POST":
         return NotAccepted(405, "Only POST is served here.", allow="POST")
     return _form_problem(request) or endpoint
@@ -67,7 +70,7 @@ def _form_problem(request: InboundRequest) -> NotAccepted | None:
         return NotAccepted(415, "Content-Type must be application/json in UTF-8.")
     if headers.is_repeated(b"content-type") or headers.all(b"content-encoding"):
         return NotAccepted(415, "The body must be plain application/json.")
-    if not _takes_both(headers.all(b"accept")):
+    if not _takes(headers.all(b"accept"), _REPLY_TYPES):
         return NotAccepted(406, "Accept must list application/json and text/event-stream.")
     length = headers.first(b"content-length")
     if length is not None and (not length.isdecimal() or int(length) > MAXIMUM_REQUEST_BYTES):
@@ -75,8 +78,20 @@ def _form_problem(request: InboundRequest) -> NotAccepted | None:
     return None
 
 
-def _takes_both(accept_lines: list[str]) -> bool:
-    """Whether both kinds of reply are acceptable; no Accept takes anything (RFC 9110 §12.5.1)."""
+def _bodiless_problem(request: InboundRequest) -> NotAccepted | None:
+    """A legacy agent listens or ends its session: what it asks is in the head."""
+    headers = request.headers
+    if headers.all(b"transfer-encoding") or any(
+        length != "0" for length in headers.all(b"content-length")
+    ):
+        return NotAccepted(400, f"{request.method} has no body here.")
+    if request.method == "GET" and not _takes(headers.all(b"accept"), ("text/event-stream",)):
+        return NotAccepted(406, "Accept must list text/event-stream.")
+    return None
+
+
+def _takes(accept_lines: list[str], media_types: tuple[str, ...]) -> bool:
+    """Whether these kinds of reply are acceptable; no Accept takes all (RFC 9110 §12.5.1)."""
     if not accept_lines:
         return True
     ranges = [
@@ -84,5 +99,5 @@ def _takes_both(accept_lines: list[str]) -> bool:
     ]
     return all(
         not {media_type, f"{media_type.partition('/')[0]}/*", "*/*"}.isdisjoint(ranges)
-        for media_type in _REPLY_TYPES
+        for media_type in media_types
     )

@@ -70,6 +70,7 @@ class GatewayApp:
     async def drain(self, seconds: float = DRAIN_SECONDS) -> None:
         """Refuse new calls, give those in flight `seconds`, then end them."""
         self._parts.enforcement.drain()
+        self._parts.open_calls.end_streams(EndedBy.SHUTDOWN)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._parts.open_calls.idle()

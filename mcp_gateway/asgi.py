@@ -16,6 +16,7 @@ from mcp_gateway.http_message import (
     BodyProblem,
     Headers,
     InboundRequest,
+    PeerLeftError,
     RawHeaders,
     Reply,
 )
@@ -48,7 +49,7 @@ class McpRoute:
         reply = _AsgiReply(receive, send)
         try:
             await self._handler(self._request(scope, receive), reply)
-        except _PeerLeftError:
+        except PeerLeftError:
             pass
         except Exception:  # the outermost handler: whatever it was, it becomes one error
             _logger.exception("request_failed")
@@ -74,10 +75,6 @@ class McpRoute:
         )
 
 
-class _PeerLeftError(Exception):
-    """The peer takes no more bytes."""
-
-
 class _AsgiReply:
     """The Reply of one ASGI exchange."""
 
@@ -85,14 +82,21 @@ class _AsgiReply:
         self._receive = receive
         self._send = send
         self._watcher: asyncio.Task[None] | None = None
-        self.is_started = False
+        self.status = 0
+
+    @property
+    def is_started(self) -> bool:
+        return self.status > 0
+
+    def on_cancelled(self, callback: Callable[[], None]) -> None:
+        """Nothing to do: to close the stream is the only way to cancel here."""
 
     def on_closed(self, callback: Callable[[], None]) -> None:
         # Owned here and ended by `close`: it lives no longer than the exchange.
         self._watcher = asyncio.create_task(self._watch(callback))
 
     async def start(self, status: int, headers: RawHeaders) -> None:
-        self.is_started = True
+        self.status = status
         await self._bounded(
             {"type": "http.response.start", "status": status, "headers": list(headers)}
         )
@@ -119,10 +123,10 @@ class _AsgiReply:
                 await self._send(message)
         except TimeoutError as error:
             if deadline.expired():
-                raise _PeerLeftError from error
+                raise PeerLeftError from error
             raise
         except OSError as error:
-            raise _PeerLeftError from error
+            raise PeerLeftError from error
 
     async def _watch(self, callback: Callable[[], None]) -> None:
         while (await self._receive())["type"] != "http.disconnect":

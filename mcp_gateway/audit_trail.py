@@ -119,6 +119,7 @@ class AuditTrail:
         detail: str,
         tool: str | None = None,
         decision_id: str | None = None,
+        method: str = "POST",
     ) -> None:
         """A request of a known caller that came to no decision."""
         left_out = self._budgets.admit(caller.claims.sub, self._clock())
@@ -131,11 +132,24 @@ class AuditTrail:
             target_service=endpoint.server.name,
             tool=NO_TOOL_NAME if tool and TOOL_NAME.fullmatch(tool) is None else tool,
             decision_id=decision_id,
-            request_method="POST",
+            request_method=method,
             request_path=endpoint.path,
             status=status,
             error_code=code,
             detail=with_left_out(detail, left_out),
+        )
+        self._write(event)
+
+    def stream_closed(self, caller: Caller, endpoint: Endpoint, reason: str) -> None:
+        """A listening stream that a revocation or a newer snapshot ended."""
+        event = self._event(
+            EventType.STREAM_CLOSED,
+            Outcome.REVOKED,
+            **_caller_fields(caller.claims),
+            target_service=endpoint.server.name,
+            request_method="GET",
+            request_path=endpoint.path,
+            error_code=reason,
         )
         self._write(event)
 
@@ -155,7 +169,9 @@ class AuditTrail:
         )
         self._write(event)
 
-    def caller_refused(self, endpoint: Endpoint, refusal: CallerRefusal) -> None:
+    def caller_refused(
+        self, endpoint: Endpoint, refusal: CallerRefusal, method: str = "POST"
+    ) -> None:
         """A token that was not accepted; its claims only if they were verified."""
         left_out = self._budgets.admit(None, self._clock())
         if left_out is None:
@@ -166,7 +182,7 @@ class AuditTrail:
             Outcome.REVOKED if refusal.is_revoked else Outcome.DENIED,
             **fields,
             target_service=endpoint.server.name,
-            request_method="POST",
+            request_method=method,
             request_path=endpoint.path,
             status=refusal.status,
             error_code=refusal.error or "no_token",

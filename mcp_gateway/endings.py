@@ -18,8 +18,12 @@ from mcp_gateway.open_calls import EndedBy
 from mcp_gateway.parts import Parts
 from mcp_gateway.relay import Relay
 from mcp_gateway.stages import Admitted, Approved
+from mcp_gateway.upstream.protocol import UpstreamError, UpstreamTimeoutError
 
 NOT_PERMITTED: Final = "This call is not permitted."
+_UPSTREAM_TEXTS: Final = {
+    "input_required": "The server asks for input, which this protocol version cannot carry.",
+}
 # RFC 8693 §2.2.2: what an authority says of a subject token it does not accept, such as one that
 # was revoked a moment ago.
 _TOKEN_REFUSED: Final = frozenset({"invalid_grant", "invalid_request"})
@@ -53,6 +57,8 @@ async def interrupted(reason: EndedBy, approved: Approved, relay: Relay) -> Call
     intent, request_id = approved.intent, approved.call.id
     if reason is EndedBy.DISCONNECTED:
         return CallResult(Outcome.CANCELLED, 0, reason)
+    if reason is EndedBy.CANCELLED:  # MCP 2025-11-25, cancellation: no response is sent
+        return CallResult(Outcome.CANCELLED, await relay.end_silently(), reason)
     if reason is EndedBy.REVOKED:
         text = "The token was revoked."
         claims = intent.caller.claims
@@ -71,6 +77,22 @@ async def interrupted(reason: EndedBy, approved: Approved, relay: Relay) -> Call
     text = "The gateway ended the call."
     answer = errors.failed(503, request_id, errors.CALL_ENDED, text, intent.decision_id)
     return CallResult(Outcome.CANCELLED, await relay.end_with(answer), reason)
+
+
+async def without_reply(error: UpstreamError, approved: Approved, relay: Relay) -> CallResult:
+    """The server could not be asked, did not answer, or not in a way the agent can be told."""
+    status = 504 if isinstance(error, UpstreamTimeoutError) else 502
+    text = _UPSTREAM_TEXTS.get(error.code, "The server did not answer properly.")
+    decision_id = approved.intent.decision_id
+    answer = errors.failed(status, approved.call.id, errors.UPSTREAM_FAILED, text, decision_id)
+    return CallResult(Outcome.FAILED, await relay.end_with(answer), error.code, str(error) or None)
+
+
+async def withheld(approved: Approved, relay: Relay) -> CallResult:
+    """The reply had the credential in it."""
+    text, decision_id = "The server's reply was withheld.", approved.intent.decision_id
+    answer = errors.failed(502, approved.call.id, errors.REPLY_WITHHELD, text, decision_id)
+    return CallResult(Outcome.FAILED, await relay.end_with(answer), "credential_echoed")
 
 
 def beyond(

@@ -1,8 +1,8 @@
 """The gateway's one key: how it proves itself to the authority, and what it can unseal.
 
 An EC P-256 key in a file of mode 0600, kept over restarts and shared by the workers of a Gateway.
-It signs client assertions (RFC 7523 §3) and DPoP proofs (RFC 9449 §4), and decrypts static
-secrets that were sealed to it. It signs no token.
+It signs client assertions (RFC 7523 §3) and DPoP proofs (RFC 9449 §4), decrypts static secrets
+that were sealed to it, and yields symmetric keys for one purpose each. It signs no token.
 """
 
 import contextlib
@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from joserfc import jwe, jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
@@ -25,6 +27,7 @@ from token_exchange.token_types import (
 )
 
 ASSERTION_LIFETIME_SECONDS: Final = 60  # RFC 7523 §3: as short as the round trip allows
+_SCALAR_BYTES: Final = 32  # of a P-256 private key (RFC 7518 §6.2.2.1)
 _SEALING: Final = ["ECDH-ES", "A256GCM"]
 
 Random = Callable[[int], bytes]
@@ -35,7 +38,7 @@ class UnsealError(Exception):
 
 
 class GatewayKey:
-    """The private key, and the three things done with it."""
+    """The private key, and the few things done with it."""
 
     def __init__(self, key: ECKey, random: Random) -> None:
         """Take the key and the source of unique ids."""
@@ -81,6 +84,20 @@ class GatewayKey:
         if access_token is not None:
             claims["ath"] = access_token_hash(access_token)
         return self._sign({"typ": DPOP_PROOF_TYP, "jwk": self.public_jwk}, claims)
+
+    def derived(self, purpose: bytes) -> bytes:
+        """32 bytes for `purpose` alone: every worker of this key, and nobody else, has them.
+
+        HKDF-SHA256 (RFC 5869) over the private scalar, so that no two purposes share a key.
+
+        Raises:
+            ValueError: this is a public key.
+        """
+        if self._key.private_key is None:
+            raise ValueError("the key has no private part")
+        scalar = self._key.private_key.private_numbers().private_value
+        secret = scalar.to_bytes(_SCALAR_BYTES, "big")
+        return HKDF(SHA256(), length=32, salt=None, info=purpose).derive(secret)
 
     def unseal(self, sealed: str) -> bytes:
         """The plaintext of a compact JWE to this key.

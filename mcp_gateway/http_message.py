@@ -49,6 +49,10 @@ class BodyProblem:
     description: str
 
 
+class PeerLeftError(Exception):
+    """The peer takes no more bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class InboundRequest:
     """One HTTP request. `path` is undecoded: `/%63rm/mcp` is not `/crm/mcp`.
@@ -79,11 +83,18 @@ class Reply(Protocol):
     """Where a reply goes. `write` returns when the peer has drained below a mark."""
 
     @property
+    def status(self) -> int:
+        """The HTTP status that was sent; 0 before."""
+
+    @property
     def is_started(self) -> bool:
         """Whether a status has been sent."""
 
     def on_closed(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, soon after the peer went away."""
+        """Call `callback` once, soon after the peer gave the call up by going away."""
+
+    def on_cancelled(self, callback: Callable[[], None]) -> None:
+        """Call `callback` if the peer cancels the call by saying so."""
 
     async def start(self, status: int, headers: RawHeaders) -> None:
         """Send the status and headers."""

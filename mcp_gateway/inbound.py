@@ -11,23 +11,20 @@ fields"):
 6. `Mcp-Method`, and for a tool call `Mcp-Name`, equal the body;
 7. the method is one we serve, its parameters have the right shape and no unknown name.
 
-Once the tool is known (`ceiling`), `against_definition` adds: `Mcp-Param-*` equal their arguments,
-and no two members, at any depth of the arguments, differ only in case.
+Once the tool is known (`ceiling`), `against_definition` adds what its definition is needed for. The
+legacy era has a ladder of its own beside this one (`eras.legacy`); what both share is public here.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mcp_gateway.argument_names import is_ambiguous
 from mcp_gateway.http_message import Headers
 from mcp_gateway.routing_headers import (
     METHOD_HEADER,
     NAME_HEADER,
     PROTOCOL_VERSION_HEADER,
-    ParameterHeader,
     decode_header_value,
-    mismatched_parameter,
     repeated_routing_header,
 )
 from mcp_gateway.strict_json import JsonProblem, StrictJsonError, decode_strictly
@@ -102,13 +99,14 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A JSON-RPC error and its HTTP status. `message` is safe to send."""
+    """A JSON-RPC error and its HTTP status. `message` is safe to send, `detail` for the audit."""
 
     status: int
     code: int
     message: str
     request_id: RequestId | None = None
     data: Mapping[str, Any] | None = None
+    detail: str | None = None
 
 
 Message = ToolCall | ListTools | Discover | Notification
@@ -125,12 +123,23 @@ _PROBLEM_CODES: Final = {
 
 def understand(headers: Headers, body: bytes) -> Message | Rejection:
     """Climb the ladder of the module docstring."""
+    decoded = one_message(body)
+    return decoded if isinstance(decoded, Rejection) else climb(headers, decoded)
+
+
+def one_message(body: bytes) -> dict[str, Any] | Rejection:
+    """The first rung, the same in every era: strict JSON, and one object."""
     try:
         decoded = decode_strictly(body)
     except StrictJsonError as error:
         return Rejection(400, _PROBLEM_CODES[error.problem], f"The body {error.problem.value}.")
     if not isinstance(decoded, dict):
         return Rejection(400, INVALID_REQUEST, "The body must be one JSON-RPC message object.")
+    return decoded
+
+
+def climb(headers: Headers, decoded: dict[str, Any]) -> Message | Rejection:
+    """The rest of the ladder."""
     if "id" not in decoded:
         return _notification(headers, decoded)
     return _request(headers, decoded)
@@ -138,9 +147,9 @@ def understand(headers: Headers, body: bytes) -> Message | Rejection:
 
 def _request(headers: Headers, decoded: dict[str, Any]) -> Message | Rejection:
     request_id, method = decoded["id"], decoded.get("method")
-    if not _is_request_id(request_id):
+    if not is_request_id(request_id):
         return Rejection(400, INVALID_REQUEST, "id must be a string or an integer.")
-    if not isinstance(method, str) or not _is_envelope(decoded):
+    if not isinstance(method, str) or not is_envelope(decoded):
         message = "The body must be one JSON-RPC request: jsonrpc, id, method, params."
         return Rejection(400, INVALID_REQUEST, message, request_id)
     if (repeated := repeated_routing_header(headers)) is not None:
@@ -155,13 +164,15 @@ def _request(headers: Headers, decoded: dict[str, Any]) -> Message | Rejection:
     return _typed(headers, method, params, request_id)
 
 
-def _is_request_id(value: object) -> bool:
+def is_request_id(value: object) -> bool:
+    """Whether a value is an id we echo."""
     if isinstance(value, str):
         return len(value) <= MAXIMUM_ID_LENGTH
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_envelope(decoded: Mapping[str, Any]) -> bool:
+def is_envelope(decoded: Mapping[str, Any]) -> bool:
+    """Whether an object has the members of one JSON-RPC request or notification, and no other."""
     is_shaped = isinstance(decoded.get("params", {}), dict)
     return is_shaped and decoded.get("jsonrpc") == "2.0" and decoded.keys() <= _ENVELOPE
 
@@ -225,50 +236,46 @@ def _typed(
     if method == METHOD_CALL_TOOL:
         return _tool_call(headers, params, request_id)
     if method == METHOD_LIST_TOOLS:
-        cursor = params.get("cursor")
-        if cursor is not None and not isinstance(cursor, str):
-            return Rejection(400, INVALID_PARAMS, "cursor must be a string.", request_id)
-        return ListTools(request_id, cursor, params["_meta"])
+        return list_of_tools(params, params["_meta"], request_id)
     return Discover(request_id)
 
 
 def _tool_call(
     headers: Headers, params: Mapping[str, Any], request_id: RequestId
 ) -> ToolCall | Rejection:
+    call = call_of_tool(params, params["_meta"], request_id)
+    if isinstance(call, ToolCall) and decode_header_value(headers.first(NAME_HEADER)) != call.name:
+        message = "Mcp-Name does not match the tool name of the body."
+        return Rejection(400, HEADER_MISMATCH, message, request_id)
+    return call
+
+
+def list_of_tools(
+    params: Mapping[str, Any], meta: Mapping[str, Any], request_id: RequestId
+) -> ListTools | Rejection:
+    """The shape of `tools/list`, the same in every era."""
+    cursor = params.get("cursor")
+    if cursor is not None and not isinstance(cursor, str):
+        return Rejection(400, INVALID_PARAMS, "cursor must be a string.", request_id)
+    return ListTools(request_id, cursor, meta)
+
+
+def call_of_tool(
+    params: Mapping[str, Any], meta: Mapping[str, Any], request_id: RequestId
+) -> ToolCall | Rejection:
+    """The shape of `tools/call`, the same in every era."""
     name, arguments = params.get("name"), params.get("arguments", {})
     if not isinstance(name, str) or not 0 < len(name) <= MAXIMUM_NAME_LENGTH:
         return Rejection(400, INVALID_PARAMS, "name must be a tool's name.", request_id)
     if not isinstance(arguments, dict):
         return Rejection(400, INVALID_PARAMS, "arguments must be an object.", request_id)
-    if decode_header_value(headers.first(NAME_HEADER)) != name:
-        message = "Mcp-Name does not match the tool name of the body."
-        return Rejection(400, HEADER_MISMATCH, message, request_id)
-    return ToolCall(request_id, name, arguments, params["_meta"])
-
-
-def against_definition(
-    call: ToolCall,
-    mirrored: tuple[ParameterHeader, ...],
-    schema: object,
-    headers: Headers,
-) -> Rejection | None:
-    """The rest of the ladder, for which the tool's approved definition is needed.
-
-    `mirrored` are the arguments that `Mcp-Param-*` headers repeat; `schema` is its `inputSchema`.
-    """
-    problem = mismatched_parameter(mirrored, call.arguments, headers)
-    if problem is not None:
-        return Rejection(400, HEADER_MISMATCH, problem, call.id)
-    if is_ambiguous(call.arguments, schema):
-        message = "An argument differs from another only in case."
-        return Rejection(400, INVALID_PARAMS, message, call.id)
-    return None
+    return ToolCall(request_id, name, arguments, meta)
 
 
 def _notification(headers: Headers, decoded: dict[str, Any]) -> Notification | Rejection:
     """JSON-RPC 2.0 §4.1: without an `id` member it is a notification, whatever else it is."""
     method = decoded.get("method")
-    if not isinstance(method, str) or not _is_envelope(decoded):
+    if not isinstance(method, str) or not is_envelope(decoded):
         return Rejection(400, INVALID_REQUEST, "The body must be one JSON-RPC message object.")
     if (repeated := repeated_routing_header(headers)) is not None:
         return Rejection(400, HEADER_MISMATCH, f"{repeated} appears more than once.")

@@ -27,6 +27,7 @@ from mcp_gateway.run_context import agent_facts, run_facts, user_facts
 PAGE_SIZE: Final = 100
 LIST_TTL_MS: Final = 5_000
 DECIDED_AT_ONCE: Final = 50  # evaluation holds the interpreter: let calls through in between
+SERVER_VERSION: Final = "1"
 SERVER_INFO_KEY: Final = "io.modelcontextprotocol/serverInfo"
 
 
@@ -90,7 +91,7 @@ def _common(endpoint: Endpoint) -> dict[str, Any]:
     return {
         "ttlMs": LIST_TTL_MS,
         "cacheScope": "private",
-        "_meta": {SERVER_INFO_KEY: {"name": endpoint.server.name, "version": "1"}},
+        "_meta": {SERVER_INFO_KEY: {"name": endpoint.server.name, "version": SERVER_VERSION}},
     }
 
 

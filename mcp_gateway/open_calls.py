@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mcp_gateway.caller import Caller
+from mcp_gateway.compiled_view import CompiledView, Endpoint
 from mcp_gateway.stages import Approved
 from registry.blocks import BlockState
 
@@ -19,6 +21,8 @@ class EndedBy(StrEnum):
     """Why a call did not come to its own end."""
 
     DISCONNECTED = "disconnected"  # the agent went away: closing the stream is cancelling
+    CANCELLED = "cancelled"  # the agent said so: how the legacy era cancels
+    REPLACED = "replaced"  # a newer stream of the same session
     REVOKED = "revoked"
     WITHDRAWN = "withdrawn"  # a newer snapshot would not allow it
     EXPIRED = "expired"  # the token's time is over
@@ -45,13 +49,40 @@ class OpenCall:
         """The agent closed the connection."""
         self.end(EndedBy.DISCONNECTED)
 
+    def cancelled(self) -> None:
+        """The agent cancelled the call by name."""
+        self.end(EndedBy.CANCELLED)
+
+
+@dataclass(slots=True, eq=False)
+class OpenStream:
+    """One listening stream of a legacy session, until `deadline` at the latest.
+
+    `view` is the one it was last held against, `caller` who listens under that view. A news is one
+    mark, however often it is set: a listener that does not read holds no memory.
+    """
+
+    caller: Caller
+    endpoint: Endpoint
+    view: CompiledView
+    deadline: asyncio.Timeout
+    has_news: asyncio.Event
+    ended_by: EndedBy | None = None
+
+    def end(self, reason: EndedBy) -> None:
+        """Interrupt the stream; the first reason stays."""
+        if self.ended_by is None:
+            self.ended_by = reason
+            self.deadline.reschedule(0)
+
 
 class OpenCalls:
-    """The calls in flight of one process. Bounded by the server's connection limit."""
+    """The calls and listening streams of one process. Bounded by the server's connection limit."""
 
     def __init__(self) -> None:
         """Start with none."""
         self._calls: set[OpenCall] = set()
+        self._streams: set[OpenStream] = set()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -71,25 +102,50 @@ class OpenCalls:
             if not self._calls:
                 self._is_idle.set()
 
+    @contextmanager
+    def listening(self, stream: OpenStream) -> Iterator[None]:
+        """Keep `stream` reachable while it is open."""
+        self._streams.add(stream)
+        try:
+            yield
+        finally:
+            self._streams.discard(stream)
+
     def recheck(self, blocks: BlockState) -> int:
-        """End every call whose caller a block or epoch now refuses; how many that were."""
+        """End every call and stream whose caller a block or epoch refuses; how many calls."""
         number = 0
         for call in self.all():
-            caller = call.approved.intent.caller
-            if blocks.first_hit(caller.subjects, caller.claims.iat) is not None:
+            if _is_hit(call.approved.intent.caller, blocks):
                 call.end(EndedBy.REVOKED)
                 number += 1
+        for stream in self.streams():
+            if _is_hit(stream.caller, blocks):
+                stream.end(EndedBy.REVOKED)
         return number
 
     def all(self) -> tuple[OpenCall, ...]:
         """Every call in flight at this moment."""
         return tuple(self._calls)
 
+    def streams(self) -> tuple[OpenStream, ...]:
+        """Every listening stream at this moment."""
+        return tuple(self._streams)
+
     def end_all(self, reason: EndedBy) -> None:
-        """End every call."""
+        """End every call and every stream."""
         for call in tuple(self._calls):
             call.end(reason)
+        self.end_streams(reason)
+
+    def end_streams(self, reason: EndedBy) -> None:
+        """End every listening stream: none of them comes to an end of its own."""
+        for stream in self.streams():
+            stream.end(reason)
 
     async def idle(self) -> None:
         """Wait until no call is in flight."""
         await self._is_idle.wait()
+
+
+def _is_hit(caller: Caller, blocks: BlockState) -> bool:
+    return blocks.first_hit(caller.subjects, caller.claims.iat) is not None

@@ -14,6 +14,9 @@ from mcp_gateway.caller_cache import CallerCache
 from mcp_gateway.clock import Clock
 from mcp_gateway.decisions import DecisionCache
 from mcp_gateway.enforcement import Enforcement
+from mcp_gateway.eras.sealed_session import PURPOSE as SESSION_PURPOSE
+from mcp_gateway.eras.sealed_session import SessionSeal
+from mcp_gateway.eras.sessions import Sessions
 from mcp_gateway.exchange_client import ExchangeClient
 from mcp_gateway.gateway_key import GatewayKey
 from mcp_gateway.open_calls import OpenCalls
@@ -35,6 +38,7 @@ class Parts:
     exchange: ExchangeClient
     upstream: Upstream
     open_calls: OpenCalls
+    sessions: Sessions
     audit: AuditTrail
 
 
@@ -62,5 +66,6 @@ def assemble(
         exchange=ExchangeClient(authority=authority, key=key, enforcement=enforcement, clock=clock),
         upstream=upstream,
         open_calls=OpenCalls(),
+        sessions=Sessions(SessionSeal(key.derived(SESSION_PURPOSE), random), random),
         audit=AuditTrail(spool, clock=clock, random=random),
     )

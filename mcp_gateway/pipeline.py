@@ -2,7 +2,7 @@
 
  1 Accept       size, time, host, origin, form                          admission, asgi
  2 Caller       token → who, for whom, with which key                    caller, caller_cache
- 3 ToolCall     headers and body agree, decoded once                     inbound, routing_headers
+ 3 ToolCall     headers and body agree, decoded once; era and session    inbound, eras
  4 Ceiling      scope ∩ details ∩ Agent.tools ∩ approved catalogue       ceiling
  5 Run context  what policies may read                                   run_context
  6 Decide       Cedar; every error denies                                decisions
@@ -24,6 +24,8 @@ from audit_log.event import Outcome
 from audit_log.spool import SpoolUnavailable
 from mcp_gateway import errors
 from mcp_gateway.admission import NotAccepted, accept
+from mcp_gateway.against_definition import against_definition
+from mcp_gateway.answers import answered, body_refused
 from mcp_gateway.audit_trail import CallResult, Intent, argument_digest
 from mcp_gateway.caller import (
     Caller,
@@ -38,29 +40,30 @@ from mcp_gateway.ceiling import ceiling
 from mcp_gateway.compiled_view import CatalogueTool, Endpoint
 from mcp_gateway.credential import Credential
 from mcp_gateway.echo_guard import CredentialEchoError, EchoGuard
-from mcp_gateway.endings import beyond, denied, interrupted, without_credential
+from mcp_gateway.endings import (
+    beyond,
+    denied,
+    interrupted,
+    withheld,
+    without_credential,
+    without_reply,
+)
 from mcp_gateway.enforcement import NotServing
+from mcp_gateway.eras.entry import Served, entered
+from mcp_gateway.eras.legacy import LegacyMessage
+from mcp_gateway.eras.recognition import understand
+from mcp_gateway.eras.session_requests import serve_session_request
 from mcp_gateway.exchange_client import BINDING_RUN, CredentialNeed, ExchangeRefusal
 from mcp_gateway.forward import forwarded_call
 from mcp_gateway.http_message import Answer, BodyProblem, Headers, InboundRequest, Reply
-from mcp_gateway.inbound import (
-    Discover,
-    ListTools,
-    Message,
-    Notification,
-    Rejection,
-    ToolCall,
-    against_definition,
-    understand,
-)
-from mcp_gateway.listing import discovered, listed_tools
+from mcp_gateway.inbound import Message, ToolCall
 from mcp_gateway.open_calls import EndedBy, OpenCall
 from mcp_gateway.parts import Parts
 from mcp_gateway.relay import Relay, send
 from mcp_gateway.run_context import call_request
 from mcp_gateway.stages import Admitted, Approved
 from mcp_gateway.standing import overtaken_by
-from mcp_gateway.upstream.protocol import UpstreamError, UpstreamTimeoutError
+from mcp_gateway.upstream.protocol import UpstreamError
 from token_exchange.identifiers import new_id
 
 _logger = structlog.get_logger(__name__)
@@ -75,12 +78,14 @@ async def handle(request: InboundRequest, reply: Reply, parts: Parts) -> None:
     if isinstance(admitted, Answer):
         await send(reply, admitted)
         return
+    if request.method != "POST":  # the legacy era listens (GET) and ends its session (DELETE)
+        await serve_session_request(request, admitted, reply, parts)
+        return
     body = await request.read_body()  # 1: its size and time
     if isinstance(body, BodyProblem):
-        _audit_refusal(admitted, body.status, "body", body.description, parts)
-        await send(reply, errors.not_accepted(body))
+        await send(reply, body_refused(body, admitted, parts))
         return
-    if len(body) > DECODED_ON_THE_LOOP_BYTES:  # 3
+    if len(body) > DECODED_ON_THE_LOOP_BYTES:  # 3: the message, in the era it speaks
         message = await asyncio.to_thread(understand, request.headers, body)
     else:
         message = understand(request.headers, body)
@@ -88,10 +93,11 @@ async def handle(request: InboundRequest, reply: Reply, parts: Parts) -> None:
     if isinstance(admitted, Answer):
         await send(reply, admitted)
         return
-    if isinstance(message, ToolCall):
-        await _call(message, request.headers, admitted, reply, parts)
+    if isinstance(message, LegacyMessage):  # 3: its session; then it is served like any other
+        with entered(message, admitted, reply, parts) as (said, legacy_reply):
+            await _serve(said, None, admitted, legacy_reply, parts)
     else:
-        await send(reply, await _answer(message, admitted, parts))
+        await _serve(message, request.headers, admitted, reply, parts)
 
 
 def _admit(request: InboundRequest, parts: Parts) -> Admitted | Answer:
@@ -113,7 +119,7 @@ def _admit(request: InboundRequest, parts: Parts) -> Admitted | Answer:
         offered, admitted.caller, method=request.method, endpoint=endpoint, now=now
     )
     if isinstance(proof, CallerRefusal):
-        return _refuse_caller(proof, endpoint, parts)
+        return _refuse_caller(proof, endpoint, request, parts)
     try:
         replay = None if proof is None else use_once(proof, admitted.caller, parts.proofs, now)
     except OSError:
@@ -121,7 +127,7 @@ def _admit(request: InboundRequest, parts: Parts) -> Admitted | Answer:
         _logger.critical("proof_use_not_written", endpoint=endpoint.audience)
         text = "The use of the proof cannot be recorded, so the call was not made."
         return errors.failed(503, None, errors.AUDIT_UNAVAILABLE, text, None)
-    return admitted if replay is None else _refuse_caller(replay, endpoint, parts)
+    return admitted if replay is None else _refuse_caller(replay, endpoint, request, parts)
 
 
 def _standing(
@@ -135,7 +141,7 @@ def _standing(
     if endpoint is None:
         return errors.not_accepted(NotAccepted(404, "There is no such endpoint."))
     if isinstance(offered, CallerRefusal):
-        return _refuse_caller(offered, endpoint, parts)
+        return _refuse_caller(offered, endpoint, request, parts)
     now = int(parts.clock())
     caller = parts.callers.resolve(offered, endpoint, view, now)
     if isinstance(caller, Caller):
@@ -143,26 +149,25 @@ def _standing(
         if problem is None:
             return Admitted(view, endpoint, caller)
         caller = problem
-    return _refuse_caller(caller, endpoint, parts)
+    return _refuse_caller(caller, endpoint, request, parts)
 
 
-async def _answer(message: Message | Rejection, admitted: Admitted, parts: Parts) -> Answer:
-    """Everything that is not a tool call."""
-    if isinstance(message, Rejection):
-        _audit_refusal(admitted, message.status, str(message.code), message.message, parts)
-        return errors.rejected(message)
-    if isinstance(message, Notification):
-        return errors.accepted()
-    if isinstance(message, ListTools):
-        now_ms = int(parts.clock() * 1000)
-        view, endpoint, caller = admitted.view, admitted.endpoint, admitted.caller
-        return await listed_tools(message, caller, endpoint, view, now_ms)
-    assert isinstance(message, Discover)  # noqa: S101 - for the type checker: all others are done
-    return discovered(message, admitted.endpoint)
+async def _serve(
+    message: Message | Served,
+    headers: Headers | None,
+    admitted: Admitted,
+    reply: Reply,
+    parts: Parts,
+) -> None:
+    """What is left of the way; `headers` None: the era mirrors nothing in them."""
+    if isinstance(message, ToolCall):
+        await _call(message, headers, admitted, reply, parts)
+    else:
+        await send(reply, await answered(message, admitted, parts))
 
 
 async def _call(
-    call: ToolCall, headers: Headers, admitted: Admitted, reply: Reply, parts: Parts
+    call: ToolCall, headers: Headers | None, admitted: Admitted, reply: Reply, parts: Parts
 ) -> None:
     """Steps 4 to 10."""
     started_at = parts.monotonic()
@@ -171,11 +176,9 @@ async def _call(
     if not isinstance(tool, CatalogueTool):
         await send(reply, beyond(tool, call, decision_id, admitted, parts))
         return
-    rejection = against_definition(
-        call, tool.parameters, tool.entry.definition.get("inputSchema"), headers
-    )  # 3, what needs the definition
+    rejection = against_definition(call, tool, headers)  # 3, what needs the definition
     if rejection is not None:
-        await send(reply, await _answer(rejection, admitted, parts))
+        await send(reply, await answered(rejection, admitted, parts))
         return
     intent = _decided(call, tool, decision_id, admitted, parts)  # 5, 6
     try:
@@ -235,6 +238,9 @@ async def _interruptible(
         async with deadline:
             with parts.open_calls.registered(open_call):
                 reply.on_closed(open_call.peer_left)
+                reply.on_cancelled(open_call.cancelled)
+                if open_call.ended_by is not None:  # cancelled before it was open
+                    await asyncio.sleep(0)  # interrupted here, before anything leaves
                 if (overtaken := overtaken_by(approved, parts)) is not None:
                     return await interrupted(overtaken, approved, relay)
                 return await _deliver(approved, relay, parts)
@@ -246,7 +252,7 @@ async def _interruptible(
 
 async def _deliver(approved: Approved, relay: Relay, parts: Parts) -> CallResult:
     """Steps 8 and 9, and what an agent sees when they fail."""
-    intent, call = approved.intent, approved.call
+    intent = approved.intent
     try:
         need = CredentialNeed(
             caller=intent.caller,
@@ -261,15 +267,9 @@ async def _deliver(approved: Approved, relay: Relay, parts: Parts) -> CallResult
         return await _forward(approved, need, credential, relay, parts)  # 9
     except CredentialEchoError:
         _logger.critical("credential_echoed", server=intent.endpoint.server.name)
-        text = "The server's reply was withheld."
-        answer = errors.failed(502, call.id, errors.REPLY_WITHHELD, text, intent.decision_id)
-        return CallResult(Outcome.FAILED, await relay.end_with(answer), "credential_echoed")
+        return await withheld(approved, relay)
     except UpstreamError as error:
-        status = 504 if isinstance(error, UpstreamTimeoutError) else 502
-        text = "The server did not answer properly."
-        answer = errors.failed(status, call.id, errors.UPSTREAM_FAILED, text, intent.decision_id)
-        seen = await relay.end_with(answer)
-        return CallResult(Outcome.FAILED, seen, error.code, str(error) or None)
+        return await without_reply(error, approved, relay)
 
 
 async def _forward(
@@ -289,12 +289,8 @@ async def _forward(
         credential = renewed
 
 
-def _refuse_caller(refusal: CallerRefusal, endpoint: Endpoint, parts: Parts) -> Answer:
-    parts.audit.caller_refused(endpoint, refusal)
+def _refuse_caller(
+    refusal: CallerRefusal, endpoint: Endpoint, request: InboundRequest, parts: Parts
+) -> Answer:
+    parts.audit.caller_refused(endpoint, refusal, request.method)
     return errors.challenge(endpoint, refusal)
-
-
-def _audit_refusal(admitted: Admitted, status: int, code: str, detail: str, parts: Parts) -> None:
-    parts.audit.call_refused(
-        admitted.caller, admitted.endpoint, status=status, code=code, detail=detail
-    )

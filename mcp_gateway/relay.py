@@ -12,6 +12,7 @@ time, so that no server can hold up the calls of the others.
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -34,7 +35,7 @@ _ERROR_STATUSES: Final = frozenset({400, 404})
 _OK: Final = 200
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
-_STREAM_HEADERS: Final[RawHeaders] = (
+STREAM_HEADERS: Final[RawHeaders] = (
     (b"content-type", EVENT_STREAM.encode()),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
@@ -95,13 +96,22 @@ class Relay:
     async def end_with(self, answer: Answer) -> int:
         """End the reply with an error in whatever form still fits; the status the agent saw."""
         if not self._reply.is_started:
-            await send(self._reply, answer)
-            return answer.status
+            return await send(self._reply, answer)
         if self._is_event_stream:
             await self._reply.finish(b"event: message\ndata: " + answer.body + b"\n\n")
             return _OK
         self._reply.abort()
         return _OK
+
+    async def end_silently(self) -> int:
+        """End the reply without a message: nobody waits for one. The status the agent saw."""
+        if not self._reply.is_started:
+            await self._reply.start(_OK, STREAM_HEADERS)
+        elif not self._is_event_stream:
+            self._reply.abort()
+            return self._reply.status
+        await self._reply.finish()
+        return self._reply.status
 
     async def _json(self, upstream: UpstreamReply, guard: EchoGuard) -> CallResult:
         buffered = bytearray()
@@ -118,7 +128,7 @@ class Relay:
         length = (b"content-length", str(len(body)).encode("ascii"))
         await self._reply.start(upstream.status, (*_JSON_HEADERS, length))
         await self._reply.finish(body)
-        return result
+        return replace(result, status=self._reply.status)
 
     async def _long_json(
         self, status: int, begun: bytes, chunks: AsyncIterator[bytes], guard: EchoGuard
@@ -139,11 +149,11 @@ class Relay:
         if result is None:
             raise UpstreamInvalidError("the reply is not the answer to this request")
         await self._reply.finish(guard.rest())
-        return result
+        return replace(result, status=self._reply.status)
 
     async def _event_stream(self, chunks: AsyncIterator[bytes], guard: EchoGuard) -> CallResult:
         self._is_event_stream = True
-        await self._reply.start(_OK, _STREAM_HEADERS)
+        await self._reply.start(_OK, STREAM_HEADERS)
         reader, cutter = EventReader(), _EventCutter()
         result: CallResult | None = None
         async for chunk in _in_slices(chunks):
@@ -186,10 +196,11 @@ class Relay:
         return CallResult(Outcome.SUCCEEDED, status)
 
 
-async def send(reply: Reply, answer: Answer) -> None:
-    """Send a complete answer."""
+async def send(reply: Reply, answer: Answer) -> int:
+    """Send a complete answer; the status the agent saw."""
     await reply.start(answer.status, answer.headers)
     await reply.finish(answer.body)
+    return reply.status
 
 
 async def _in_slices(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -12,8 +12,8 @@ from typing import Final
 
 from mcp_gateway.caller import Caller, presented_again, standing_problem
 from mcp_gateway.ceiling import ceiling
-from mcp_gateway.compiled_view import CatalogueTool, CompiledView
-from mcp_gateway.open_calls import EndedBy
+from mcp_gateway.compiled_view import CatalogueTool, CompiledView, Endpoint
+from mcp_gateway.open_calls import EndedBy, OpenStream
 from mcp_gateway.parts import Parts
 from mcp_gateway.run_context import call_request
 from mcp_gateway.stages import Approved
@@ -31,7 +31,34 @@ async def end_what_no_longer_stands(parts: Parts) -> int:
             ended += 1
         if number % LOOKED_AT_ONCE == 0:
             await asyncio.sleep(0)
+    for number, stream in enumerate(parts.open_calls.streams(), start=1):
+        hold_stream_against(stream, parts)
+        if number % LOOKED_AT_ONCE == 0:
+            await asyncio.sleep(0)
     return ended
+
+
+def hold_stream_against(stream: OpenStream, parts: Parts) -> None:
+    """End a listening stream that is no longer admitted; tell it if its list may have changed."""
+    now = int(parts.clock())
+    if standing_problem(stream.caller, parts.enforcement.blocks, now):
+        stream.end(EndedBy.REVOKED)
+        return
+    view = parts.enforcement.view
+    if view is stream.view:
+        return
+    held = None if view is None else _caller_under(stream.caller, stream.endpoint, view, parts)
+    if view is None or held is None:
+        stream.end(EndedBy.WITHDRAWN)
+        return
+    endpoint, caller = held
+    if (
+        endpoint.server.tools != stream.endpoint.server.tools
+        or caller.agent != stream.caller.agent
+        or view.view.policies.version != stream.view.view.policies.version
+    ):
+        stream.has_news.set()
+    stream.endpoint, stream.caller, stream.view = endpoint, caller, view
 
 
 def overtaken_by(approved: Approved, parts: Parts) -> EndedBy | None:
@@ -48,15 +75,23 @@ def still_stands(approved: Approved, view: CompiledView, parts: Parts) -> bool:
     if approved.view is view:
         return True
     intent, call = approved.intent, approved.call
-    endpoint = view.endpoints.get(intent.endpoint.path)
-    if endpoint is None or endpoint.server.url != intent.endpoint.server.url:
+    held = _caller_under(intent.caller, intent.endpoint, view, parts)
+    if held is None:
         return False
-    now = int(parts.clock())
-    caller = parts.callers.resolve(presented_again(intent.caller), endpoint, view, now)
-    if not isinstance(caller, Caller):
-        return False
+    endpoint, caller = held
     tool = ceiling(caller, endpoint, call.name)
     if not isinstance(tool, CatalogueTool):
         return False
     asked = call_request(caller, call, tool, intent.decided_at_ms)
     return parts.decisions.decide(view, asked).allowed
+
+
+def _caller_under(
+    caller: Caller, endpoint: Endpoint, view: CompiledView, parts: Parts
+) -> tuple[Endpoint, Caller] | None:
+    """The endpoint and the caller under another view, if it still admits the one to the other."""
+    current = view.endpoints.get(endpoint.path)
+    if current is None or current.server.url != endpoint.server.url:
+        return None
+    again = parts.callers.resolve(presented_again(caller), current, view, int(parts.clock()))
+    return (current, again) if isinstance(again, Caller) else None

@@ -54,6 +54,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "Attribution per agent, per user binding, per tool, with user_context when "
         "present; structured denial reasons."
     ),
+    "MCP-2025-11-25": (
+        "Agents of the legacy era (2025-11-25, 2025-06-18) initialize, list, call, cancel and "
+        "listen, each in a session of their own."
+    ),
     "MCP-2026-07-28": ("The official SDK's client and server work through the gateway unchanged."),
     "RFC6749-3.3": (
         "A scope is scope tokens of visible ASCII separated by single spaces; anything "
@@ -305,6 +309,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "Whether a server is modern is asked with server/discover, once per server, and never "
         "with a person's call."
     ),
+    "eras-judged-alike": (
+        "The modern and the legacy form of one call become the same frozen value: they are judged "
+        "identically, and what one era refuses the other refuses."
+    ),
     "exchange-decision-once": (
         "Where a credential is bound to a call, its decision id works once, whoever "
         "presents it and in whichever process."
@@ -486,6 +494,15 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "it gets only what its own servers need."
     ),
     "trap-secret-repointed": ("An operator who is no admin cannot send a static secret elsewhere."),
+    "trap-session-kdf": (
+        "The key of session ids is the gateway's own, for that purpose alone; no request pays for "
+        "a slow derivation."
+    ),
+    "trap-session-readable": "A session id says nothing, and no byte of it can be changed.",
+    "trap-session-swapped": (
+        "A legacy session serves its own principal alone: with another person's token it is not "
+        "found."
+    ),
     "trap-setuid-peer": "A peer that does not run as the user that connected is refused.",
     "trap-skipped-guard": (
         "Any engine error denies, because the engine skips a policy that errs and a "

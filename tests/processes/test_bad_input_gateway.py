@@ -239,13 +239,17 @@ def test_version_we_do_not_serve_is_refused_and_ours_is_named(
     assert answer.json["error"]["data"]["supported"] == [PROTOCOL]
 
 
-def test_version_of_an_older_client_is_refused_and_ours_is_named(agent: TestAgent) -> None:
+@pytest.mark.parametrize(
+    ("asked", "agreed"), [("2025-06-18", "2025-06-18"), ("2024-11-05", "2025-11-25")]
+)
+def test_older_client_gets_its_version_or_the_latest_of_its_era(
+    agent: TestAgent, asked: str, agreed: str
+) -> None:
     headers = changed(headers_for(agent), mcp_protocol_version=None, mcp_method=None, mcp_name=None)
-    params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x"}}
+    params = {"protocolVersion": asked, "capabilities": {}, "clientInfo": {"name": "x"}}
     body = body_of(method="initialize", params=params)
     answer = send(agent, request_bytes(TARGET, headers, body))
-    refused(agent, answer, 400, VERSION)
-    assert answer.json["error"]["data"]["supported"] == [PROTOCOL]
+    assert (answer.status, answer.json["result"]["protocolVersion"]) == (200, agreed)
 
 
 def test_notification_is_taken_without_a_word(agent: TestAgent) -> None:
