@@ -72,6 +72,7 @@ async def _mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: st
             monotonic=time.monotonic,
             random=secrets.token_bytes,
             proofs=proofs,
+            stdio_socket=settings.stdio_socket,
         )
         server = new_server(
             app,

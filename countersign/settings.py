@@ -5,6 +5,7 @@ is the strict choice. All problems are reported at once, at start.
 """
 
 import os
+from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -107,6 +108,28 @@ class McpGatewaySettings(ProcessSettings):
     )
     audit_durability: Literal["process", "power"] = "process"
     shutdown_seconds: float = Field(default=5.0, gt=0, le=120)
+    stdio_socket: Path | None = Field(
+        default=None, description="of `countersign stdio-host`, for servers with a stdio:// URL"
+    )
+
+
+class StdioHostSettings(ProcessSettings):
+    """The host of stdio servers, one per machine."""
+
+    stdio_servers: Path = Field(
+        default=Path("countersign-stdio.yaml"),
+        description="which commands it may run; nobody but you or root may write to it",
+    )
+    stdio_socket: Path = Field(
+        default=Path("countersign-run/stdio.sock"), description="where the gateway finds it, 0600"
+    )
+    stdio_gateway_user: str | None = Field(
+        default=None, description="the gateway's user, if it is not the host's own"
+    )
+
+    def variables(self, names: Iterable[str]) -> dict[str, str]:
+        """Those of the host's own environment that a server is declared to get."""
+        return {name: os.environ[name] for name in names if name in os.environ}
 
 
 class ServeSettings(AuthzServerSettings, McpGatewaySettings):

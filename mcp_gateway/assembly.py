@@ -7,6 +7,7 @@ await new_server(app, host=..., port=...).serve()
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 from audit_log.spool import Spool
 from mcp_gateway.app import BackgroundWork, GatewayApp, create_app
@@ -32,13 +33,14 @@ def gateway_app(
     monotonic: Clock,
     random: Callable[[int], bytes],
     proofs: ProofMemory,
+    stdio_socket: Path | None = None,
 ) -> GatewayApp:
     """The application of one worker over real connections.
 
     The lifespan ends the spool's source, pushes what is left and closes the connections; closing
     the spool's files is left to whoever opened it.
     """
-    authority, connections = HttpAuthority(), HttpUpstream()
+    authority, connections = HttpAuthority(), HttpUpstream(stdio_socket=stdio_socket)
     upstream = EitherEraUpstream(connections, monotonic)
     parts = assemble(
         clock=clock,

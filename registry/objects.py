@@ -13,6 +13,13 @@ NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"  # a DNS label: na
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s#]+$", max_length=2048)]
+# A stdio server is named here and nowhere said how to start: that is the host's own settings.
+ServerUrl = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(https?://[^\s#]+|stdio://[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)$", max_length=2048
+    ),
+]
 ToolPattern = Annotated[
     str,
     StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*/[A-Za-z0-9_.\-/]{0,127}\*?$", max_length=192),
@@ -117,7 +124,9 @@ class ServerCredential(Spec):
 class McpServerSpec(Spec):
     """An MCP server behind the gateway."""
 
-    url: HttpUrl
+    url: ServerUrl = Field(
+        description="Streamable HTTP, or stdio://NAME: a server of the gateway's stdio host."
+    )
     held_by: Literal["gateway"] = "gateway"
     require_bound: bool = True
     person_attributes: tuple[PersonAttribute, ...] = ()

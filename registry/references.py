@@ -88,6 +88,8 @@ def _mcp_server(server: ParsedObject, declared: DeclaredSet) -> Iterator[Problem
         yield _problem(server, "spec.url", "a URL must not carry a user name or password")
     if server.spec.url.startswith("http:") and not is_loopback(server.spec.url):
         yield _problem(server, "spec.url", "http is only for loopback literals; use https")
+    if server.spec.url.startswith("stdio:") and server.spec.protocol == "modern":
+        yield _problem(server, "spec.protocol", "the stdio host speaks the legacy protocol")
 
 
 def _admin_role(role: ParsedObject, declared: DeclaredSet) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from countersign.settings import (
     McpGatewaySettings,
     ProcessSettings,
     ServeSettings,
+    StdioHostSettings,
 )
 from tests.requirements import REQUIREMENTS
 
@@ -58,6 +59,7 @@ def settings_page() -> str:
         (
             _section("Authorization server: `authz-server`, `serve`", AuthzServerSettings, shared),
             _section("Gateway: `mcp-gateway`, `serve`", McpGatewaySettings, shared),
+            _section("Stdio servers: `stdio-host`", StdioHostSettings, shared),
             _section("`serve` only", ServeSettings, served),
             _section("Command line", ClientSettings, shared),
             _section("Every process", ProcessSettings, set()),

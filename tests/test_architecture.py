@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from countersign.settings import ClientSettings, ServeSettings
+from countersign.settings import ClientSettings, ServeSettings, StdioHostSettings
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
@@ -68,6 +68,7 @@ def test_every_setting_is_read_somewhere() -> None:
         if isinstance(node, ast.Attribute)
     }
     declared = set(ServeSettings.model_fields) | set(ClientSettings.model_fields)
+    declared |= set(StdioHostSettings.model_fields)
     assert declared - read == set()
 
 

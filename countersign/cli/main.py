@@ -25,7 +25,7 @@ from countersign.cli.context import CommandContext, Output, explain
 from countersign.settings import ClientSettings
 
 PIPE_COLUMNS = 240
-PROCESSES = ("serve", "authz-server", "mcp-gateway")
+PROCESSES = ("serve", "authz-server", "mcp-gateway", "stdio-host")
 
 app = typer.Typer(
     name="countersign",

@@ -1,4 +1,4 @@
-"""`serve`, `authz-server`, `mcp-gateway`: the processes themselves.
+"""`serve`, `authz-server`, `mcp-gateway`, `stdio-host`: the processes themselves.
 
 What a process is made of is imported inside its command, so that the other commands start fast.
 """
@@ -13,7 +13,12 @@ import typer
 
 from countersign.admin_client import AdminError
 from countersign.cli.context import clock
-from countersign.settings import AuthzServerSettings, McpGatewaySettings, ServeSettings
+from countersign.settings import (
+    AuthzServerSettings,
+    McpGatewaySettings,
+    ServeSettings,
+    StdioHostSettings,
+)
 from countersign.start_errors import told_in_a_sentence
 
 MAXIMUM_JOIN_CODE_BYTES = 4096
@@ -24,6 +29,7 @@ def register(app: typer.Typer) -> None:
     app.command()(serve)
     app.command("authz-server")(authz_server)
     app.command("mcp-gateway")(mcp_gateway)
+    app.command("stdio-host")(stdio_host)
 
 
 def serve() -> None:
@@ -77,6 +83,19 @@ def mcp_gateway(
             run_mcp_gateway(settings, clock, _join_code(join_code_file, join_fd))
     except EnrolmentError as error:
         raise AdminError("enrolment_failed", str(error)) from error
+
+
+def stdio_host() -> None:
+    """Run the stdio servers of this machine for its gateway (docs/guides/stdio-servers.md)."""
+    from countersign.logging import configure
+    from countersign.stdio_declared import StdioDeclarationError
+    from countersign.stdio_host_process import run_stdio_host
+    from idp_connectors.workload.unix_socket import SocketPathError
+
+    settings = StdioHostSettings()
+    configure(settings, "stdio-host")
+    with told_in_a_sentence(StdioDeclarationError, SocketPathError):
+        run_stdio_host(settings)
 
 
 def _join_code(file: Path | None, descriptor: int | None) -> str | None:

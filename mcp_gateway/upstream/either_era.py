@@ -18,6 +18,7 @@ from mcp_gateway.upstream.legacy_reply import Pause
 from mcp_gateway.upstream.probe import Era, probe
 from mcp_gateway.upstream.protocol import (
     PROTOCOL_AUTO,
+    STDIO_SCHEME,
     UpstreamInvalidError,
     UpstreamReply,
     UpstreamRequest,
@@ -91,6 +92,8 @@ class EitherEraUpstream:
     async def _era(self, request: UpstreamRequest) -> Era:
         if request.protocol != PROTOCOL_AUTO:
             return Era(request.protocol)
+        if request.url.startswith(STDIO_SCHEME):
+            return Era.LEGACY  # what our own stdio host speaks
         era = self._known(request.url)
         if era is not None:
             return era

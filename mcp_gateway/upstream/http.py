@@ -1,17 +1,23 @@
 """Upstream over HTTP with aiohttp: one pool per process, nothing remembered between calls.
 
+`stdio://NAME` goes to the stdio host of this machine, over its Unix socket, if there is one.
+
 No redirects (a redirect would carry the credential elsewhere), no cookies (they would join two
 callers), no proxy from the environment, no decompression (a compressed reply cannot be searched
 for the credential, so identity is asked for and anything else refused by the caller).
 """
 
+import os
+import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Final, Self
 
 import aiohttp
 
 from mcp_gateway.upstream.protocol import (
+    STDIO_SCHEME,
     UpstreamReply,
     UpstreamRequest,
     UpstreamTimeoutError,
@@ -26,14 +32,19 @@ MAXIMUM_CONNECTIONS: Final = 1000
 KEEP_ALIVE_SECONDS: Final = 4.0  # shorter than any common server's: a POST is never repeated
 MAXIMUM_HEADER_BYTES: Final = 16_384
 READ_BUFFER_BYTES: Final = 65_536
+_STDIO_HOST: Final = "http://stdio-host/"
 
 
 def new_session() -> aiohttp.ClientSession:
     """A client session with the limits above; must be made inside the running loop."""
+    return _session_over(
+        aiohttp.TCPConnector(limit=MAXIMUM_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_SECONDS)
+    )
+
+
+def _session_over(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            limit=MAXIMUM_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_SECONDS
-        ),
+        connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
@@ -47,10 +58,16 @@ def new_session() -> aiohttp.ClientSession:
 class HttpUpstream:
     """Upstream (of modern servers only) and Transport over one aiohttp session, made when used."""
 
-    def __init__(self, session_factory: Callable[[], aiohttp.ClientSession] = new_session) -> None:
+    def __init__(
+        self,
+        session_factory: Callable[[], aiohttp.ClientSession] = new_session,
+        stdio_socket: Path | None = None,
+    ) -> None:
         """Take how to make the session: it needs a running loop, so it is made late."""
         self._session_factory = session_factory
         self._session: aiohttp.ClientSession | None = None
+        self._stdio_socket = stdio_socket
+        self._stdio_session: aiohttp.ClientSession | None = None
 
     def post(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamReply]:
         """Send one request; the body of the reply is read by the caller inside the context."""
@@ -65,15 +82,14 @@ class HttpUpstream:
     @asynccontextmanager
     async def send(self, method: str, request: UpstreamRequest) -> AsyncIterator[TransportReply]:
         """Send one request by any HTTP method, as `post`."""
-        if self._session is None:
-            self._session = self._session_factory()
+        session, url = self._way_to(request.url)
         timeout = aiohttp.ClientTimeout(
             total=None, connect=CONNECT_SECONDS, sock_read=request.timeout_seconds
         )
         try:
-            response = await self._session.request(
+            response = await session.request(
                 method,
-                request.url,
+                url,
                 data=request.body or None,
                 headers=request.headers,
                 allow_redirects=False,
@@ -96,16 +112,54 @@ class HttpUpstream:
             else:
                 response.close()
 
+    def _way_to(self, url: str) -> tuple[aiohttp.ClientSession, str]:
+        """The pool for a server, and its URL there."""
+        if url.startswith(STDIO_SCHEME):
+            return self._stdio(), _STDIO_HOST + url.removeprefix(STDIO_SCHEME)
+        if self._session is None:
+            self._session = self._session_factory()
+        return self._session, url
+
+    def _stdio(self) -> aiohttp.ClientSession:
+        if self._stdio_socket is None:
+            raise UpstreamUnreachableError("this gateway has no stdio host")
+        if not is_private_socket(self._stdio_socket):
+            raise UpstreamUnreachableError("the stdio host's socket is not there, or not private")
+        if self._stdio_session is None:
+            connector = aiohttp.UnixConnector(
+                os.fspath(self._stdio_socket),
+                limit=MAXIMUM_CONNECTIONS,
+                keepalive_timeout=KEEP_ALIVE_SECONDS,
+            )
+            self._stdio_session = _session_over(connector)
+        return self._stdio_session
+
     async def aclose(self) -> None:
-        """Close the pool."""
-        if self._session is not None:
-            await self._session.close()
+        """Close the pools."""
+        for session in (self._session, self._stdio_session):
+            if session is not None:
+                await session.close()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def is_private_socket(path: Path) -> bool:
+    """Whether the socket is ours or root's alone, and in a directory only they may write to.
+
+    Whoever could replace it would get the credentials of the calls.
+    """
+    try:
+        facts, folder = path.lstat(), path.parent.stat()
+    except OSError:
+        return False
+    owners = {0, os.geteuid()}
+    is_ours = facts.st_uid in owners and folder.st_uid in owners
+    is_closed = not facts.st_mode & 0o077 and not folder.st_mode & 0o022
+    return stat.S_ISSOCK(facts.st_mode) and is_ours and is_closed
 
 
 class _HttpReply:

@@ -10,6 +10,7 @@ from registry.blocks import RevocationEvent, Subject
 PROTOCOL_AUTO: Final = "auto"
 PROTOCOL_MODERN: Final = "modern"
 PROTOCOL_LEGACY: Final = "legacy"
+STDIO_SCHEME: Final = "stdio://"  # a server of this machine's stdio host, by its name
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,13 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.services.common import CannotInstallError, Server, node_modules, started
+from tests.services.common import (
+    CannotInstallError,
+    Server,
+    node_modules,
+    python_environment,
+    started,
+)
 
 EVERYTHING = "@modelcontextprotocol/server-everything@2026.8.31"
 
@@ -36,3 +42,15 @@ def is_listening(port: int) -> bool:
     """Whether somebody takes connections there."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def install_time() -> Path:
+    """The reference time server, which speaks stdio; its command."""
+    interpreter = python_environment("mcp-server-time", "mcp-server-time==2026.10.19")
+    return interpreter.with_name("mcp-server-time")
+
+
+def install_git() -> Path:
+    """The reference git server, which speaks stdio; its command."""
+    interpreter = python_environment("mcp-server-git", "mcp-server-git==2026.10.19")
+    return interpreter.with_name("mcp-server-git")
