@@ -136,21 +136,28 @@ def _user(name: str, user: str | None) -> tuple[int, int] | None:
 
 
 def _read_private(path: Path) -> str:
+    # Without waiting: whoever opens a pipe for reading waits for its writer.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, flags)
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror}"
         raise StdioDeclarationError(message) from error
-    with os.fdopen(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_uid not in {0, os.geteuid()}:
-            message = f"{path} must be a file of yours or root's"
-            raise StdioDeclarationError(message)
-        if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            message = f"others may write to {path}"
-            raise StdioDeclarationError(message)
-        content = file.read(MAXIMUM_FILE_BYTES + 1)
+    try:
+        _require_private(path, os.fstat(descriptor))
+        content = os.read(descriptor, MAXIMUM_FILE_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > MAXIMUM_FILE_BYTES:
         message = f"{path} is too large"
         raise StdioDeclarationError(message)
     return content.decode()
+
+
+def _require_private(path: Path, facts: os.stat_result) -> None:
+    if not stat.S_ISREG(facts.st_mode) or facts.st_uid not in {0, os.geteuid()}:
+        message = f"{path} must be a file of yours or root's"
+        raise StdioDeclarationError(message)
+    if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        message = f"others may write to {path}"
+        raise StdioDeclarationError(message)

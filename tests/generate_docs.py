@@ -37,6 +37,7 @@ strict choice. All problems are reported at once, at start. This page is generat
 | `run_dir/setup-code` | while nobody is admin: the setup code, 0600 | gone after setup |
 | `state_dir/gateway.key`, `enrolment.json` | who a gateway is, 0600 | lost: join again |
 | `state_dir/spool/` | audit events of a gateway not yet delivered | never delete |
+| `stdio_servers` | the commands of the stdio host: as good as a shell there | with the host |
 """
 
 REQUIREMENTS_HEAD = """# Requirements

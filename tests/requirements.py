@@ -368,6 +368,18 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "stale-issues-nothing": (
         "A process that has not read the registry for the lease issues no token."
     ),
+    "stdio-host": (
+        "A stdio server runs a command that only the host's settings name, with a cleared "
+        "environment, limits and no way to gain privileges, and hears the gateway's user alone."
+    ),
+    "stdio-own-process": (
+        "Where the credential is personal each principal has a process of its own, which ends "
+        "with its session."
+    ),
+    "stdio-restarts": (
+        "A stdio server that ends is started again, after a pause that grows; a personal one "
+        "delays nobody else."
+    ),
     "strangers-cannot-fill-the-spool": (
         "Refusals of requests without a valid token are written up to a rate and counted beyond it."
     ),

@@ -246,6 +246,8 @@ class StdioProcess:
             _signal_group(process.pid, number)
         await process.wait()
         _signal_group(process.pid, signal.SIGKILL)  # what it left behind
+        # A child that left the group may hold the pipes; asyncio closes them in no public way.
+        process._transport.close()  # type: ignore[attr-defined] # noqa: SLF001
         _logger.info("stdio_server_ended", server=self.server.name, code=process.returncode)
 
 

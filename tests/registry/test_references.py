@@ -93,6 +93,7 @@ REFUSED: list[tuple[Objects, str, str]] = [
     (gateway(base_url="https://u:p@gw.example.com"), "Gateway/demo spec.base_url", "user"),
     (gateway(base_url="http://[::1"), "Gateway/demo spec.base_url", "not a URL"),
     (server(url="https://u:p@crm.example.com/"), "McpServer/crm spec.url", "user name"),
+    (server(url="stdio://git", protocol="modern"), "McpServer/crm spec.protocol", "legacy"),
     (
         agent(redirect_uris=["http://agent.example.com/cb"]),
         "Agent/support-bot spec.redirect_uris[0]",
