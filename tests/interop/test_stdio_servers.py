@@ -1,10 +1,12 @@
 """Published stdio servers under `countersign stdio-host`, behind the real gateway."""
 
+import contextlib
 import json
 import os
 import pwd
 import subprocess
 import time
+from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,19 +82,19 @@ def children(stack: Stack) -> list[dict[str, Any]]:
     (host,) = [each for each in stack.processes if each.name == "stdio-host"]
     found = []
     for entry in Path(f"/proc/{host.popen.pid}/task/{host.popen.pid}/children").read_text().split():
-        process = Path("/proc") / entry
-        environment = process.joinpath("environ").read_bytes().split(b"\0")
-        found.append(
-            {
-                "pid": int(entry),
-                "command": process.joinpath("cmdline").read_bytes().decode(),
-                "environment": {
-                    name.decode(): value.decode()
-                    for name, _, value in (each.partition(b"=") for each in environment if each)
-                },
-            }
-        )
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found.append(facts_of(int(entry)))
     return found
+
+
+def facts_of(pid: int) -> dict[str, Any]:
+    process = Path(f"/proc/{pid}")
+    variables = process.joinpath("environ").read_bytes().decode().split("\0")
+    return {
+        "pid": pid,
+        "command": process.joinpath("cmdline").read_bytes().decode(),
+        "environment": dict(each.split("=", 1) for each in variables if each),
+    }
 
 
 @pytest.mark.requirement("stdio-host")
@@ -146,3 +148,25 @@ async def test_server_that_dies_is_started_again(stack: Stack) -> None:
         await anyio.sleep(0.1)
     (again,) = [each for each in children(stack) if "mcp-server-time" in each["command"]]
     assert again["pid"] != shared["pid"]
+
+
+@pytest.mark.requirement("stdio-own-process")
+async def test_kill_ends_the_process_that_worked_for_the_one_who_was_cut_off(stack: Stack) -> None:
+    before = {each["pid"] for each in children(stack)}
+    agent = agent_for(stack, "bob", "git", ["git_log"])
+    path = str(stack.directory.parent / "repository")
+    assert "result" in agent.call("git", "git_log", {"repo_path": path}).json()
+    (own,) = [each for each in children(stack) if each["pid"] not in before]
+    session = claims_of(agent.tokens["git"])["sid"]
+    stack.command("kill", f"session/{session}", "--reason", "test", socket=True)
+    assert agent.call("git", "git_log", {"repo_path": path}).status_code == 401
+    deadline = time.monotonic() + 10
+    while own["pid"] in {each["pid"] for each in children(stack)}:
+        assert time.monotonic() < deadline
+        await anyio.sleep(0.05)
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    payload = token.split(".")[1]
+    claims: dict[str, Any] = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return claims

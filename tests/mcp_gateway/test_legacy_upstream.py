@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
 from audit_log.event import Outcome
+from mcp_gateway.credential import Credential
 from mcp_gateway.discovery import DiscoveryError, observed_tools
 from mcp_gateway.upstream.legacy_session import IDLE_SECONDS
 from mcp_gateway.upstream.protocol import (
@@ -15,7 +17,7 @@ from mcp_gateway.upstream.protocol import (
     UpstreamTimeoutError,
     UpstreamUnreachableError,
 )
-from registry.blocks import BlockKind
+from registry.blocks import BlockKind, Subject
 from registry.snapshot import CredentialProviderEntry
 from tests.mcp_gateway.legacy_rig import (
     EVENT_STREAM,
@@ -31,10 +33,12 @@ from tests.mcp_gateway.legacy_rig import (
 )
 from tests.mcp_gateway.rig import TARGET_TOKEN, Exchange, Rig, meta, server_entry, tool_call
 from tests.mcp_gateway.test_caller import revocation
+from token_exchange.claims import Actor
 
 pytestmark = pytest.mark.anyio
 
 CALL = tool_call("get_account", {"id": 1})
+OTHER = Actor("https://as.example", "other", "ai_agent", "other-bot")
 QUESTION = b'{"jsonrpc":"2.0","id":"q-1","method":"%b","params":{}}'
 
 
@@ -475,10 +479,11 @@ async def test_compressed_reply_is_not_read(rig: Rig) -> None:
         {"gid": "grt_2"},
         {"client_id": "other-client"},
         {"txn": "txn_2"},
+        {"act": Actor("https://as.example", "b", "ai_agent", "support-bot", OTHER)},
     ],
 )
 async def test_nobody_shares_a_session_with_another_principal(
-    rig: Rig, changes: dict[str, str]
+    rig: Rig, changes: dict[str, Any]
 ) -> None:
     server = LegacyServer()
     behind(rig, server)
@@ -664,6 +669,31 @@ async def test_refused_credential_gets_one_fresh_one_also_for_initialize(rig: Ri
     refused = await rig.post(CALL, token=rig.token(rig.claims(sub="usr_bob")))
     assert refused.status == 502
     assert refused.header("www-authenticate") == []
+
+
+async def test_credential_refused_at_the_call_is_renewed_within_the_session(rig: Rig) -> None:
+    server = LegacyServer()
+    behind(rig, server, protocol="legacy")
+    answers = [LegacyReply(401, "application/json")]
+    server.on["tools/call"] = lambda sent: (
+        answers.pop() if answers else json_reply(answer(sent.message["id"]))
+    )
+    assert (await rig.post(CALL)).status == 200
+    assert len(rig.authority.forms) == 2
+    assert [sent.session for sent in server.of("tools/call")] == ["session-1", "session-1"]
+    assert server.of("notifications/cancelled") == []
+
+
+def test_static_secret_that_was_replaced_is_another_identity() -> None:
+    first = Credential("x-api-key", "first-secret", None, (), is_secret=True)
+    second = replace(first, value="second-secret")
+    token = replace(first, is_secret=False)
+    subjects = frozenset[Subject]()
+    sessions = [each.for_sessions_of("alice", subjects).session for each in (first, second)]
+    assert sessions[0] != sessions[1]
+    assert token.for_sessions_of("alice", subjects) != first.for_sessions_of("alice", subjects)
+    renewed = replace(token, value="renewed-token").for_sessions_of("alice", subjects)
+    assert renewed.session == token.for_sessions_of("alice", subjects).session
 
 
 async def test_renewed_credential_goes_on_in_the_same_session(rig: Rig) -> None:

@@ -72,6 +72,27 @@ def test_problem_never_repeats_the_value_given() -> None:
     assert all(pasted not in each.message for each in found)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "stdio:git",
+        "stdio://",
+        "stdio://Git",
+        "stdio://git/x",
+        "stdio://git?x=1",
+        "stdio://git#x",
+        "stdio://../git",
+        "stdio:///usr/bin/git",
+        "stdio://a b",
+        "file:///usr/bin/git",
+        "ssh://git.example.com/",
+    ],
+)
+def test_server_url_names_a_server_and_never_a_command(url: str) -> None:
+    (problem,) = problems_of("McpServer", url=url, credential={"provider": "crm-token"})
+    assert problem.field == "spec.url"
+
+
 def test_valid_settings_carry_their_defaults() -> None:
     declared, problems = DeclaredSet.of(
         {("CredentialProvider", "notes"): {"type": "static_secret", "secret": "notes-key"}},

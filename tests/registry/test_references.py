@@ -164,6 +164,8 @@ REFUSED: list[tuple[Objects, str, str]] = [
 
 ACCEPTED: list[Objects] = [
     small_set(),
+    server(url="stdio://git"),
+    server(url="stdio://git", protocol="legacy"),
     agent(acts_for=None),
     agent(acts_for={"groups": ["local/anything"]}),
     agent(
