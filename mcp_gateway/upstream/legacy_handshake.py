@@ -31,7 +31,8 @@ EVENT_STREAM: Final = "text/event-stream"
 SESSION_HEADER: Final = "Mcp-Session-Id"
 VERSION_HEADER: Final = "MCP-Protocol-Version"
 MAXIMUM_HANDSHAKE_BYTES: Final = 1_048_576  # `instructions` may be long
-MAXIMUM_ACCEPTED_BYTES: Final = 65_536  # what a server says to a notification is not read
+MAXIMUM_ACCEPTED_BYTES: Final = 65_536  # what a server says to a notification matters to nobody
+MESSAGE_SECONDS: Final = 5.0
 _OK: Final = 200
 _SUCCESS: Final = range(200, 300)
 _OF_BODY: Final = frozenset({"content-type", "accept"})
@@ -81,13 +82,12 @@ async def post_message(
     Raises:
         UpstreamError: it was not taken.
     """
-    headers = session_headers(session, request)
-    message = replace(
-        _with_body(request, headers, body), maximum_response_bytes=MAXIMUM_ACCEPTED_BYTES
-    )
+    message = _short(_with_body(request, session_headers(session, request), body))
     async with transport.send("POST", message) as reply:
         if reply.status not in _SUCCESS:
             raise UpstreamInvalidError(f"a message was answered with status {reply.status}")
+        if not reply.media_type:  # nothing was said: read to its end, so the connection stays
+            await whole(reply, MAXIMUM_ACCEPTED_BYTES)
 
 
 async def end_session(transport: Transport, session: LegacySession) -> None:
@@ -96,12 +96,8 @@ async def end_session(transport: Transport, session: LegacySession) -> None:
     Raises:
         UpstreamError: it could not be told.
     """
-    request = session.last
-    headers = _without_body(session_headers(session, request))
-    ending = replace(
-        request, headers=headers, body=b"", maximum_response_bytes=MAXIMUM_ACCEPTED_BYTES
-    )
-    async with transport.send("DELETE", ending):
+    headers = _without_body(session_headers(session, session.last))
+    async with transport.send("DELETE", _short(_with_body(session.last, headers, b""))):
         pass
 
 
@@ -134,6 +130,15 @@ def _plain_headers(request: UpstreamRequest) -> tuple[tuple[str, str], ...]:
 
 def _without_body(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in headers if name.lower() not in _OF_BODY)
+
+
+def _short(request: UpstreamRequest) -> UpstreamRequest:
+    """For messages without an answer: little is read, and not for long."""
+    return replace(
+        request,
+        timeout_seconds=min(request.timeout_seconds, MESSAGE_SECONDS),
+        maximum_response_bytes=MAXIMUM_ACCEPTED_BYTES,
+    )
 
 
 def _with_body(

@@ -33,6 +33,7 @@ class Sent:
     verb: str
     headers: dict[str, str]
     body: bytes
+    timeout_seconds: float
 
     @property
     def message(self) -> Any:
@@ -97,7 +98,7 @@ class LegacyServer:
     @asynccontextmanager
     async def send(self, method: str, request: UpstreamRequest) -> AsyncIterator[TransportReply]:
         headers = {name.lower(): value for name, value in request.headers}
-        sent = Sent(method, headers, request.body)
+        sent = Sent(method, headers, request.body, request.timeout_seconds)
         self.sent.append(sent)
         if (before := self.before.get(sent.method)) is not None:
             await before()

@@ -308,10 +308,13 @@ async def test_request_of_the_server_is_refused_to_it_and_never_seen_by_the_agen
 
 async def test_ping_of_the_server_is_answered(rig: Rig) -> None:
     server = LegacyServer()
-    behind(rig, server, protocol="legacy")
+    behind(rig, server, protocol="legacy", timeout_seconds=30.0)
     server.on["tools/call"] = lambda sent: events(QUESTION % b"ping", answer(sent.message["id"]))
     assert len(data_of(await rig.post(CALL))) == 1
-    assert {"jsonrpc": "2.0", "id": "q-1", "result": {}} in [sent.message for sent in server.sent]
+    (pong,) = [sent for sent in server.sent if "result" in sent.message]
+    assert pong.message == {"jsonrpc": "2.0", "id": "q-1", "result": {}}
+    assert pong.timeout_seconds == 5  # a server that does not listen holds no call up for long
+    assert server.of("tools/call")[0].timeout_seconds == 30
 
 
 async def test_server_that_asks_without_end_is_cut_off(rig: Rig) -> None:
