@@ -28,6 +28,7 @@ LONGEST_PAUSE_SECONDS: Final = 60.0
 STEADY_SECONDS: Final = 10.0  # a process that lived this long did not fail to start
 MAXIMUM_PAUSES: Final = 4096
 SESSION_BYTES: Final = 24
+LAST_SECONDS: Final = 10.0  # twice what a process gets to end
 
 _logger = structlog.get_logger(__name__)
 _Place = tuple[str, bytes]
@@ -143,7 +144,10 @@ class Sessions:
             process.end()
         self._sessions.clear()
         while self._tasks:
-            await asyncio.wait(self._tasks)
+            done, _ = await asyncio.wait(self._tasks, timeout=LAST_SECONDS)
+            if not done:  # the kernel holds them; they die with us (`--pdeathsig`)
+                _logger.error("stdio_servers_do_not_end", tasks=len(self._tasks))
+                return
 
     async def _own_process(
         self, server: StdioServer, credential: str | None, greeting: Request

@@ -19,7 +19,7 @@ from compose.demo.stack import COUNTERSIGN, Stack
 from tests.interop.modern_agent import modern_client
 from tests.interop.published_stack import with_servers
 from tests.services.common import service
-from tests.services.published_servers import install_git, install_time
+from tests.services.published_servers import install_filesystem, install_git, install_time
 from tests.stack import TestAgent, running_stack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
@@ -45,8 +45,9 @@ def repository(directory: Path) -> Path:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with service("the stdio servers"):
         clock, git = install_time(), install_git()
+        node, filesystem = install_filesystem()
     directory = tmp_path_factory.mktemp("stdio")
-    declared = {
+    declared: dict[str, dict[str, Any]] = {
         "time": {"command": str(clock), "args": ["--local-timezone", "UTC"], "user": ME},
         "git": {
             "command": str(git),
@@ -57,6 +58,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             "credential": {"variable": "COUNTERSIGN_TOKEN"},
         },
     }
+    shelf = directory / "shelf"
+    shelf.mkdir()
+    shelf.joinpath("note.txt").write_text("kept on the shelf")
+    declared["files"] = {"command": node, "args": [str(filesystem), str(shelf)], "user": ME}
     servers = directory / "stdio.yaml"
     servers.write_text(yaml.safe_dump({"servers": declared}))
     servers.chmod(0o600)
@@ -67,7 +72,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     }
     with running_stack(directory / "stack", environment=environment, prepared=False) as stack:
         stack.start("stdio-host", [*COUNTERSIGN, "stdio-host"])
-        with_servers(stack, {"time": "stdio://time", "git": "stdio://git"})
+        with_servers(stack, {name: f"stdio://{name}" for name in declared})
         yield stack
 
 
@@ -107,6 +112,17 @@ async def test_time_server_is_listed_and_called_through_the_gateway(stack: Stack
         converted = await client.call_tool("convert_time", arguments)
         said = json.loads(converted.content[0].text)  # type: ignore[union-attr]
         assert "T21:00" in said["target"]["datetime"]
+
+
+@pytest.mark.requirement("stdio-host")
+async def test_filesystem_server_reads_its_shelf_and_nothing_else(stack: Stack) -> None:
+    agent = agent_for(stack, "alice", "files", ["read_text_file", "list_directory"])
+    shelf = stack.directory.parent / "shelf"
+    async with modern_client(agent, "files") as client:
+        note = await client.call_tool("read_text_file", {"path": str(shelf / "note.txt")})
+        assert "kept on the shelf" in note.content[0].text  # type: ignore[union-attr]
+        beyond = await client.call_tool("read_text_file", {"path": "/etc/hostname"})
+        assert beyond.is_error
 
 
 @pytest.mark.requirement("stdio-host")
@@ -164,6 +180,21 @@ async def test_kill_ends_the_process_that_worked_for_the_one_who_was_cut_off(sta
     while own["pid"] in {each["pid"] for each in children(stack)}:
         assert time.monotonic() < deadline
         await anyio.sleep(0.05)
+
+
+def test_servers_die_with_their_host(stack: Stack) -> None:
+    agent = agent_for(stack, "alice", "time", ["get_current_time"])
+    agent.call("time", "get_current_time", {"timezone": "UTC"})
+    orphans = [each["pid"] for each in children(stack)]
+    assert orphans
+    (host,) = [each for each in stack.processes if each.name == "stdio-host"]
+    host.popen.kill()
+    host.popen.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in orphans):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert agent.call("time", "get_current_time", {"timezone": "UTC"}).status_code == 502
 
 
 def claims_of(token: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tests.services.common import (
     started,
 )
 
+FILESYSTEM = "@modelcontextprotocol/server-filesystem@2026.8.31"
 EVERYTHING = "@modelcontextprotocol/server-everything@2026.8.31"
 
 
@@ -27,12 +28,8 @@ def install_everything() -> Path:
 @contextlib.contextmanager
 def everything(entry: Path, port: int, directory: Path) -> Iterator[Server]:
     """The reference server over streamable HTTP, which in this version is the legacy one."""
-    node = shutil.which("node")
-    if node is None:
-        message = "node is not installed"
-        raise CannotInstallError(message)
     environment = {"PORT": str(port), "PATH": os.environ["PATH"]}  # noqa: TID251 - a child's
-    command: list[str | Path] = [node, entry, "streamableHttp"]
+    command: list[str | Path] = [_node(), entry, "streamableHttp"]
     with started("everything", command, directory, environment=environment) as server:
         server.await_ready(lambda: is_listening(port))
         yield server
@@ -54,3 +51,22 @@ def install_git() -> Path:
     """The reference git server, which speaks stdio; its command."""
     interpreter = python_environment("mcp-server-git", "mcp-server-git==2026.10.19")
     return interpreter.with_name("mcp-server-git")
+
+
+def install_filesystem() -> tuple[str, Path]:
+    """The reference file system server, which speaks stdio; node and its entry file.
+
+    Raises:
+        CannotInstallError: node is missing.
+    """
+    folder = node_modules("filesystem", FILESYSTEM)
+    package = folder / "node_modules/@modelcontextprotocol/server-filesystem"
+    return _node(), package / "dist/index.js"
+
+
+def _node() -> str:
+    node = shutil.which("node")
+    if node is None:
+        message = "node is not installed"
+        raise CannotInstallError(message)
+    return node
