@@ -23,6 +23,7 @@ from mcp_gateway.upstream.single_flight import SingleFlight
 
 MAXIMUM_SESSIONS: Final = 4096
 IDLE_SECONDS: Final = 900.0  # the gateway ends its own sooner; this is for one that died
+YIELDS_SECONDS: Final = 60.0  # unused for so long, it makes room for somebody else's
 FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 60.0
 STEADY_SECONDS: Final = 10.0  # a process that lived this long did not fail to start
@@ -152,15 +153,23 @@ class Sessions:
     async def _own_process(
         self, server: StdioServer, credential: str | None, greeting: Request
     ) -> StdioProcess:
-        running = sum(1 for each in self._sessions.values() if each.server is server)
         starting = self._starting.get(server.name, 0)
-        if running + starting >= server.maximum_processes:
-            raise NotNowError("there are too many processes")
+        running = [each for each in self._sessions.values() if each.server is server]
+        if len(running) + starting >= server.maximum_processes:
+            self._make_room(running)
         self._starting[server.name] = starting + 1
         try:
             return await self._start(server, credential, greeting)
         finally:
             self._starting[server.name] -= 1
+
+    def _make_room(self, running: list[HostSession]) -> None:
+        """End the session unused for longest: whoever has many runs must not shut others out."""
+        late = self._monotonic() - YIELDS_SECONDS
+        unused = [each for each in running if not each.numbers and each.used_at < late]
+        if not unused:
+            raise NotNowError("there are too many processes")
+        self.end(min(unused, key=lambda each: each.used_at))
 
     async def _shared_process(self, server: StdioServer, greeting: Request) -> StdioProcess:
         async with self._flights.of(server.name):

@@ -18,7 +18,12 @@ from mcp_gateway.stdio_host import process as process_module
 from mcp_gateway.stdio_host.app import MAXIMUM_BODY_BYTES, StdioHostApp
 from mcp_gateway.stdio_host.declared import TOOLS, Handover, Limits, StdioServer
 from mcp_gateway.stdio_host.server import host_server
-from mcp_gateway.stdio_host.sessions import IDLE_SECONDS, STEADY_SECONDS, Sessions
+from mcp_gateway.stdio_host.sessions import (
+    IDLE_SECONDS,
+    STEADY_SECONDS,
+    YIELDS_SECONDS,
+    Sessions,
+)
 from mcp_gateway.upstream.either_era import EitherEraUpstream
 from mcp_gateway.upstream.http import HttpUpstream, is_private_socket
 from mcp_gateway.upstream.protocol import UpstreamUnreachableError
@@ -275,6 +280,20 @@ async def test_processes_of_one_server_are_bounded() -> None:
         assert (await running.post(INITIALIZE)).status == 503
         await running.send(b"", "/odd", "DELETE", mcp_session_id=sessions[0])
         await running.begin()
+
+
+async def test_process_unused_for_long_makes_room_and_one_at_work_does_not() -> None:
+    async with host(declared(per_principal=True)) as running:
+        working, unused = await running.begin(), await running.begin()
+        reply = Reply()
+        task = running.start(reply, call("wait", 1, "t"), mcp_session_id=working)
+        await reply.until(lambda: bool(reply.body))
+        running.clock.now += YIELDS_SECONDS + 1
+        await running.begin()
+        assert (await running.post(call("echo"), mcp_session_id=unused)).status == 404
+        assert (await running.post(call("echo", 2), mcp_session_id=working)).status == 200
+        reply.gone.set()
+        await task
 
 
 @pytest.mark.parametrize(
