@@ -115,7 +115,7 @@ collects the citations (`make docs`). What is not listed is not implemented yet.
 | RFC 9449 | DPoP at the token endpoint, gateway, control channel and admin API; no nonces yet |
 | RFC 7523 | `private_key_jwt`, and attestations as client assertions |
 | MCP 2026-07-28 | discover, tools/list, tools/call with streaming and cancellation |
-| MCP 2025-11-25, 2025-06-18 | towards agents: sessions, tools, progress, cancellation; towards servers: the same, and resumed streams, stdio |
+| MCP 2025-11-25, 2025-06-18 | both sides: sessions, tools, progress, cancellation; stdio servers |
 
 | section | where |
 |---|---|
