@@ -71,10 +71,13 @@ NOT_STARTED_HERE: Final = Refusal(
 
 def routes(parts: Parts) -> list[Route]:
     """Where the buttons of the login page lead, and where providers send the browser back."""
-    return [
+    both = [
         Route(f"{START_PATH}/{{provider}}", page_endpoint(begin, parts), methods=["GET"]),
         Route(f"{CALLBACK_PATH}/{{provider}}", page_endpoint(finish, parts), methods=["GET"]),
     ]
+    for route in both:
+        route.methods = {"GET"}  # a HEAD, which Starlette adds, would use a login up unseen
+    return both
 
 
 async def begin(parts: Parts, request: Request) -> Response:

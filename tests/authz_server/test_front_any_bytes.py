@@ -16,9 +16,16 @@ from tests.authz_server.front_half import (
     open_database,
     request_parameters,
 )
+from tests.authz_server.partner import partner_of
 from tests.authz_server.raw_asgi import RawAnswer, ask
 
-PATHS = ("/oauth/authorize", "/oauth/login", "/oauth/consent")
+PATHS = (
+    "/oauth/authorize",
+    "/oauth/login",
+    "/oauth/login/partner",
+    "/oauth/callback/partner",
+    "/oauth/consent",
+)
 FORM = b"application/x-www-form-urlencoded"
 
 a_name = st.sampled_from(
@@ -26,6 +33,7 @@ a_name = st.sampled_from(
         *request_parameters(),
         *("nonce", "prompt", "max_age", "dpop_jkt", "authorization_details", "request"),
         *("request_uri", "response_mode", "interaction", "csrf", "answer", "username"),
+        *("code", "state", "iss", "error", "error_description"),
     ]
 )
 a_text = st.text(max_size=40)
@@ -43,7 +51,9 @@ each = settings(
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontHalf]:
     database = open_database(tmp_path_factory.mktemp("any_bytes"))
-    yield FrontHalf(database, HTTPS_ISSUER)
+    half = FrontHalf(database, HTTPS_ISSUER)
+    partner_of(half)
+    yield half
     database.close()
 
 

@@ -203,6 +203,14 @@ def test_callback_is_good_once(partner: Partner) -> None:
     assert len(partner.half.spool.of(EventType.LOGIN_SUCCEEDED)) == 1
 
 
+@pytest.mark.parametrize("method", ["HEAD", "POST", "PUT"])
+def test_other_methods_use_nothing_up(partner: Partner, method: str) -> None:
+    browser = partner.half.browser()
+    url = callback_of(partner, browser)
+    assert browser.http.request(method, url).status_code == 405
+    assert is_consent(browser.follow(browser.http.get(url)))
+
+
 @pytest.mark.requirement("attack-12")
 def test_parallel_callbacks_yield_one_login(partner: Partner) -> None:
     async def used(times: int) -> list[bool]:

@@ -207,6 +207,8 @@ PATHS: Final = {
     "/oauth/token": {"POST"},
     "/oauth/authorize": {"GET", "POST"},
     "/oauth/login": {"GET", "POST"},
+    "/oauth/login/corp": {"GET"},
+    "/oauth/callback/corp": {"GET"},
     "/oauth/consent": {"GET", "POST"},
     "/oauth/jwks": {"GET"},
     "/.well-known/openid-configuration": {"GET"},
