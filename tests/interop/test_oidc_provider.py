@@ -146,11 +146,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(stack, idp, mallory, running, set())
 
 
-def news(world: World, event_type: str) -> dict[str, Any]:
-    """The newest event of this type, which no test has seen before."""
+def flat(event: dict[str, Any]) -> dict[str, str]:
+    """The event's texts."""
+    return {name: value for name, value in event.items() if isinstance(value, str)}
+
+
+def news(world: World, event_type: str, **wanted: str) -> dict[str, Any]:
+    """The newest event of this type and with these fields, which no test has seen before."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        found = [each for each in audit_events(world.stack) if each["type"] == event_type]
+        wanted_items = ({"type": event_type} | wanted).items()
+        found = [each for each in audit_events(world.stack) if wanted_items <= flat(each).items()]
         if found and found[-1]["event_id"] not in world.told:
             world.told.update(each["event_id"] for each in found)
             return dict(found[-1])
@@ -294,11 +300,11 @@ def test_client_the_provider_does_not_know_is_our_fault_not_the_persons(world: W
 @pytest.mark.requirement("attack-29")
 def test_two_people_with_one_address_are_two(world: World) -> None:
     subs = set()
-    for username in ("carol", "dave"):
+    for username, name in (("carol", "Carol Partner"), ("dave", "Dave Partner")):
         person = world.person()
         seen = world.log_in(person, world.to_login(person, world.agent())[0], username)
         assert "consent" in seen.url
-        subs.add(news(world, "login.succeeded")["user"])
+        subs.add(news(world, "login.succeeded", user_name=name)["user"])
     assert len(subs) == 2
 
 
