@@ -6,10 +6,10 @@ PACKAGES := admin_console audit_log authz_server countersign credential_provider
             idp_connectors mcp_gateway outbound policies registry token_exchange
 SOURCES := $(PACKAGES) tests bench compose
 
-.PHONY: help run test check soak format docs bench mutation lock clean
+.PHONY: help run run-keycloak test check soak format docs bench mutation lock clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/run.stamp: requirements/run.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ $(VENV)/dev.stamp: requirements/dev.lock $(VENV)/run.stamp
 
 run: $(VENV)/run.stamp ## start everything and play the story; ONCE=1 ends after it
 	@$(BIN)/python -m compose.demo.story $(if $(ONCE),--once)
+
+run-keycloak: $(VENV)/run.stamp ## the same with people at a real Keycloak, installed if need be
+	@$(BIN)/python -m compose.demo.story --keycloak $(if $(ONCE),--once)
 
 check: $(VENV)/dev.stamp ## format, lint, types, import contracts, unit tests (about a minute)
 	$(BIN)/ruff format --check $(SOURCES)

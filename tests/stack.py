@@ -93,7 +93,7 @@ def prepare(stack: Stack, objects: list[dict[str, Any]] | None = None) -> None:
     with admin(stack) as api:
         people = [each for each in objects if each["kind"] == "IdentityProvider"]
         api.call("POST", "/objects", json={"objects": people})
-        for name, password in PASSWORDS.items():
+        for name, password in PASSWORDS.items() if stack.people == "local" else ():
             account = {
                 "identity_provider": "local",
                 "username": name,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import httpx2
 
@@ -20,11 +20,14 @@ class _Forms(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.forms: list[Form] = []
+        self.links: list[str] = []
         self.text: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
-        if tag == "form":
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+        elif tag == "form":
             self.forms.append(Form(given.get("action", "")))
         elif self.forms and tag == "button" and "name" in given:
             self.forms[-1].buttons.append((given["name"], given.get("value", "")))
@@ -46,6 +49,12 @@ class Page:
     url: str
     text: str
     forms: tuple[Form, ...]
+    links: tuple[str, ...] = ()
+
+    @property
+    def asks_password(self) -> bool:
+        """Whether this is a login form, ours or an identity provider's."""
+        return any("password" in form.fields for form in self.forms)
 
 
 class RefusedError(Exception):
@@ -56,7 +65,7 @@ class Browser:
     """One person's browser: it keeps cookies, and stops where the redirect leaves the server."""
 
     def __init__(self, stop_at: str) -> None:
-        self._http = httpx2.Client(timeout=10, trust_env=False)
+        self._http = httpx2.Client(timeout=20, trust_env=False)
         self._stop_at = stop_at
 
     def close(self) -> None:
@@ -72,10 +81,11 @@ class Browser:
         """Fill the page's first form and send it, pressing `button` if one is named."""
         form = page.forms[0]
         data = form.fields | values | (dict([button]) if button else {})
+        here = urlsplit(page.url)
         answer = self._http.post(
             urljoin(page.url, form.action),
             data=data,
-            headers={"origin": page.url.split("/oauth/")[0]},
+            headers={"origin": f"{here.scheme}://{here.netloc}"},
         )
         return self._follow(answer)
 
@@ -86,18 +96,43 @@ class Browser:
             target = urljoin(str(answer.url), answer.headers["location"])
             if target.startswith(self._stop_at):
                 return target
+            self._keep_secure_cookies()
             answer = self._http.get(target)
+        self._keep_secure_cookies()
         parser = _Forms()
         parser.feed(answer.text)
-        return Page(answer.status_code, str(answer.url), " ".join(parser.text), tuple(parser.forms))
+        return Page(
+            answer.status_code,
+            str(answer.url),
+            " ".join(parser.text),
+            tuple(parser.forms),
+            tuple(urljoin(str(answer.url), link) for link in parser.links),
+        )
+
+    def _keep_secure_cookies(self) -> None:
+        """As browsers do, send cookies marked Secure to this machine over http as well.
+
+        Loopback is a trustworthy origin to them (W3C Secure Contexts §3.1); Keycloak counts on it.
+        """
+        for cookie in self._http.cookies.jar:
+            if cookie.domain == "127.0.0.1":
+                cookie.secure = False
+
+
+def to_login(browser: Browser, page: Page | str) -> Page | str:
+    """From our login page to where the password goes: the identity provider's, if it is theirs."""
+    if isinstance(page, Page) and not page.asks_password:
+        there = next((link for link in page.links if "/oauth/login/" in link), None)
+        return page if there is None else browser.open(there)
+    return page
 
 
 def log_in_and_allow(
     browser: Browser, url: str, username: str, password: str
 ) -> tuple[str, Page | None]:
     """Log in if asked, read the consent page, allow it; the redirect back and that page."""
-    page = browser.open(url)
-    if isinstance(page, Page) and page.forms and "password" in page.forms[0].fields:
+    page = to_login(browser, browser.open(url))
+    if isinstance(page, Page) and page.asks_password:
         page = browser.submit(page, {"username": username, "password": password})
     consent: Page | None = None
     if isinstance(page, Page) and page.forms:

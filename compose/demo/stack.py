@@ -41,17 +41,26 @@ class Ports:
     crm: int = 8711
     notes: int = 8712
 
+    @property
+    def all(self) -> tuple[int, ...]:
+        return (self.issuer, self.gateway, self.crm, self.notes)
+
     def taken(self) -> list[int]:
         """Those that somebody else listens on."""
-        found = []
-        for port in (self.issuer, self.gateway, self.crm, self.notes):
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", port))
-                except OSError:
-                    found.append(port)
-        return found
+        return taken_ports(self.all)
+
+
+def taken_ports(ports: Sequence[int]) -> list[int]:
+    """Those of some loopback ports that somebody listens on."""
+    found = []
+    for port in ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                found.append(port)
+    return found
 
 
 @dataclass
@@ -86,6 +95,9 @@ class Stack:
     directory: Path
     ports: Ports = field(default_factory=Ports)
     gateway: str = "main"
+    people: str = "local"  # the name of their identity provider
+    object_folders: tuple[Path, ...] = ()  # what they hold takes the place of the demo's own
+    values: dict[str, str] = field(default_factory=dict)  # for the placeholders in the objects
     environment: dict[str, str] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
     http: httpx2.Client = field(default_factory=lambda: httpx2.Client(timeout=20, trust_env=False))
@@ -244,8 +256,11 @@ class Stack:
             "notes_url": self.notes_url,
             "gateway": self.gateway,
             "base_url": self.base_url,
-        }
-        for source in sorted((HERE / "objects").glob("*.yaml")):
+            "people": self.people,
+        } | self.values
+        folders = (HERE / "objects", *self.object_folders)
+        sources = {path.name: path for folder in folders for path in folder.glob("*.yaml")}
+        for _, source in sorted(sources.items()):
             text = Template(source.read_text()).substitute(values)
             (target / source.name).write_text(text)
         return target

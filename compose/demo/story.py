@@ -5,9 +5,11 @@ and exit status 1; nothing is printed as true that was not seen. After the story
 up until Ctrl-C, unless `--once` is given.
 
     python -m compose.demo.story [--once] [--directory .run] [--ports 8700,8701,8711,8712]
+                                 [--keycloak [8780]]
 """
 
 import argparse
+import contextlib
 import json
 import shutil
 import sys
@@ -20,18 +22,15 @@ from typing import Any
 
 from rich.console import Console
 
-from compose.demo.browser import Browser, Page, RefusedError, log_in_and_allow
-from compose.demo.stack import AgentProcess, Ports, Stack, StackError
+from compose.demo.browser import Browser, Page, RefusedError, log_in_and_allow, to_login
+from compose.demo.people import PASSWORDS, LocalPeople, People, keycloak_people
+from compose.demo.stack import AgentProcess, Ports, Stack, StackError, taken_ports
 from compose.demo.welcome import welcome
+from compose.services.installing import CannotInstallError, DidNotStartError
+from compose.services.keycloak import DOWNLOAD, is_installed
 
 CALLBACK = "http://127.0.0.1:18080/callback"
-PASSWORDS = {
-    "alice": "wander-copper-lantern-52",
-    "bob": "mosaic-thimble-orchard-19",
-    "olga": "granite-sparrow-velvet-73",
-}
-
-
+KEYCLOAK_PORT = 8780
 LOGIN_SECONDS = 20
 LONGEST_KILL_SECONDS = 20  # the command's own start included; then the callers give up
 
@@ -46,6 +45,7 @@ class Story:
 
     stack: Stack
     console: Console
+    people: People = field(default_factory=LocalPeople)
     started: float = field(default_factory=time.monotonic)
     agent: AgentProcess | None = None
     seen: dict[str, Any] = field(default_factory=dict)
@@ -106,14 +106,7 @@ def prepare(story: Story) -> None:
     stack = story.stack
     stack.start_all()
     objects = stack.objects()
-    stack.command("apply", "-f", str(objects / "10-people.yaml"), "--yes", socket=True)
-    for name, groups in {
-        "alice": ("support", "staff"),
-        "bob": ("staff",),
-        "olga": ("operators",),
-    }.items():
-        options = [part for group in groups for part in ("--group", group)]
-        stack.command("account", "add", name, *options, stdin=PASSWORDS[name], socket=True)
+    story.people.declare(stack)
     log_in_operator(stack)
     code = (stack.directory / "run" / "setup-code").read_text().strip()
     stack.command("setup", stdin=code)
@@ -142,7 +135,7 @@ def log_in_operator(stack: Stack) -> None:
     url = login.stdout.readline().strip()
     browser = Browser(stop_at="http://127.0.0.1:0/")
     try:
-        page: Page | str = browser.open(url)
+        page = to_login(browser, browser.open(url))
         for values in ({"username": "olga", "password": PASSWORDS["olga"]}, {}):
             if isinstance(page, Page) and page.forms:
                 allow = [button for button in page.forms[0].buttons if button[1] == "allow"]
@@ -181,19 +174,21 @@ def step_login(story: Story) -> None:
         "authorize", resource=story.stack.endpoint("crm"), tools=["get_account", "refund"]
     )
     story.require("url" in asked, f"the agent could not ask: {asked}")
-    page = browser.open(asked["url"])
-    story.require(isinstance(page, Page) and page.forms, "no login page")
+    page = to_login(browser, browser.open(asked["url"]))
+    story.require(asks_password(page), f"no login page: {page}")
     wrong = browser.submit(page, {"username": "alice", "password": "not-her-password"})  # type: ignore[arg-type]
     story.require(asks_password(wrong), "a wrong password must ask again")
     after = browser.submit(wrong, {"username": "alice", "password": PASSWORDS["alice"]})  # type: ignore[arg-type]
     story.require(not asks_password(after), f"alice could not log in: {after}")
     story.seen["after_login"] = after
-    story.line("2", "login", "alice", why="groups: local/support, local/staff   via local accounts")
+    provider = story.people.provider
+    why = f"groups: {provider}/support, {provider}/staff   via {story.people.label}"
+    story.line("2", "login", "alice", why=why)
 
 
 def asks_password(page: Page | str) -> bool:
     """Whether the browser shows the login form."""
-    return isinstance(page, Page) and any("password" in form.fields for form in page.forms)
+    return isinstance(page, Page) and page.asks_password
 
 
 def step_consent(story: Story) -> None:
@@ -201,7 +196,7 @@ def step_consent(story: Story) -> None:
     if isinstance(consent, str) or not consent.forms:
         message = f"nobody asked alice to consent: {consent}"
         raise StepFailedError(message)
-    for word in ("alice", "support-bot", "crm", "get_account", "refund"):
+    for word in (story.people.shown("alice"), "support-bot", "crm", "get_account", "refund"):
         story.require(word in consent.text, f"the consent page does not name {word}")
     story.require("delete_account" not in consent.text, "consent offers a tool nobody asked for")
     button = next((each for each in consent.forms[0].buttons if each[1] == "allow"), None)
@@ -228,9 +223,8 @@ def step_token(story: Story) -> None:
     story.require(claims["aud"] == story.stack.endpoint("crm"), "wrong audience")
     story.require(claims["exp"] - claims["iat"] <= 900, "the token lives too long")
     story.require(claims["attn"]["level"] == 1, "wrong attestation level")
-    story.require(
-        claims["uctx"]["groups"] == ["local/support", "local/staff"], "wrong groups of alice"
-    )
+    groups = [f"{story.people.provider}/{group}" for group in ("staff", "support")]
+    story.require(sorted(claims["uctx"]["groups"]) == groups, "wrong groups of alice")
     consented = [(each["server"], each["tools"]) for each in claims["authorization_details"]]
     story.require(
         consented == [("crm", ["get_account", "refund"])], f"alice consented, got {consented}"
@@ -250,7 +244,10 @@ def step_call_account(story: Story) -> None:
     story.require(not answer.get("is_error", True), f"refused: {answer}")
     seen = answer["structured"]["seen"]
     story.require(answer["structured"]["account"]["name"] == "Ada Lovelace", "wrong account")
-    story.require(seen["agent"] == "support-bot" and seen["name"] == "alice", f"crm saw {seen}")
+    story.require(
+        seen["agent"] == "support-bot" and seen["name"] == story.people.shown("alice"),
+        f"crm saw {seen}",
+    )
     story.require(seen["subject"] != story.seen["alice_sub"], "the target learns our own id")
     story.require(seen["token_seconds"] <= 300, "the target's token lives too long")
     story.seen["alice_at_crm"] = seen
@@ -343,7 +340,7 @@ def step_bob(story: Story) -> None:
         hours = story.call("crm", "list_hours")
         story.require(not hours.get("is_error", True), f"bob may read the hours: {hours}")
         seen = hours["structured"]["seen"]
-        story.require(seen["name"] == "bob", f"crm saw {seen}")
+        story.require(seen["name"] == story.people.shown("bob"), f"crm saw {seen}")
         story.require(
             seen["token_id"] != story.seen["alice_at_crm"]["token_id"], "alice's credential for bob"
         )
@@ -358,7 +355,7 @@ def step_bob(story: Story) -> None:
         "10",
         "bob",
         "crm/list_hours ALLOW, crm/get_account DENY",
-        why="bob is not in local/support; own credential",
+        why=f"bob is not in {story.people.provider}/support; own credential",
     )
 
 
@@ -490,7 +487,7 @@ def ports(text: str) -> Ports:
     return Ports(issuer, gateway, crm, notes)
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--once", action="store_true", help="end after the story")
     parser.add_argument("--directory", type=Path, default=Path(".run"))
@@ -500,30 +497,70 @@ def main() -> None:
         default=Ports(),
         help="four, with commas: authorization server, gateway, crm, notes",
     )
-    given = parser.parse_args()
+    parser.add_argument(
+        "--keycloak",
+        type=int,
+        nargs="?",
+        const=KEYCLOAK_PORT,
+        metavar="PORT",
+        help=f"people log in at a real Keycloak, on this port ({KEYCLOAK_PORT})",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
     console = Console(highlight=False)
-    taken = given.ports.taken()
+    taken = taken_ports([*given.ports.all, *([given.keycloak] if given.keycloak else [])])
     if taken:
         numbers = ", ".join(str(port) for port in taken)
         console.print(f"Ports in use: {numbers}. Is another `make run` up? Stop it first.")
         sys.exit(1)
-    shutil.rmtree(given.directory, ignore_errors=True)
+    directory = given.directory.absolute()
+    shutil.rmtree(directory, ignore_errors=True)
     console.print("[bold]Countersign[/]: an agent, two people, two MCP servers\n")
-    with Stack(given.directory.absolute(), ports=given.ports) as stack:
-        story = Story(stack, console)
-        try:
-            held = play(story)
-        except KeyboardInterrupt:
-            console.print("\nstopping")
-            held = False
-        finally:
-            if story.agent is not None:
-                story.agent.stop()
-        if not held:
-            sys.exit(1)
-        console.print(f"\nEvery step held, in {time.monotonic() - story.started:.0f} s.")
-        if not given.once:
-            welcome(stack, console)
+    with contextlib.ExitStack() as held:
+        stack = Stack(directory, ports=given.ports)
+        people = people_of(held, stack, given.keycloak, console)
+        run(Story(held.enter_context(stack), console, people), once=given.once)
+
+
+def people_of(
+    held: contextlib.ExitStack, stack: Stack, keycloak_port: int | None, console: Console
+) -> People:
+    """Local accounts, or a Keycloak that is installed if need be, started and ended with us."""
+    if keycloak_port is None:
+        return LocalPeople()
+    try:
+        if not is_installed():
+            console.print(f"downloading {DOWNLOAD}, once")
+        console.print(f"starting Keycloak on port {keycloak_port} (takes 10 to 60 s)\n")
+        people = held.enter_context(
+            keycloak_people(stack.directory / "keycloak", keycloak_port, stack.issuer)
+        )
+    except (CannotInstallError, DidNotStartError) as error:
+        console.print(f"Keycloak cannot be started: {error}", markup=False)
+        sys.exit(1)
+    people.join(stack)
+    return people
+
+
+def run(story: Story, *, once: bool) -> None:
+    """Play the story, then stay up."""
+    story.started = time.monotonic()
+    try:
+        held = play(story)
+    except KeyboardInterrupt:
+        story.console.print("\nstopping")
+        held = False
+    finally:
+        if story.agent is not None:
+            story.agent.stop()
+    if not held:
+        sys.exit(1)
+    story.console.print(f"\nEvery step held, in {time.monotonic() - story.started:.0f} s.")
+    if not once:
+        welcome(story.stack, story.console)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def welcome(stack: Stack, console: Console) -> None:
                    {stack.endpoint("notes")}
   issuer           {stack.issuer}
   admin API        {stack.issuer}/admin/v1   (OpenAPI: {stack.issuer}/admin/v1/openapi.json)
-  people           alice, bob and the admin olga; passwords in compose/demo/story.py
+  people           alice, bob and the admin olga; passwords in compose/demo/people.py
   command line     .venv/bin/countersign --issuer {stack.issuer} \\
                        --socket {stack.admin_socket} audit search
                    (the same with `get Agent support-bot`, `tools list crm`, `kill`, `--help`)
