@@ -17,6 +17,9 @@ class EventType(StrEnum):
     ATTESTATION_REFUSED = "attestation.refused"
     LOGIN_SUCCEEDED = "login.succeeded"
     LOGIN_FAILED = "login.failed"
+    LOGOUT_SUCCEEDED = "logout.succeeded"  # an identity provider said so, over the back channel
+    LOGOUT_REFUSED = "logout.refused"
+    PERSON_CHANGED = "person.changed"  # at the identity provider: what was issued is out of date
     SESSION_ENDED = "session.ended"  # the identity provider no longer vouches for the person
     CONSENT_GRANTED = "consent.granted"
     CONSENT_DENIED = "consent.denied"

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from authz_server.endpoints import (
     authorize,
+    backchannel_logout,
     callback,
     consent,
     control,
@@ -43,7 +44,10 @@ _LOG: Final = structlog.get_logger(__name__)
 
 def create_app(parts: Parts, *, mounts: Sequence[Mount] = ()) -> Starlette:
     """The application. `mounts` are others' applications, such as the administration interface."""
-    modules = (metadata, jwks, authorize, login, callback, consent, token, control)
+    modules = (
+        *(metadata, jwks, authorize, login, callback, consent),
+        *(backchannel_logout, token, control),
+    )
     routes: list[BaseRoute] = [route for module in modules for route in module.routes(parts)]
     routes += [*mounts, _health(parts)]
     path = urlsplit(parts.issuer).path

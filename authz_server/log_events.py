@@ -11,3 +11,6 @@ class LogEvent(StrEnum):
     REQUEST_FAILED = "request.failed"
     REQUEST_UNAVAILABLE = "request.unavailable"
     REFUSAL_NOT_RECORDED = "refusal.not_recorded"
+    PERSONS_CHANGED = "persons.changed"
+    DIRECTORY_SILENT = "directory.silent"
+    DIRECTORY_ANSWERS = "directory.answers"

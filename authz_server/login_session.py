@@ -1,8 +1,9 @@
 """What follows every proved login, however it was proved: the person, their session, the next step.
 
-In this order: the groups are the provider's own; the person has a `sub`; neither block nor epoch
-refuses them; a new session with a new cookie (session fixation), ending where its claims end unless
-the provider can be asked again; the event; then whatever the request needs next, consent first.
+In this order: the provider is not one that must be watched and cannot be; the groups are its own;
+the person has a `sub`; neither block nor epoch refuses them; a new session with a new cookie
+(session fixation), ending where its claims end unless the provider can be asked again; the event;
+then whatever the request needs next, consent first.
 """
 
 from dataclasses import replace
@@ -13,12 +14,13 @@ from starlette.responses import Response
 
 from audit_log.event import EventType, Outcome, PrincipalKind
 from authz_server.audit_events import record, record_refusal
-from authz_server.authorize_flow import go_on, now_of
+from authz_server.authorize_flow import go_on
 from authz_server.browser import read_cookie, set_cookie
 from authz_server.errors import error_page
 from authz_server.parts import Parts
 from authz_server.store.interactions import Interaction
 from authz_server.store.sessions import SESSION_LIFETIME_SECONDS, NewSession
+from authz_server.store.upstream_sessions import UpstreamSession
 from idp_connectors.evidence import Person
 from idp_connectors.workforce.login import UpstreamLogin
 from registry.blocks import BlockKind, Subject
@@ -31,13 +33,34 @@ BLOCKED_PERSON: Final = Refusal(
     "the person is blocked or an epoch is not over",
     "login.blocked",
 )
+UNWATCHED: Final = Refusal(
+    "temporarily_unavailable",
+    "Nobody can log in this way now: the identity provider does not answer. Try again later.",
+    "what changes at the provider could not be read for longer than declared",
+    "login.unwatched",
+)
 
 
 async def start_session(
-    parts: Parts, request: Request, interaction: Interaction, login: UpstreamLogin, path: str
+    parts: Parts,
+    request: Request,
+    interaction: Interaction,
+    login: UpstreamLogin,
+    path: str,
+    *,
+    asked_at: int,
 ) -> Response:
-    """Begin the session of a person whose provider was just believed, and go on."""
-    now, person = now_of(parts), _own_groups(login.person)
+    """Begin the session of a person whose provider was just believed, and go on.
+
+    INVARIANT: the session is as old as the question to the provider (`asked_at`, NumericDate
+    seconds), not as its answer: what changed there in between is newer than the session.
+    """
+    now, person = asked_at, _own_groups(login.person)
+    if person.identity_provider in parts.unwatched:
+        await record_refusal(
+            parts, EventType.LOGIN_FAILED, UNWATCHED, **parties_of(interaction, path)
+        )
+        return error_page(UNWATCHED, heading="Login refused")
     known = await parts.persons.remember(person, now)
     subjects = (Subject(BlockKind.SUBJECT, known.sub), Subject(BlockKind.CLAIMS, known.sub))
     if parts.live.blocks.first_hit(subjects, now) is not None:
@@ -95,6 +118,9 @@ async def _started(
     sid = new_id("ses", parts.random)
     claims_until = now + min(login.claims_seconds, SESSION_LIFETIME_SECONDS)
     sealed = None if login.upstream is None else parts.session_seal.seal(sid, login.upstream)
+    if login.upstream_session is not None:
+        origin = UpstreamSession(sid, sub, login.person.identity_provider, login.upstream_session)
+        await parts.upstream_sessions.remember(origin, now)
     return await parts.sessions.start_upstream(
         sid,
         sub,

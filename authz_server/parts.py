@@ -22,12 +22,15 @@ from authz_server.stopping import Stopping
 from authz_server.store.codes import CodeStore
 from authz_server.store.consents import ConsentStore
 from authz_server.store.interactions import InteractionStore
+from authz_server.store.person_cuts import PersonCuts
 from authz_server.store.persons import PersonStore
 from authz_server.store.refresh_tokens import RefreshTokenStore
 from authz_server.store.replay import ReplayStore
 from authz_server.store.sessions import SessionStore
 from authz_server.store.upstream_logins import UpstreamLoginStore
+from authz_server.store.upstream_sessions import UpstreamSessionStore
 from authz_server.turns import Turns
+from authz_server.unwatched import Unwatched
 from credential_providers.catalog import CredentialProviders
 from idp_connectors.evidence import Evidence
 from idp_connectors.workforce.login import PersonLogin, RedirectLogin
@@ -72,6 +75,8 @@ class Parts:
     persons: PersonStore
     refresh_tokens: RefreshTokenStore
     replay: ReplayStore
+    upstream_sessions: UpstreamSessionStore
+    person_cuts: PersonCuts
     credential_providers: CredentialProviders
     # By IdentityProvider name: takes a password itself, or sends the browser to another site.
     person_logins: Callable[[], dict[str, PersonLogin | RedirectLogin]]
@@ -89,6 +94,8 @@ class Parts:
     refusal_budgets: RefusalBudgets = field(default_factory=RefusalBudgets)
     # Which process serves which Gateway, by its open event stream.
     serving_workers: ServingWorkers = field(default_factory=ServingWorkers)
+    # Identity providers that must be watched and do not answer: nobody logs in by them.
+    unwatched: Unwatched = field(default_factory=Unwatched)
     # Sessions whose identity provider is being asked.
     revalidations: Turns = field(default_factory=Turns)
     heartbeat_seconds: float = 0.25  # of the control channel's event stream

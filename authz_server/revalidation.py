@@ -45,6 +45,11 @@ TOO_BUSY: Final = LoginFailure(
 TOO_SLOW: Final = LoginFailure(
     LoginFailureCode.UNAVAILABLE, "The identity provider cannot be asked now.", "timed out"
 )
+UNWATCHED: Final = LoginFailure(
+    LoginFailureCode.UNAVAILABLE,
+    "The identity provider cannot be asked now.",
+    "what changes at the provider could not be read for longer than declared",
+)
 OTHER_PERSON: Final = LoginFailure(
     LoginFailureCode.ENDED, "The session has ended. Log in again.", "it answered for another person"
 )
@@ -96,6 +101,8 @@ async def _answer(
     parts: Parts, session: Session, sealed: bytes | None, now: int
 ) -> UpstreamLogin | LoginFailure:
     """What the provider says of the person of this session."""
+    if session.person.identity_provider in parts.unwatched:
+        return UNWATCHED
     provider = parts.person_logins().get(session.person.identity_provider)
     if not isinstance(provider, Revalidates):
         return NOT_DECLARED

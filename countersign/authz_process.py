@@ -23,6 +23,7 @@ from admin_console.api import create_admin_app
 from audit_log.batch import Batch
 from audit_log.pusher import SpoolPusher
 from authz_server.app import create_app
+from authz_server.directory_watch import DirectoryWatch
 from authz_server.http_protocol import StrictHttpProtocol
 from countersign.bounded_heads import BoundedHeads
 from countersign.composition import AuthzServer, compose_authz_server
@@ -89,10 +90,11 @@ def _stop_signal() -> asyncio.Event:
 
 @asynccontextmanager
 async def _following(server: AuthzServer) -> AsyncIterator[None]:
-    """Follow the database, and carry the own spool into the store."""
+    """Follow the database and the identity providers; carry the own spool into the store."""
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(server.live.run()),
+            tasks.create_task(DirectoryWatch(server.parts).run()),
             tasks.create_task(SpoolPusher(server.spool).run(partial(_store, server))),
         ]
         try:

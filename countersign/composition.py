@@ -25,12 +25,14 @@ from authz_server.parts import Parts
 from authz_server.store.codes import CodeStore
 from authz_server.store.consents import ConsentStore
 from authz_server.store.interactions import InteractionStore
+from authz_server.store.person_cuts import PersonCuts
 from authz_server.store.persons import PersonStore
 from authz_server.store.refresh_tokens import RefreshTokenStore
 from authz_server.store.replay import OnceKind, ReplayStore, UsedOnce
 from authz_server.store.sessions import SessionStore
 from authz_server.store.signing_keys import SigningKeyStore
 from authz_server.store.upstream_logins import UpstreamLoginStore
+from authz_server.store.upstream_sessions import UpstreamSessionStore
 from countersign.attestation_audit import attestation_recorder
 from countersign.key_files import load_or_create_kek
 from countersign.settings import AuthzServerSettings
@@ -147,6 +149,8 @@ async def compose_authz_server(
         persons=PersonStore(database, random),
         refresh_tokens=RefreshTokenStore(database),
         replay=ReplayStore(database),
+        upstream_sessions=UpstreamSessionStore(database),
+        person_cuts=PersonCuts(database),
         credential_providers=CredentialProviders(
             CredentialParts(random=random, pairwise_key=keys.pairwise_key, secrets=vault)
         ),

@@ -59,6 +59,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "listen, each in a session of their own."
     ),
     "MCP-2026-07-28": ("The official SDK's client and server work through the gateway unchanged."),
+    "OIDC-BCL-2.6": (
+        "A logout token is of its type, from its issuer, for us, in time, about logout, without "
+        "a nonce, names a person or a session, and is used once."
+    ),
     "RFC6749-3.3": (
         "A scope is scope tokens of visible ASCII separated by single spaces; anything "
         "else is invalid_scope."
@@ -427,6 +431,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "The shipped base set permits a server's credential only where the subject "
         "token's authorization details name that server."
     ),
+    "trap-directory-silent": (
+        "An identity provider that must be watched and does not answer for too long: everything "
+        "issued for its people is out of date, and nobody logs in by it."
+    ),
     "trap-empty-dpop-header": "An empty DPoP header is an error, never a bearer token.",
     "trap-empty-set": "An empty policy set, or one without grants, denies everything.",
     "trap-enrolment-code": (
@@ -487,6 +495,13 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "trap-one-winner": "Of several processes that claim one row exactly one wins.",
     "trap-pairwise-target": (
         "A person's subject is stable at one target and different at another."
+    ),
+    "trap-person-change": (
+        "What changes of a person at the identity provider makes what was issued out of date, "
+        "for exactly the people it concerns; in doubt for more."
+    ),
+    "trap-person-change-twice": (
+        "A change that is reported again, or to another process, is not done again."
     ),
     "trap-pid-reuse": (
         "Facts about a process count only if it was still alive, by pidfd, after the last "

@@ -125,6 +125,7 @@ async def finish(parts: Parts, request: Request) -> Response:
         return await _refuse(parts, found, CALLBACK_PATH)
     interaction, attempt = found
     response = {each: values[0] for each, values in parameters.values.items()}
+    asked_at = now_of(parts)
     login = await _finished(parts, provider, attempt, response)
     if isinstance(login, UpstreamLogin) and login.person.identity_provider != name:
         login = LoginFailure(
@@ -132,7 +133,7 @@ async def finish(parts: Parts, request: Request) -> Response:
         )
     if isinstance(login, LoginFailure):
         return await _failed(parts, request, interaction, name, login)
-    return await start_session(parts, request, interaction, login, CALLBACK_PATH)
+    return await start_session(parts, request, interaction, login, CALLBACK_PATH, asked_at=asked_at)
 
 
 def _provider(parts: Parts, request: Request) -> tuple[str, RedirectLogin | None]:

@@ -99,10 +99,12 @@ async def answer(parts: Parts, request: Request) -> Response:
     expected = form_token(parts.keys.form_key(), "login", interaction.interaction_id, secret)
     if is_forged(request, form.one("csrf"), expected, parts.issuer) or any(form.repeated()):
         return await _refuse(parts, FORGED, interaction)
+    asked_at = now_of(parts)
     proved = await _authenticate(parts, form)
     if isinstance(proved, LoginFailure):
         return await _failed(parts, request, interaction, form, proved)
-    return await _start_session(parts, request, interaction, proved)
+    login = UpstreamLogin(proved, None, SESSION_LIFETIME_SECONDS)
+    return await start_session(parts, request, interaction, login, PATH, asked_at=asked_at)
 
 
 async def _authenticate(parts: Parts, form: Parameters) -> Person | LoginFailure:
@@ -127,13 +129,6 @@ async def _authenticate(parts: Parts, form: Parameters) -> Person | LoginFailure
     if person.identity_provider != name:
         return replace(WRONG, detail="the provider answered for another provider")
     return person
-
-
-async def _start_session(
-    parts: Parts, request: Request, interaction: Interaction, person: Person
-) -> Response:
-    login = UpstreamLogin(person, None, SESSION_LIFETIME_SECONDS)
-    return await start_session(parts, request, interaction, login, PATH)
 
 
 async def _failed(

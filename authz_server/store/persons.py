@@ -5,15 +5,18 @@ are reassigned, and linking by them hands one person's tokens to another. The sa
 providers is two persons.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, Final
 
-from sqlalchemy import BigInteger, Connection, UniqueConstraint, insert, select, update
+from sqlalchemy import BigInteger, Connection, Select, UniqueConstraint, insert, select, update
 from sqlmodel import Field, SQLModel, col
 
 from database.engine import Database
 from idp_connectors.evidence import Person
 from token_exchange.identifiers import new_id
+
+PERSONS_AT_ONCE: Final = 200  # keeps a write transaction that concerns them short
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,15 @@ class KnownPerson:
     issuer: str
     subject: str
     display_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPerson:
+    """A person and since when (NumericDate seconds) we can have issued anything for them."""
+
+    sub: str
+    display_name: str
+    first_seen_at: int
 
 
 class PersonRow(SQLModel, table=True):
@@ -86,6 +98,42 @@ class PersonStore:
         return KnownPerson(
             sub, person.identity_provider, person.issuer, person.subject, person.name
         )
+
+    def of_subject(self, identity_provider: str, subject: str) -> tuple[SeenPerson, ...]:
+        """Whom a provider means by a subject: one person for each issuer it ever had."""
+        return self._seen(
+            select(PersonRow).where(
+                col(PersonRow.identity_provider) == identity_provider,
+                col(PersonRow.subject) == subject,
+            )
+        )
+
+    def of_provider(
+        self, identity_provider: str, *, after_sub: str = "", limit: int = PERSONS_AT_ONCE
+    ) -> tuple[SeenPerson, ...]:
+        """Everybody who ever logged in by a provider, in the order of `sub`, a page at a time."""
+        return self._seen(
+            select(PersonRow)
+            .where(
+                col(PersonRow.identity_provider) == identity_provider,
+                col(PersonRow.sub) > after_sub,
+            )
+            .order_by(col(PersonRow.sub))
+            .limit(limit)
+        )
+
+    def of_subs(self, subs: Iterable[str]) -> tuple[SeenPerson, ...]:
+        """Persons by their opaque ids."""
+        return self._seen(select(PersonRow).where(col(PersonRow.sub).in_(tuple(subs))))
+
+    def _seen(self, query: Select[*tuple[Any, ...]]) -> tuple[SeenPerson, ...]:
+        def work(connection: Connection) -> tuple[SeenPerson, ...]:
+            return tuple(
+                SeenPerson(row.sub, row.display_name, row.first_seen_at)
+                for row in connection.execute(query)
+            )
+
+        return self._database.read(work)
 
     def find(self, sub: str) -> KnownPerson | None:
         """Who an opaque `sub` is."""

@@ -36,6 +36,8 @@ class OnceKind(StrEnum):
     CLIENT_ASSERTION = "client_assertion"
     ATTESTATION = "attestation"
     DECISION = "decision"
+    LOGOUT = "logout"
+    PERSON_CHANGE = "person_change"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,12 @@ class ReplayStore:
             return replayed
 
         return await self._database.write(work)
+
+
+def use_in(connection: Connection, thing: UsedOnce) -> bool:
+    """Inside a write: use one thing together with what it stands for; False if it was used."""
+    row = {"digest": thing.digest, "expires_at": thing.expires_at}
+    return connection.execute(_INSERT, row).one_or_none() is not None
 
 
 def _forget_expired(connection: Connection, now: int) -> None:

@@ -16,6 +16,7 @@ import authz_server.store.replay
 import authz_server.store.sessions
 import authz_server.store.signing_keys
 import authz_server.store.upstream_logins
+import authz_server.store.upstream_sessions
 import credential_providers.vault.store
 import idp_connectors.workforce.account_store
 import idp_connectors.workforce.login_attempts

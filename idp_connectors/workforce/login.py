@@ -79,11 +79,14 @@ class UpstreamLogin:
 
     `upstream` is the connector's own, secret state (such as a refresh token), None if there is
     none. The claims may be used for `claims_seconds` before they must be asked for again.
+    `upstream_session` is the provider's own name of the session there (`sid`), if it said one: by
+    it the provider will say that it ended.
     """
 
     person: Person
     upstream: bytes | None
     claims_seconds: int
+    upstream_session: str | None = None
 
 
 @runtime_checkable

@@ -23,12 +23,17 @@ from typing import Any
 from urllib.parse import urlencode
 
 from idp_connectors.evidence import Person
-from idp_connectors.workforce.claim_tables import ID_TOKEN
+from idp_connectors.workforce.claim_tables import ID_TOKEN, is_text
 from idp_connectors.workforce.login import (
     AuthorizationRequest,
     LoginAttempt,
     LoginFailure,
     UpstreamLogin,
+)
+from idp_connectors.workforce.logout_token import (
+    LogoutClaims,
+    LogoutUnavailableError,
+    judge_logout_token,
 )
 from idp_connectors.workforce.oidc_settings import OidcSettings
 from idp_connectors.workforce.openid_client import (
@@ -188,6 +193,23 @@ class OidcProvider:
         except UnusableGroupsError as error:
             return refused("person_token.claim", "invalid_request", f"groups: {error}")
 
+    async def verify_logout_token(self, unverified_token: str, now: int) -> LogoutClaims | Refusal:
+        """Check a logout token of this provider for us (Back-Channel Logout 1.0 §2.6)."""
+        try:
+            keys = await self._tokens.keys(unverified_token, refuse_as="invalid_request")
+        except FetchError as error:
+            raise LogoutUnavailableError(error.code) from None
+        if isinstance(keys, Refusal):
+            return keys
+        return judge_logout_token(
+            unverified_token,
+            keys=keys,
+            algorithms=frozenset(self._settings.algorithms),
+            issuer=self._settings.issuer,
+            client_id=self._settings.client_id,
+            now=now,
+        )
+
     async def _login_claims(
         self, answer: TokenAnswer, attempt: LoginAttempt, now: int
     ) -> Mapping[str, Any] | LoginFailure:
@@ -247,7 +269,9 @@ class OidcProvider:
             return not_acceptable(f"groups: {error}")
         kept = answer.refresh_token
         upstream = None if kept is None else kept.encode("ascii")
-        return UpstreamLogin(person, upstream, self._settings.claims_seconds)
+        session = claims.get("sid")
+        named = session if is_text(session) else None
+        return UpstreamLogin(person, upstream, self._settings.claims_seconds, named)
 
     def _person(self, claims: Mapping[str, Any], now: int) -> Person:
         groups = groups_of(claims, self._settings.groups_claim, self._name, self._permitted_groups)

@@ -15,6 +15,7 @@ from idp_connectors.workforce.openid_metadata import OpenIdMetadata, openid_meta
 from idp_connectors.workforce.parts import WorkforceParts
 from token_exchange.claims import Refusal
 from token_exchange.compact_jws import parse_json_object
+from token_exchange.keys import KeyTable
 from token_exchange.verify import unverified_claims, verify_jws
 
 LEEWAY_SECONDS: Final = 30  # between the provider's clock and ours
@@ -53,6 +54,24 @@ class OpenIdTokens:
         found = await self._discovery.metadata(self._settings.issuer, self._policy)
         return openid_metadata(found, self._policy)
 
+    async def keys(self, unverified_token: str, *, refuse_as: str) -> KeyTable | Refusal:
+        """The keys a token of this provider may be signed with; rungs 1 to 3.
+
+        Raises:
+            FetchError: metadata or keys are not to be had.
+        """
+        unverified = unverified_claims(unverified_token, refuse_as=refuse_as)
+        if isinstance(unverified, Refusal):
+            return unverified
+        if unverified.header.get("alg") not in self._settings.algorithms:
+            return refused("person_token.algorithm", refuse_as)
+        if unverified.issuer != self._settings.issuer:
+            return refused("person_token.issuer", refuse_as)
+        metadata = await self.metadata()
+        return await self._jwks.keys(
+            metadata.jwks_uri, self._policy, kid=unverified.header.get("kid")
+        )
+
     async def verify(
         self,
         unverified_token: str,
@@ -67,17 +86,9 @@ class OpenIdTokens:
         Raises:
             FetchError: metadata or keys are not to be had.
         """
-        unverified = unverified_claims(unverified_token, refuse_as=refuse_as)
-        if isinstance(unverified, Refusal):
-            return unverified
-        if unverified.header.get("alg") not in self._settings.algorithms:
-            return refused("person_token.algorithm", refuse_as)
-        if unverified.issuer != self._settings.issuer:
-            return refused("person_token.issuer", refuse_as)
-        metadata = await self.metadata()
-        keys = await self._jwks.keys(
-            metadata.jwks_uri, self._policy, kid=unverified.header.get("kid")
-        )
+        keys = await self.keys(unverified_token, refuse_as=refuse_as)
+        if isinstance(keys, Refusal):
+            return keys
         jws = verify_jws(
             unverified_token,
             keys=keys,

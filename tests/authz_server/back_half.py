@@ -30,12 +30,14 @@ from authz_server.parts import Parts
 from authz_server.store.codes import CodeStore
 from authz_server.store.consents import ConsentStore
 from authz_server.store.interactions import InteractionStore
+from authz_server.store.person_cuts import PersonCuts
 from authz_server.store.persons import PersonStore
 from authz_server.store.refresh_tokens import RefreshTokenStore
 from authz_server.store.replay import ReplayStore
 from authz_server.store.sessions import SessionStore
 from authz_server.store.signing_keys import SigningKeyStore
 from authz_server.store.upstream_logins import UpstreamLoginStore
+from authz_server.store.upstream_sessions import UpstreamSessionStore
 from credential_providers import catalog as credential_catalog
 from credential_providers.catalog import CredentialParts, CredentialProviders
 from credential_providers.vault.seal import seal_secret
@@ -473,6 +475,8 @@ async def start_authority(directory: Path, *, database_file: Path | None = None)
         persons=PersonStore(database, random),
         refresh_tokens=RefreshTokenStore(database),
         replay=ReplayStore(database),
+        upstream_sessions=UpstreamSessionStore(database),
+        person_cuts=PersonCuts(database),
         credential_providers=CredentialProviders(
             CredentialParts(random=random, pairwise_key=keys.pairwise_key, secrets=vault)
         ),

@@ -21,18 +21,30 @@ from starlette.testclient import TestClient
 from audit_log.event import AuditEvent, EventType
 from audit_log.refusal_budgets import RefusalBudgets
 from audit_log.spool import SpoolUnavailable
-from authz_server.endpoints import authorize, callback, consent, jwks, login, metadata
+from authz_server.endpoints import (
+    authorize,
+    backchannel_logout,
+    callback,
+    consent,
+    jwks,
+    login,
+    metadata,
+)
 from authz_server.grants.authorization_code import grant
 from authz_server.issuing.session_seal import SessionSeal
 from authz_server.store.codes import CodeStore
 from authz_server.store.consents import ConsentStore
 from authz_server.store.interactions import InteractionStore
+from authz_server.store.person_cuts import PersonCuts
 from authz_server.store.persons import PersonStore
 from authz_server.store.refresh_tokens import RefreshTokenStore
+from authz_server.store.replay import ReplayStore
 from authz_server.store.sessions import SessionStore
 from authz_server.store.upstream_logins import UpstreamLoginStore
+from authz_server.store.upstream_sessions import UpstreamSessionStore
 from authz_server.token_request import AuthenticatedClient, IssuancePlan, TokenRequest
 from authz_server.turns import Turns
+from authz_server.unwatched import Unwatched
 from database.engine import Database
 from idp_connectors.evidence import Evidence, Person
 from idp_connectors.workforce.login import (
@@ -296,6 +308,7 @@ class FrontHalf:
                 *login.routes(self.parts),
                 *callback.routes(self.parts),
                 *consent.routes(self.parts),
+                *backchannel_logout.routes(self.parts),
                 *metadata.routes(self.parts),
                 *jwks.routes(self.parts),
             ]
@@ -371,6 +384,10 @@ class _PartsForPages:
         self.consents = ConsentStore(half.database)
         self.interactions = InteractionStore(half.database, random)
         self.persons = PersonStore(half.database, random)
+        self.replay = ReplayStore(half.database)
+        self.upstream_sessions = UpstreamSessionStore(half.database)
+        self.person_cuts = PersonCuts(half.database)
+        self.unwatched = Unwatched()
         self.person_logins = lambda: dict(half.logins)
         self.upstream_logins = UpstreamLoginStore(half.database)
         self.session_seal = SessionSeal(lambda: b"s" * 32, random)

@@ -1,0 +1,158 @@
+"""Acts on what an identity provider reports of its people.
+
+Whatever the change is, what was issued for the people it concerns is out of date from now on:
+their claims epoch moves (the next call gets 401), and whoever comes back is asked about anew. A
+logout ends the login sessions that came from the session that ended, too; somebody disabled or
+deleted loses all of theirs. Each change is done once, however often and to however many processes
+it is reported. It is done first and recorded then: an audit that cannot be written must not keep
+anybody in.
+
+People who first logged in after the change are not concerned by it: that is how a long feed can
+be read again after a restart.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from audit_log.event import EventType, Outcome, PrincipalKind
+from authz_server.audit_events import record
+from authz_server.parts import Parts
+from authz_server.store.person_cuts import Ending, PersonCut
+from authz_server.store.persons import PERSONS_AT_ONCE, SeenPerson
+from authz_server.store.replay import OnceKind, UsedOnce
+from idp_connectors.workforce.person_changes import ChangeKind, PersonChange
+
+REMEMBERED_SECONDS: Final = 86_400  # longer than any feed is read back
+CLOCKS_APART_MS: Final = 60_000  # what two clocks may differ by, before somebody is left out
+
+_ENDS_ALL: Final = frozenset((ChangeKind.DISABLED, ChangeKind.DELETED))
+_ENDS_SESSION: Final = frozenset((ChangeKind.LOGGED_OUT, ChangeKind.SESSION_ENDED))
+
+
+@dataclass(frozen=True, slots=True)
+class _Concerned:
+    """Some of the people a change concerns, and of their sessions those it names."""
+
+    persons: tuple[SeenPerson, ...]
+    sids: tuple[str, ...] = ()
+
+
+async def apply_change(parts: Parts, provider: str, change: PersonChange) -> int:
+    """Cut off whomever a change concerns; how many people were.
+
+    Raises:
+        DatabaseUnavailableError: nothing of it, or not all of it, is done: do it again.
+        SpoolUnavailable: it is done and not recorded.
+    """
+    if change.is_for_everyone:
+        return await _cut_everyone(parts, provider, change)
+    concerned = _concerned(parts, provider, change)
+    if not concerned.persons or not await _cut(parts, provider, change, concerned):
+        return 0
+    for person in concerned.persons:
+        await _record(parts, provider, change, person)
+    return len(concerned.persons)
+
+
+def _concerned(parts: Parts, provider: str, change: PersonChange) -> _Concerned:
+    persons: tuple[SeenPerson, ...] = ()
+    sids: tuple[tuple[str, str], ...] = ()
+    if change.subject is not None:
+        persons = parts.persons.of_subject(provider, change.subject)
+    if change.upstream_session is not None:
+        sids = parts.upstream_sessions.sids(provider, change.upstream_session)
+        known = {person.sub for person in persons}
+        # Whose session it was, whatever else is said: both are cut off when the two differ.
+        persons += parts.persons.of_subs({sub for _, sub in sids} - known)
+    return _Concerned(_not_newer(persons, change), tuple(sid for sid, _ in sids))
+
+
+async def _cut(parts: Parts, provider: str, change: PersonChange, concerned: _Concerned) -> bool:
+    now_ms = int(parts.clock() * 1000)
+    cut = PersonCut(
+        once=_once(provider, change.event_id, now_ms),
+        subs=tuple(person.sub for person in concerned.persons),
+        ending=_ending(change),
+        sids=concerned.sids,
+        reason=f"{change.kind} changed at the identity provider",
+        author=author_of(provider),
+    )
+    return await parts.person_cuts.apply(cut, now_ms)
+
+
+def _ending(change: PersonChange) -> Ending:
+    if change.kind in _ENDS_ALL:
+        return Ending.ALL
+    if change.kind in _ENDS_SESSION:
+        return Ending.ALL if change.upstream_session is None else Ending.NAMED
+    return Ending.NONE
+
+
+async def _cut_everyone(parts: Parts, provider: str, change: PersonChange) -> int:
+    """All people of a provider, in writes that nobody has to wait long for."""
+    count = 0
+    for number, persons in enumerate(_pages(parts, provider)):
+        concerned = _Concerned(_not_newer(persons, change))
+        if not concerned.persons:
+            continue
+        now_ms = int(parts.clock() * 1000)
+        cut = PersonCut(
+            once=_once(provider, f"{change.event_id}/{number}", now_ms),
+            subs=tuple(person.sub for person in concerned.persons),
+            ending=Ending.NONE,
+            sids=(),
+            reason=f"{change.kind}: everybody of the identity provider",
+            author=author_of(provider),
+        )
+        if await parts.person_cuts.apply(cut, now_ms):
+            count += len(concerned.persons)
+    if count:
+        await _record(parts, provider, change, None, f"everybody of this provider: {count}")
+    return count
+
+
+def _pages(parts: Parts, provider: str) -> Iterator[tuple[SeenPerson, ...]]:
+    after = ""
+    while True:
+        persons = parts.persons.of_provider(provider, after_sub=after)
+        yield persons
+        if len(persons) < PERSONS_AT_ONCE:
+            return
+        after = persons[-1].sub
+
+
+def _not_newer(persons: tuple[SeenPerson, ...], change: PersonChange) -> tuple[SeenPerson, ...]:
+    until_ms = change.at_ms + CLOCKS_APART_MS
+    return tuple(person for person in persons if person.first_seen_at * 1000 <= until_ms)
+
+
+def _once(provider: str, event_id: str, now_ms: int) -> UsedOnce:
+    expires_at = now_ms // 1000 + REMEMBERED_SECONDS
+    return UsedOnce(OnceKind.PERSON_CHANGE, provider, event_id, expires_at)
+
+
+def author_of(provider: str) -> str:
+    """Who did it, in the audit and in the revocation sequence."""
+    return f"IdentityProvider/{provider}"
+
+
+async def _record(
+    parts: Parts,
+    provider: str,
+    change: PersonChange,
+    person: SeenPerson | None,
+    detail: str | None = None,
+) -> None:
+    await record(
+        parts,
+        EventType.PERSON_CHANGED,
+        Outcome.REVOKED,
+        principal_kind=PrincipalKind.NONE if person is None else PrincipalKind.PERSON,
+        user=None if person is None else person.sub,
+        user_name=None if person is None else person.display_name,
+        object_ref=author_of(provider),
+        author=author_of(provider),
+        reasons=(f"person.{change.kind}",),
+        detail=detail or f"event {change.event_id}",
+    )

@@ -1,0 +1,80 @@
+"""Makes out of date what was issued for persons, once per reason, in one transaction.
+
+What an identity provider reports reaches several processes, and the same one again; the reason is
+used up in the same write that moves the persons' claims epochs and ends their sessions. So it
+happens once or, if the process dies in between, not yet; never halfway.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Connection, delete
+from sqlmodel import col
+
+from authz_server.store.replay import UsedOnce, use_in
+from authz_server.store.sessions import LoginSessionRow
+from authz_server.store.upstream_sessions import UpstreamSessionRow
+from database.engine import Database
+from registry.blocks import BlockKind
+from registry.revocations import append_epoch
+
+
+class Ending(StrEnum):
+    """Which login sessions end with it, beside that nothing issued in them holds any more."""
+
+    NONE = "none"  # they stay to be asked about: a refresh reads the claims anew
+    NAMED = "named"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class PersonCut:
+    """Who is cut off, why, and which sessions end. `reason` goes into the revocation sequence."""
+
+    once: UsedOnce
+    subs: Sequence[str]
+    ending: Ending
+    sids: Sequence[str]
+    reason: str
+    author: str
+
+
+class PersonCuts:
+    """Applies cuts. Shared by every process on the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def apply(self, cut: PersonCut, now_ms: int) -> bool:
+        """Cut once. False: somebody has already, for the same reason."""
+
+        def work(connection: Connection) -> bool:
+            if not use_in(connection, cut.once):
+                return False
+            _end_sessions(connection, cut)
+            for sub in cut.subs:
+                append_epoch(
+                    connection,
+                    BlockKind.CLAIMS,
+                    sub,
+                    reason=cut.reason,
+                    author=cut.author,
+                    now_ms=now_ms,
+                )
+            return True
+
+        return await self._database.write(work)
+
+
+def _end_sessions(connection: Connection, cut: PersonCut) -> None:
+    if cut.ending is Ending.NONE:
+        return
+    if cut.ending is Ending.NAMED:
+        ours = col(LoginSessionRow.sid).in_(cut.sids)
+        theirs = col(UpstreamSessionRow.sid).in_(cut.sids)
+    else:
+        ours = col(LoginSessionRow.sub).in_(cut.subs)
+        theirs = col(UpstreamSessionRow.sub).in_(cut.subs)
+    connection.execute(delete(LoginSessionRow).where(ours))
+    connection.execute(delete(UpstreamSessionRow).where(theirs))
