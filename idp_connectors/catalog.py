@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from idp_connectors.workforce.keycloak import KeycloakProvider, KeycloakSettings
 from idp_connectors.workforce.local_accounts import LocalAccounts, LocalAccountsSettings
 from idp_connectors.workforce.login import PersonLogin, RedirectLogin
 from idp_connectors.workforce.oidc import OidcProvider
@@ -45,6 +46,12 @@ def _oidc(record: ProviderRecord, settings: OidcSettings, parts: WorkforceParts)
     return OidcProvider(record.name, settings, record.groups, parts)
 
 
+def _keycloak(
+    record: ProviderRecord, settings: KeycloakSettings, parts: WorkforceParts
+) -> KeycloakProvider:
+    return KeycloakProvider(record.name, settings, record.groups, parts)
+
+
 def _unix_process(
     record: ProviderRecord, settings: UnixProcessSettings, parts: WorkloadParts
 ) -> UnixProcessVerifier:
@@ -52,6 +59,7 @@ def _unix_process(
 
 
 WORKFORCE: Final[Mapping[str, WorkforceType]] = {
+    "keycloak": WorkforceType(KeycloakSettings, _keycloak),
     "local_accounts": WorkforceType(LocalAccountsSettings, _local_accounts),
     "oidc": WorkforceType(OidcSettings, _oidc),
 }

@@ -252,6 +252,7 @@ def test_login_of_an_unusable_record_is_left_out_and_the_others_stay(
 
 def test_settings_models_name_every_connector_type() -> None:
     assert set(settings_models()) == {
+        ("IdentityProvider", "keycloak"),
         ("IdentityProvider", "local_accounts"),
         ("IdentityProvider", "oidc"),
         ("TrustProvider", "unix_process"),
