@@ -7,8 +7,8 @@ import httpx2
 import pytest
 
 from compose.demo.browser import log_in_and_allow
+from compose.demo.people import PASSWORDS
 from compose.demo.stack import Stack
-from compose.demo.story import PASSWORDS
 from tests.stack import TestAgent, await_event, in_parallel, running_stack
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]

@@ -1,13 +1,13 @@
 """Which of our login sessions came from which session at the identity provider.
 
-Revision 0006.
+Revision 0004.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
