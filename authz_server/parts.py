@@ -96,6 +96,8 @@ class Parts:
     serving_workers: ServingWorkers = field(default_factory=ServingWorkers)
     # Identity providers that must be watched and do not answer: nobody logs in by them.
     unwatched: Unwatched = field(default_factory=Unwatched)
+    # Where client certificates are taken (RFC 8705 §5); None: nowhere.
+    mtls_base_url: str | None = None
     # Sessions whose identity provider is being asked.
     revalidations: Turns = field(default_factory=Turns)
     heartbeat_seconds: float = 0.25  # of the control channel's event stream

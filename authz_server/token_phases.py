@@ -148,8 +148,10 @@ def _bound_key(
         )
     if proof is None:
         return _refused("invalid_dpop_proof", "A DPoP proof is required.", "dpop.missing")
-    # INVARIANT: a stolen assertion is worth nothing without the key it names.
-    if client.key_thumbprint != proof.jkt and client.method != "none":
+    # INVARIANT: a stolen assertion is worth nothing without the key it names. A platform's proof
+    # may name none (a JWT-SVID): the token is then bound to whatever key the request proves.
+    names_no_key = client.key_thumbprint is None and client.evidence is not None
+    if client.key_thumbprint != proof.jkt and client.method != "none" and not names_no_key:
         return _refused(
             "invalid_client",
             "The DPoP proof is by another key than the client's.",

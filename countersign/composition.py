@@ -109,6 +109,7 @@ async def compose_authz_server(
     audit_store = AuditStore(database, clock=clock)
     vault = VaultStore(database, keys.vault_private_jwk)
     fetcher = Fetcher()
+    jwks = JwksCache(fetcher, clock)
     logins = PersonLogins(
         lambda: live.snapshot.identity_providers,
         WorkforceParts(
@@ -119,7 +120,7 @@ async def compose_authz_server(
             clock=clock,
             fetcher=fetcher,
             discovery=DiscoveryCache(fetcher, clock),
-            jwks=JwksCache(fetcher, clock),
+            jwks=jwks,
             secrets=vault,
         ),
     )
@@ -128,6 +129,9 @@ async def compose_authz_server(
         WorkloadParts(
             issuer=issuer,
             attestation_keys=lambda: keys.verification_keys(KeyPurpose.ATTESTATION),
+            fetcher=fetcher,
+            jwks=jwks,
+            clock=clock,
         ),
     )
     parts = Parts(

@@ -15,6 +15,7 @@ from idp_connectors.workforce.login import PersonLogin, RedirectLogin
 from idp_connectors.workforce.oidc import OidcProvider
 from idp_connectors.workforce.oidc_settings import OidcSettings
 from idp_connectors.workforce.parts import WorkforceParts
+from idp_connectors.workload.spiffe import SpiffeSettings, SpiffeVerifier, bundle_source
 from idp_connectors.workload.unix_process import UnixProcessSettings, UnixProcessVerifier
 from idp_connectors.workload.verifier import WorkloadParts, WorkloadVerifier
 from registry.snapshot import ProviderRecord
@@ -58,6 +59,12 @@ def _unix_process(
     return UnixProcessVerifier(record.name, settings, parts)
 
 
+def _spiffe(
+    record: ProviderRecord, settings: SpiffeSettings, parts: WorkloadParts
+) -> SpiffeVerifier:
+    return SpiffeVerifier(record.name, settings, parts.issuer, bundle_source(settings, parts))
+
+
 WORKFORCE: Final[Mapping[str, WorkforceType]] = {
     "keycloak": WorkforceType(KeycloakSettings, _keycloak),
     "local_accounts": WorkforceType(LocalAccountsSettings, _local_accounts),
@@ -65,6 +72,7 @@ WORKFORCE: Final[Mapping[str, WorkforceType]] = {
 }
 
 WORKLOAD: Final[Mapping[str, WorkloadType]] = {
+    "spiffe": WorkloadType(SpiffeSettings, _spiffe),
     "unix_process": WorkloadType(UnixProcessSettings, _unix_process),
 }
 

@@ -388,6 +388,23 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "Refusals of requests without a valid token are written up to a rate and counted beyond it."
     ),
     "trailers-never-authenticate": "A field after the body is never taken for a header.",
+    "spiffe-bundle": (
+        "A bundle is its document's keys by use, whole or not at all, of the one source that "
+        "was declared."
+    ),
+    "spiffe-bundle-file": (
+        "A bundle file is read again when it changes; a missing or broken one is no bundle."
+    ),
+    "spiffe-id": "A SPIFFE ID has one spelling; every other text is none.",
+    "spiffe-jwt-svid": (
+        "A JWT-SVID is verified by the bundle of the one trust domain its subject names, for "
+        "our issuer alone, and gives evidence of level 2."
+    ),
+    "spiffe-real": ("SVIDs of a real SPIRE are accepted, those of a foreign trust domain refused."),
+    "spiffe-x509-svid": (
+        "An X.509-SVID is verified by the bundle of its trust domain on every request, and "
+        "only over the listener that takes client certificates."
+    ),
     "trap-7": "A token without typ, or with another one, is no access token.",
     "trap-18": "White space and newlines inside a JWS, and b64, are refused.",
     "trap-accept-html": "Token errors are JSON whatever `Accept` says.",

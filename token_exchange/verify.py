@@ -60,6 +60,7 @@ class UnverifiedClaims:
 
     issuer: str
     header: dict[str, Any]
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class VerifiedJws:
 
 
 def unverified_claims(
-    unverified_token: str, *, refuse_as: str = "invalid_client"
+    unverified_token: str, *, refuse_as: str = "invalid_client", require_issuer: bool = True
 ) -> UnverifiedClaims | Refusal:
     """The issuer a JWT names, to choose the one verifier that will check it again.
 
@@ -84,10 +85,10 @@ def unverified_claims(
     claims = parse_json_object(jws.payload)
     if claims is None:
         return _refusal("jwt.payload", refuse_as)
-    issuer = claims.get("iss")
-    if not isinstance(issuer, str) or not issuer:
+    issuer, subject = claims.get("iss", ""), claims.get("sub", "")
+    if not isinstance(issuer, str) or (require_issuer and not issuer):
         return _refusal("jwt.missing", refuse_as, "iss")
-    return UnverifiedClaims(issuer, jws.header)
+    return UnverifiedClaims(issuer, jws.header, subject if isinstance(subject, str) else "")
 
 
 def verify_jws(
@@ -121,7 +122,7 @@ def verify_jwt(
     keys: KeyTable,
     algorithms: frozenset[str],
     typ: str | frozenset[str | None],
-    issuer: str,
+    issuer: str | None,
     audience: str | None,
     now: int,
     leeway_seconds: int = 5,
@@ -136,7 +137,7 @@ def verify_jwt(
         keys: the keys of this issuer only.
         algorithms: what may be used, explicitly; never taken from the token.
         typ: the exact `typ` header (RFC 8725 §3.11); of a set any, None standing for its absence.
-        issuer: the exact `iss`.
+        issuer: the exact `iss`; None where the keys alone say whose it is (JWT-SVID §3).
         audience: the only audience, as a text or an array of just it; None refuses a token that
             has any (RFC 7519 §4.1.3).
         now: NumericDate seconds.
@@ -249,14 +250,13 @@ def _key_of(
 
 
 def _is_typ(stated: object, wanted: str | frozenset[str | None]) -> bool:
-    if isinstance(wanted, str):
-        return stated == wanted
     # What is neither a text nor absent may be unhashable, and is in no set of ours.
-    return (stated is None or isinstance(stated, str)) and stated in wanted
+    accepted = (wanted,) if isinstance(wanted, str) else wanted
+    return (stated is None or isinstance(stated, str)) and stated in accepted
 
 
 def _claims_refusal(
-    claims: Mapping[str, Any], require: tuple[str, ...], issuer: str, refuse_as: str
+    claims: Mapping[str, Any], require: tuple[str, ...], issuer: str | None, refuse_as: str
 ) -> Refusal | None:
     for name in require:
         if name not in claims:
@@ -270,7 +270,7 @@ def _claims_refusal(
         value = claims.get(name, 0)
         if type(value) is not int or not 0 <= value <= MAXIMUM_NUMERIC_DATE:
             return _refusal("jwt.claim", refuse_as, name)
-    return None if claims.get("iss") == issuer else _refusal("jwt.issuer", refuse_as)
+    return None if issuer in (None, claims.get("iss")) else _refusal("jwt.issuer", refuse_as)
 
 
 def _spellings(audience: str | None) -> tuple[object, ...]:

@@ -5,8 +5,9 @@ the method's own checks → the client is one that uses this method → a `clien
 agrees. Nothing is consumed here: what must be single use is returned, and used once the whole
 request has been judged so far. Every failure says the same to the caller; the audit learns which.
 
-The unverified `iss` of an assertion selects exactly one verifier: a declared trust provider's, or
-the keys of the one client of that name. It never selects a key, and the verifier checks it again.
+The unverified issuer of an assertion (of a JWT-SVID the trust domain of its `sub`) selects exactly
+one verifier: a declared trust provider's, or the keys of the one client of that name. It never
+selects a key, and the verifier checks it again.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,10 +20,12 @@ from authz_server.parts import Parts
 from authz_server.store.replay import OnceKind, UsedOnce
 from authz_server.token_request import AuthenticatedClient
 from idp_connectors.workload.matching import match_agent
+from idp_connectors.workload.spiffe_id import parse_spiffe_id, trust_domain_issuer
 from token_exchange.claims import JwkThumbprint, Refusal
 from token_exchange.keys import VerificationKeys
 from token_exchange.token_types import (
     CLIENT_ASSERTION_JWT_BEARER,
+    CLIENT_ASSERTION_JWT_SPIFFE,
     CLIENT_ASSERTION_TYP,
     SIGNING_ALGORITHM,
 )
@@ -47,7 +50,7 @@ _NO_KEYS: Final = VerificationKeys.of(())
 class Presented:
     """What a token request says of its client. Unverified.
 
-    `unverified_issuer` is the `iss` of its assertion, once that was looked at; "" without one.
+    `unverified_issuer` is whose assertion it says it is, once looked at; "" without one.
     """
 
     parameters: Parameters
@@ -89,7 +92,10 @@ async def authenticate(
     if method not in record.authentication:
         return _failed("client.method", f"{record.client_id} does not use {method}")
     claimed = presented.parameters.one("client_id")
-    if claimed is not None and claimed != record.client_id:
+    # draft-ietf-oauth-spiffe-client-auth §3: a SPIFFE workload may name itself by its SPIFFE ID.
+    evidence = found.client.evidence
+    names = (None, record.client_id, evidence.subject if evidence else None)
+    if claimed not in names:
         return _failed("client.id", f"the proof is {record.client_id}'s")
     return found
 
@@ -114,12 +120,23 @@ def _issuer_of(presented: Presented) -> str | Refusal:
         return _failed("client.secret", "no client of this server has a shared secret")
     if not has_assertion:
         return ""
-    if presented.parameters.one("client_assertion_type") != CLIENT_ASSERTION_JWT_BEARER:
+    kind = presented.parameters.one("client_assertion_type")
+    if kind not in {CLIENT_ASSERTION_JWT_BEARER, CLIENT_ASSERTION_JWT_SPIFFE}:
         return _failed("client.assertion_type", "another or no client_assertion_type")
-    unverified = unverified_claims(presented.unverified_assertion)
+    return _selector(presented.unverified_assertion, is_svid=kind == CLIENT_ASSERTION_JWT_SPIFFE)
+
+
+def _selector(unverified_assertion: str, *, is_svid: bool) -> str | Refusal:
+    """Whose assertion it says it is: never empty, for nothing is authenticated without one."""
+    unverified = unverified_claims(unverified_assertion, require_issuer=False)
     if isinstance(unverified, Refusal):
         return _failed(unverified.rule, unverified.detail)
-    return unverified.issuer
+    spiffe_id = parse_spiffe_id(unverified.subject)
+    if spiffe_id is not None:  # whatever `iss` says: a JWT-SVID need not have one (JWT-SVID §3)
+        return trust_domain_issuer(spiffe_id.trust_domain)
+    if is_svid:
+        return _failed("spiffe.subject", "sub is no SPIFFE ID")
+    return unverified.issuer or _failed("jwt.missing", "iss")
 
 
 def _method_of(unverified_issuer: str, parts: Parts) -> str:

@@ -34,11 +34,30 @@ GRANT_TYPES: Final = (
     GRANT_CLIENT_CREDENTIALS,
     GRANT_TOKEN_EXCHANGE,
 )
+# draft-ietf-oauth-spiffe-client-auth §5 names the one for JWT-SVIDs.
+AUTHENTICATION_METHODS: Final = ("private_key_jwt", "spiffe_jwt", "none")
 WELL_KNOWN: Final = ("openid-configuration", "oauth-authorization-server")
 
 
-def server_metadata(issuer: str, *, grant_types: Iterable[str] = GRANT_TYPES) -> dict[str, Any]:
-    """What this server says of itself."""
+def server_metadata(
+    issuer: str, *, grant_types: Iterable[str] = GRANT_TYPES, mtls_base_url: str | None = None
+) -> dict[str, Any]:
+    """What this server says of itself. `mtls_base_url` is where it takes client certificates."""
+    return _metadata(issuer, grant_types) | _over_mtls(mtls_base_url)
+
+
+def _over_mtls(base_url: str | None) -> dict[str, Any]:
+    """RFC 8705 §5. Tokens are bound by DPoP there too: no certificate-bound tokens are promised."""
+    if base_url is None:
+        return {}
+    methods = [*AUTHENTICATION_METHODS, "spiffe_x509"]
+    return {
+        "token_endpoint_auth_methods_supported": methods,
+        "mtls_endpoint_aliases": {"token_endpoint": f"{base_url}/oauth/token"},
+    }
+
+
+def _metadata(issuer: str, grant_types: Iterable[str]) -> dict[str, Any]:
     return {
         "issuer": issuer,
         "authorization_endpoint": f"{issuer}/oauth/authorize",
@@ -50,7 +69,7 @@ def server_metadata(issuer: str, *, grant_types: Iterable[str] = GRANT_TYPES) ->
         "scopes_supported": sorted(ENDPOINT_SCOPES),
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": [SIGNING_ALGORITHM],
-        "token_endpoint_auth_methods_supported": ["private_key_jwt", "none"],
+        "token_endpoint_auth_methods_supported": list(AUTHENTICATION_METHODS),
         "token_endpoint_auth_signing_alg_values_supported": [SIGNING_ALGORITHM],
         "code_challenge_methods_supported": ["S256"],
         "dpop_signing_alg_values_supported": [SIGNING_ALGORITHM],  # RFC 9449 §5.1

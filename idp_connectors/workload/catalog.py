@@ -1,6 +1,7 @@
 """Which verifier checks an assertion: the unverified issuer selects exactly one, or none.
 
-The table is built from the declared TrustProviders and rebuilt when they change. Two providers
+The table is built from the declared TrustProviders and rebuilt when they change; a provider that
+did not change keeps its verifier, and so the keys it has fetched. Two providers
 that would answer for one issuer answer for none: whichever came first would otherwise decide
 whose keys are believed.
 """
@@ -36,6 +37,7 @@ class WorkloadVerifiers:
         self._types = types
         self._built_from: Mapping[str, ProviderRecord] | None = None
         self._by_issuer: Mapping[str, WorkloadVerifier] = {}
+        self._kept: Mapping[str, tuple[ProviderRecord, WorkloadVerifier]] = {}
 
     def __call__(self, unverified_issuer: str) -> WorkloadVerifier | None:
         """The one verifier of this issuer, which must check it again."""
@@ -52,14 +54,18 @@ class WorkloadVerifiers:
 
     def _table(self, declared: Mapping[str, ProviderRecord]) -> dict[str, WorkloadVerifier]:
         table: dict[str, WorkloadVerifier] = {}
+        built: dict[str, tuple[ProviderRecord, WorkloadVerifier]] = {}
         ambiguous: set[str] = set()
         for record in declared.values():
-            verifier = self._built(record)
+            before, kept = self._kept.get(record.name, (None, None))
+            verifier = kept if kept is not None and before == record else self._built(record)
             if verifier is None:
                 continue
+            built[record.name] = (record, verifier)
             if verifier.issuer in table:
                 ambiguous.add(verifier.issuer)
             table[verifier.issuer] = verifier
+        self._kept = built
         for issuer in ambiguous:
             _LOG.error(LogEvent.WORKLOAD_ISSUER_AMBIGUOUS, issuer=issuer)
             del table[issuer]

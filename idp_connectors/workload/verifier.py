@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from idp_connectors.evidence import Evidence
+from outbound.fetcher import Fetcher
+from outbound.jwks import JwksCache
 from token_exchange.claims import Refusal
 from token_exchange.keys import VerificationKeys
 
@@ -27,8 +29,12 @@ class WorkloadParts:
     """What the verifiers of this process share.
 
     `issuer` is the authorization server's. `attestation_keys` gives the public keys that may have
-    signed our own attestations, read at each use so that a rotation needs no restart.
+    signed our own attestations, read at each use so that a rotation needs no restart. `fetcher`
+    and `jwks` are the process's own; `clock` gives seconds.
     """
 
     issuer: str
     attestation_keys: Callable[[], VerificationKeys]
+    fetcher: Fetcher
+    jwks: JwksCache
+    clock: Callable[[], float]

@@ -46,6 +46,7 @@ from database.engine import Database
 from idp_connectors import catalog as connector_catalog
 from idp_connectors.workload.catalog import WorkloadVerifiers
 from idp_connectors.workload.verifier import WorkloadParts
+from outbound.jwks import JwksCache
 from registry.acks import AckStore
 from registry.blocks import BlockKind
 from registry.enrolment import EnrolmentStore
@@ -54,6 +55,7 @@ from registry.objects import DeclaredObject
 from registry.revocations import RevocationStore
 from registry.store import RegistryStore
 from registry.tool_catalogue import ToolCatalogue
+from tests.outbound.samples import TableFetcher
 from tests.token_exchange.signing import public_jwk, sign
 from token_exchange.claims import (
     AccessTokenClaims,
@@ -427,15 +429,24 @@ class GatewayProcess(Keyholder):
         return {"authorization": f"DPoP {token}", "dpop": proof}
 
 
-async def start_authority(directory: Path, *, database_file: Path | None = None) -> Authority:
-    """A server on a new database; or one more process on an existing `database_file`."""
+async def start_authority(
+    directory: Path,
+    *,
+    database_file: Path | None = None,
+    declared: Sequence[DeclaredObject] = (),
+    mtls_base_url: str | None = None,
+) -> Authority:
+    """A server on a new database; or one more process on an existing `database_file`.
+
+    `declared` are objects beside the usual ones.
+    """
     file = database_file or directory / "countersign.db"
     database = Database.open(f"sqlite:///{file}")
     clock = Clock()
     settings = connector_catalog.settings_models() | credential_catalog.settings_models()
     if database_file is None:
         database.write_now(SQLModel.metadata.create_all)
-        _declare_everything(database, settings, clock)
+        _declare_everything(database, settings, clock, declared)
     keys = await KeyRing.open(
         SigningKeyStore(database),
         signing_kek=b"s" * 32,
@@ -453,6 +464,9 @@ async def start_authority(directory: Path, *, database_file: Path | None = None)
         WorkloadParts(
             issuer=ISSUER,
             attestation_keys=lambda: keys.verification_keys(KeyPurpose.ATTESTATION),
+            fetcher=(fetcher := TableFetcher()),
+            jwks=JwksCache(fetcher, clock),
+            clock=clock,
         ),
     )
     random = secrets.token_bytes
@@ -485,15 +499,18 @@ async def start_authority(directory: Path, *, database_file: Path | None = None)
         session_seal=SessionSeal(keys.session_key, random),
         workload_verifier=workloads,
         lease_seconds=3.0,
-        server_metadata=server_metadata(ISSUER),
+        server_metadata=server_metadata(ISSUER, mtls_base_url=mtls_base_url),
+        mtls_base_url=mtls_base_url,
         heartbeat_seconds=0.01,
     )
     return Authority(directory, parts, database, clock)
 
 
-def _declare_everything(database: Database, settings: Any, clock: Clock) -> None:
+def _declare_everything(
+    database: Database, settings: Any, clock: Clock, declared: Sequence[DeclaredObject]
+) -> None:
     store = RegistryStore(database, issuer=ISSUER, settings_models=settings, clock=clock)
-    plan = store.plan(objects())
+    plan = store.plan([*objects(), *declared])
     assert not plan.problems, plan.problems
     store.apply_now(plan, "test")
     catalogue = ToolCatalogue(database, issuer=ISSUER, settings_models=settings, clock=clock)

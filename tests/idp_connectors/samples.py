@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import argon2
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -13,6 +13,8 @@ from joserfc.jwk import ECKey
 from idp_connectors.evidence import Evidence
 from idp_connectors.workload.process_facts import ProcessFacts
 from idp_connectors.workload.verifier import WorkloadParts
+from outbound.fetcher import Fetcher
+from outbound.jwks import JwksCache
 from registry.snapshot import AgentEntry, AgentRecord
 from token_exchange.claims import Refusal
 from token_exchange.compact_jws import encode_base64url
@@ -74,7 +76,19 @@ class Signer:
 
 def workload_parts(key: ECKey = ATTESTATION_KEY) -> WorkloadParts:
     keys = VerificationKeys.of([key.as_dict(private=False)])
-    return WorkloadParts(issuer=ISSUER, attestation_keys=lambda: keys)
+    fetcher = Fetcher(refuse_to_resolve)
+    return WorkloadParts(
+        issuer=ISSUER,
+        attestation_keys=lambda: keys,
+        fetcher=fetcher,
+        jwks=JwksCache(fetcher, lambda: NOW),
+        clock=lambda: NOW,
+    )
+
+
+async def refuse_to_resolve(host: str, port: int) -> Sequence[str]:
+    """No test of this folder fetches anything."""
+    raise OSError(f"{host}:{port} is outside")
 
 
 def agent(

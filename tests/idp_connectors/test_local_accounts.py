@@ -255,6 +255,7 @@ def test_settings_models_name_every_connector_type() -> None:
         ("IdentityProvider", "keycloak"),
         ("IdentityProvider", "local_accounts"),
         ("IdentityProvider", "oidc"),
+        ("TrustProvider", "spiffe"),
         ("TrustProvider", "unix_process"),
     }
     for model in settings_models().values():
