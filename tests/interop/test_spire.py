@@ -1,0 +1,224 @@
+"""Agents with identities of a real SPIRE, through the real processes to a tool and its audit.
+
+Two trust domains run: `prod`, which is declared, and `lab`, which is foreign until a test declares
+it. The test process is the workload: SPIRE's agent attests it by its user.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import pytest
+from spiffe import SpiffeId, WorkloadApiClient
+from spiffe.errors import PySpiffeError
+
+from compose.demo.stack import Stack
+from tests.services import spire
+from tests.services.common import service
+from tests.stack import (
+    admin,
+    audit_events,
+    await_event,
+    demo_objects,
+    free_ports,
+    mcp_headers,
+    new_key,
+    prepare,
+    tool_call,
+)
+from token_exchange.token_types import CLIENT_ASSERTION_JWT_SPIFFE, GRANT_CLIENT_CREDENTIALS
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+
+PROD = "prod.example.com"
+LAB = "lab.example.com"
+AWAIT_SECONDS = 30.0
+
+POLICY = """
+@id("grant-svid-agents")
+permit (principal in AgentGroup::"svid-agents", action == Action::"crm/list_hours", resource);
+"""
+
+
+@dataclass(frozen=True)
+class World:
+    """The running product and both trust domains."""
+
+    stack: Stack
+    prod: spire.TrustDomain
+    lab: spire.TrustDomain
+
+    def token(self, svid: str, **changes: str) -> tuple[httpx2.Response, Any]:
+        """Ask for a token with a JWT-SVID, bound to a fresh key; the answer and the key."""
+        key, url = new_key(), f"{self.stack.issuer}/oauth/token"
+        form = {
+            "grant_type": GRANT_CLIENT_CREDENTIALS,
+            "client_assertion_type": CLIENT_ASSERTION_JWT_SPIFFE,
+            "client_assertion": svid,
+            "resource": self.stack.endpoint("crm"),
+        }
+        headers = {"dpop": key.proof("POST", url)}
+        return self.stack.http.post(url, data=form | changes, headers=headers), key
+
+    def call(self, token: str, key: Any, tool: str = "list_hours") -> httpx2.Response:
+        """One tool call through the gateway."""
+        url = self.stack.endpoint("crm")
+        bound = {"authorization": f"DPoP {token}", "dpop": key.proof("POST", url, token)}
+        headers = mcp_headers("tools/call", tool) | bound
+        return self.stack.http.post(url, json=tool_call(tool, {}), headers=headers)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with service("SPIRE"):
+        spire.install()
+    directory = tmp_path_factory.mktemp("spire")
+    with (
+        spire.running_trust_domain(PROD, directory / "p") as prod,
+        spire.running_trust_domain(LAB, directory / "l") as lab,
+        Stack(directory / "stack", ports=free_ports()) as stack,
+    ):
+        for domain in (prod, lab):
+            domain.register("/support-bot", f"unix:uid:{os.getuid()}")
+        bundle = directory / "prod.json"
+        bundle.write_text(prod.bundle())
+        stack.start_all()
+        prepare(stack, [*demo_objects(stack), *objects(bundle_file=str(bundle))])
+        yield World(stack, prod, lab)
+
+
+def objects(**source: Any) -> list[dict[str, Any]]:
+    """The trust domain `prod`, its agent and what that may do."""
+    return [
+        provider("prod", PROD, **source),
+        agent("svid-bot", "prod", f"spiffe://{PROD}/support-bot"),
+        {"kind": "Policy", "name": "svid", "spec": {"cedar": POLICY}},
+    ]
+
+
+def provider(name: str, trust_domain: str, **source: Any) -> dict[str, Any]:
+    spec = {"type": "spiffe", "trust_domain": trust_domain, **source}
+    return {"kind": "TrustProvider", "name": name, "spec": spec}
+
+
+def agent(name: str, trust_provider: str, spiffe_id: str) -> dict[str, Any]:
+    match = {"spiffe.id": spiffe_id}
+    rule = {"providers": [trust_provider], "minimum_level": 2, "match": match}
+    spec = {
+        "owner": "platform@example.com",
+        "attestation": rule,
+        "groups": ["svid-agents"],
+        "tools": ["crm/list_hours"],
+    }
+    return {"kind": "Agent", "name": name, "spec": spec}
+
+
+def eventually(ask: Callable[[], str]) -> str:
+    """What the agent says once the new entry has reached it; it looks every five seconds."""
+    until = time.monotonic() + AWAIT_SECONDS
+    while True:
+        with contextlib.suppress(PySpiffeError):
+            return ask()
+        assert time.monotonic() < until, "SPIRE's agent gave no SVID"
+        time.sleep(0.2)
+
+
+def jwt_svid(domain: spire.TrustDomain, *audience: str, path: str = "/support-bot") -> str:
+    """A JWT-SVID of this very process, which has several identities."""
+    subject = SpiffeId(f"spiffe://{domain.name}{path}")
+
+    def ask() -> str:
+        with WorkloadApiClient(domain.workload_api, default_timeout=5) as api:
+            return str(api.fetch_jwt_svid(audience=set(audience), subject=subject).token)
+
+    return eventually(ask)
+
+
+def forged(svid: str, **header: Any) -> str:
+    """The same claims under another header, signed by nobody."""
+    head = base64.urlsafe_b64encode(json.dumps(header).encode()).decode().rstrip("=")
+    return f"{head}.{svid.split('.')[1]}.{svid.split('.')[2]}"
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    part = token.split(".")[1]
+    return dict(json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))))
+
+
+def refused(world: World, svid: str, rule: str, **changes: str) -> None:
+    """Refused as an unknown client, and the audit says why."""
+    answer, _ = world.token(svid, **changes)
+    assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client"), answer.text
+    events = [each for each in audit_events(world.stack) if each["type"] == "token.refused"]
+    assert events[-1]["reasons"] == [rule]
+
+
+@pytest.mark.requirement("spiffe-real")
+def test_jwt_svid_of_a_real_spire_reaches_a_tool(world: World) -> None:
+    answer, key = world.token(jwt_svid(world.prod, world.stack.issuer))
+    assert answer.status_code == 200, answer.text
+    token = answer.json()["access_token"]
+    claims = claims_of(token)
+    assert (claims["agent"], claims["sub"]) == ("svid-bot", "agent:svid-bot")
+    assert (claims["attn"]["method"], claims["attn"]["level"]) == ("jwt-svid", 2)
+    called = world.call(token, key)
+    assert called.status_code == 200, called.text
+    assert not called.json()["result"].get("isError"), called.text
+    event = await_event(world.stack, type="call.finished", agent="svid-bot")
+    assert event["tool"] == "list_hours"
+
+
+@pytest.mark.requirement("spiffe-real")
+@pytest.mark.requirement("attack-5")
+def test_svid_for_somebody_else_is_refused(world: World) -> None:
+    issuer = world.stack.issuer
+    refused(world, jwt_svid(world.prod, f"{issuer}/oauth/token"), "jwt.audience")
+    refused(world, jwt_svid(world.prod, issuer, "https://other.example"), "jwt.audience")
+    refused(world, jwt_svid(world.lab, issuer), "client.unknown")
+    ours = jwt_svid(world.prod, issuer)
+    foreign = ".".join([*jwt_svid(world.lab, issuer).split(".")[:1], *ours.split(".")[1:]])
+    refused(world, foreign, "jwt.key")
+    assert world.token(ours)[0].status_code == 200
+
+
+@pytest.mark.requirement("spiffe-real")
+@pytest.mark.requirement("attack-1")
+def test_svid_under_another_header_is_refused(world: World) -> None:
+    svid = jwt_svid(world.prod, world.stack.issuer)
+    kid = json.loads(base64.urlsafe_b64decode(svid.split(".")[0] + "=="))["kid"]
+    refused(world, forged(svid, alg="none", kid=kid), "jwt.algorithm")
+    refused(world, forged(svid, alg="HS256", kid=kid), "jwt.algorithm")
+    refused(world, forged(svid, alg="RS256", kid=kid), "jwt.algorithm")
+    refused(world, forged(svid, alg="ES256", kid=kid), "jwt.signature")
+    refused(world, forged(svid, alg="ES256", kid=f"{kid}x"), "jwt.key")
+
+
+@pytest.mark.requirement("spiffe-real")
+@pytest.mark.requirement("attack-5")
+def test_svid_that_has_ended_is_refused(world: World) -> None:
+    world.prod.register("/short-lived", f"unix:uid:{os.getuid()}", jwt_seconds=2)
+    svid = jwt_svid(world.prod, world.stack.issuer, path="/short-lived")
+    while time.time() < claims_of(svid)["exp"] + 5.5:  # noqa: TID251 - SPIRE's clock is the real one
+        time.sleep(0.2)
+    refused(world, svid, "jwt.expired")
+
+
+@pytest.mark.requirement("spiffe-real")
+@pytest.mark.requirement("spiffe-bundle")
+@pytest.mark.parametrize("source", ["workload_api", "bundle_file"])
+def test_bundle_may_come_from_the_workload_api(world: World, source: str) -> None:
+    places = {
+        "workload_api": world.prod.workload_api,
+        "bundle_file": str(world.prod.directory.parent / "prod.json"),
+    }
+    with admin(world.stack) as api:
+        changed = objects(**{source: places[source]})
+        api.call("POST", "/objects", json={"objects": changed})
+    answer, _ = world.token(jwt_svid(world.prod, world.stack.issuer))
+    assert answer.status_code == 200, answer.text
