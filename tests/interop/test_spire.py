@@ -153,10 +153,17 @@ def claims_of(token: str) -> dict[str, Any]:
 
 def refused(world: World, svid: str, rule: str, **changes: str) -> None:
     """Refused as an unknown client, and the audit says why."""
+    before = len(refusals(world))
     answer, _ = world.token(svid, **changes)
     assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client"), answer.text
-    events = [each for each in audit_events(world.stack) if each["type"] == "token.refused"]
-    assert events[-1]["reasons"] == [rule]
+    until = time.monotonic() + AWAIT_SECONDS
+    while len(refusals(world)) == before:
+        assert time.monotonic() < until, "the audit has no such event"
+    assert refusals(world)[before]["reasons"] == [rule]
+
+
+def refusals(world: World) -> list[dict[str, Any]]:
+    return [each for each in audit_events(world.stack) if each["type"] == "token.refused"]
 
 
 @pytest.mark.requirement("spiffe-real")
