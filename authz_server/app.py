@@ -63,6 +63,17 @@ def create_app(parts: Parts, *, mounts: Sequence[Mount] = ()) -> Starlette:
     return app
 
 
+def create_mtls_app(parts: Parts) -> Starlette:
+    """What the listener for client certificates serves: the token endpoint and nothing else."""
+    app = Starlette(
+        routes=token.routes(parts),
+        middleware=[Middleware(Outermost)],
+        exception_handlers={HTTPException: _http_error},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
 class Outermost:
     """The first and the last to see a request."""
 

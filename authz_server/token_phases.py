@@ -47,13 +47,17 @@ ENTITLEMENTS: Final[Mapping[str, frozenset[AudienceClass]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One POST to the token endpoint, parsed. Nothing in it is verified. `now` in seconds."""
+    """One POST to the token endpoint, parsed. Nothing in it is verified. `now` in seconds.
+
+    `peer_certificates` are those of a TLS connection, in DER.
+    """
 
     parameters: Parameters
     dpop_headers: Sequence[str]
     has_authorization_header: bool
     endpoint_uri: str
     now: int
+    peer_certificates: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,12 @@ async def plan_issuance(incoming: Incoming, parts: Parts) -> Planned | Refused:
         return Refused(grant_type)
     grant = GRANTS[grant_type]
     compiled = await parts.compiler.compiled(parts.live.snapshot)
-    presented = Presented(incoming.parameters, incoming.has_authorization_header, incoming.now)
+    presented = Presented(
+        incoming.parameters,
+        incoming.has_authorization_header,
+        incoming.now,
+        peer_certificates=incoming.peer_certificates,
+    )
     found = await authenticate(presented, parts, compiled)
     if isinstance(found, Refusal):
         return Refused(found, grant)

@@ -18,9 +18,10 @@ from token_exchange.claims import AccessTokenClaims, JwkThumbprint
 class AuthenticatedClient:
     """A client whose authentication succeeded.
 
-    `method` is workload_assertion | private_key_jwt | none. `evidence` accompanies a workload
-    assertion. `key_thumbprint` is the key it proved (assertion key or attested `cnf.jkt`).
-    `proved_at` (NumericDate) is when its proof was made, for epochs; None without a proof.
+    `method` is workload_assertion | workload_certificate | private_key_jwt | none. `evidence`
+    accompanies the first two. `key_thumbprint` is the key it proved (assertion key or attested
+    `cnf.jkt`); a platform's proof may have named none. `proved_at` (NumericDate) is when its proof
+    was made, for epochs; None without a proof.
     """
 
     record: ClientRecord

@@ -22,13 +22,14 @@ from starlette.routing import Mount
 from admin_console.api import create_admin_app
 from audit_log.batch import Batch
 from audit_log.pusher import SpoolPusher
-from authz_server.app import create_app
+from authz_server.app import create_app, create_mtls_app
 from authz_server.directory_watch import DirectoryWatch
 from authz_server.http_protocol import StrictHttpProtocol
 from countersign.bounded_heads import BoundedHeads
 from countersign.composition import AuthzServer, compose_authz_server
 from countersign.login_file import write_private
 from countersign.migrations.run import upgrade
+from countersign.mtls_listener import MtlsContext
 from countersign.settings import AuthzServerSettings
 from countersign.web_server import WebServer, listen, web_server
 from database.engine import Database
@@ -36,6 +37,7 @@ from idp_connectors.workload.attestation_listener import AttestationListener
 from idp_connectors.workload.local_operator import attests_scripts, local_operator_refusal
 from idp_connectors.workload.peer import PeerIdentity
 from idp_connectors.workload.peer_http import peer_http_protocol
+from idp_connectors.workload.tls_peer import TlsPeerProtocol
 from idp_connectors.workload.unix_socket import bind_unix_socket
 from token_exchange.claims import Refusal
 
@@ -50,6 +52,10 @@ _logger = structlog.get_logger(__name__)
 
 class PublicHttpProtocol(BoundedHeads, StrictHttpProtocol):
     """What the public listener speaks."""
+
+
+class MtlsHttpProtocol(TlsPeerProtocol, PublicHttpProtocol):
+    """What the listener for client certificates speaks."""
 
 
 def run_authz_server(settings: AuthzServerSettings, clock: Clock) -> None:
@@ -72,7 +78,12 @@ async def _authz_server(settings: AuthzServerSettings, clock: Clock) -> None:
         server = await compose_authz_server(settings, database, clock)
         _hand_out_setup_code(server, clock)
         try:
-            async with _following(server), _attesting(server), _serving(server):
+            async with (
+                _following(server),
+                _attesting(server),
+                _serving(server),
+                _taking_certificates(server),
+            ):
                 _logger.info("authz_server.serving", issuer=settings.issuer)
                 await stopping.wait()
                 server.parts.stopping.begin()
@@ -151,6 +162,31 @@ async def _serving(server: AuthzServer) -> AsyncIterator[None]:
     async with _running(*listeners):
         yield
     admin_socket.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def _taking_certificates(server: AuthzServer) -> AsyncIterator[None]:
+    """The listener for client certificates, where one is configured."""
+    settings = server.settings
+    certificate, key = settings.mtls_certificate_file, settings.mtls_key_file
+    if settings.mtls_listen_port is None or certificate is None or key is None:
+        yield
+        return
+    context = MtlsContext(certificate, key, server.verifiers.x509_authorities)
+    await context.refresh()
+    public = web_server(
+        create_mtls_app(server.parts),
+        shutdown_seconds=settings.shutdown_seconds,
+        http=MtlsHttpProtocol,
+        tls=context.entry(),
+    )
+    listener = listen(settings.listen_host, settings.mtls_listen_port)
+    async with asyncio.TaskGroup() as tasks, _running((public, listener)):
+        refreshing = tasks.create_task(context.run())
+        try:
+            yield
+        finally:
+            refreshing.cancel()
 
 
 @asynccontextmanager

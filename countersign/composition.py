@@ -81,6 +81,7 @@ class AuthzServer:
     admin: AdminParts
     setup_codes: SetupCodes
     fetcher: Fetcher
+    verifiers: WorkloadVerifiers
 
 
 async def compose_authz_server(
@@ -163,7 +164,8 @@ async def compose_authz_server(
         session_seal=SessionSeal(keys.session_key, random),
         workload_verifier=verifiers,
         lease_seconds=settings.lease_seconds,
-        server_metadata=server_metadata(issuer),
+        server_metadata=server_metadata(issuer, mtls_base_url=settings.mtls_base_url),
+        mtls_base_url=settings.mtls_base_url,
     )
     setup_codes = SetupCodes(database, random=random)
     attestation = AttestationParts(
@@ -186,6 +188,7 @@ async def compose_authz_server(
         admin=_admin_parts(parts, objects, setup_codes, vault, logins),
         setup_codes=setup_codes,
         fetcher=fetcher,
+        verifiers=verifiers,
     )
 
 

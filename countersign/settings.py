@@ -80,6 +80,26 @@ class AuthzServerSettings(ProcessSettings):
         default=0o666, description="who may ask to be attested; the kernel says who they are"
     )
     shutdown_seconds: float = Field(default=5.0, gt=0, le=120)
+    mtls_base_url: PublicUrl | None = Field(
+        default=None, description="https URL of the listener for client certificates (RFC 8705)"
+    )
+    mtls_listen_port: int | None = Field(default=None, ge=1, le=65535)
+    mtls_certificate_file: Path | None = Field(
+        default=None, description="its certificate chain, PEM; read again when it changes"
+    )
+    mtls_key_file: Path | None = Field(default=None, description="the key of that certificate")
+
+    @model_validator(mode="after")
+    def _mtls_whole_or_not_at_all(self) -> Self:
+        files = (self.mtls_certificate_file, self.mtls_key_file)
+        given = {value is None for value in (self.mtls_base_url, self.mtls_listen_port, *files)}
+        if len(given) > 1:
+            message = "mtls_base_url, _listen_port, _certificate_file and _key_file go together"
+            raise ValueError(message)
+        if self.mtls_base_url is not None and not self.mtls_base_url.startswith("https://"):
+            message = "mtls_base_url must be https: the listener speaks nothing else"
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _keys_apart_from_data(self) -> Self:

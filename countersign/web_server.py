@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 from collections.abc import Awaitable, Generator
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ def web_server(
     shutdown_seconds: float,
     http: Any = "httptools",  # noqa: ANN401 - a uvicorn protocol
     lifespan: Any = "off",  # noqa: ANN401 - uvicorn's own literal
+    tls: ssl.SSLContext | None = None,
 ) -> WebServer:
     """A server for `app`; it says nothing of itself and believes no forwarding header."""
     return WebServer(
@@ -50,6 +52,7 @@ def web_server(
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
             h11_max_incomplete_event_size=HEADER_LIMIT_BYTES,
+            ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         )
     )
 

@@ -20,6 +20,7 @@ from token_exchange.token_types import (
 
 CLI_REDIRECT_URI: Final = "http://127.0.0.1/callback"  # any port: RFC 8252 §7.3
 WORKLOAD_ASSERTION: Final = "workload_assertion"
+WORKLOAD_CERTIFICATE: Final = "workload_certificate"
 PRIVATE_KEY_JWT: Final = "private_key_jwt"
 NO_AUTHENTICATION: Final = "none"
 
@@ -68,7 +69,7 @@ def _agent_client(agent: AgentRecord) -> ClientRecord:
         kind="agent",
         display_name=agent.entry.name,
         redirect_uris=agent.redirect_uris,
-        authentication=(WORKLOAD_ASSERTION,),
+        authentication=(WORKLOAD_ASSERTION, WORKLOAD_CERTIFICATE),
         grant_types=_grants_of(agent),
         agent=agent.entry.name,
     )

@@ -133,7 +133,8 @@ class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     display_name: str
     redirect_uris: tuple[str, ...]
-    authentication: tuple[str, ...]  # workload_assertion | private_key_jwt | none
+    # workload_assertion | workload_certificate | private_key_jwt | none
+    authentication: tuple[str, ...]
     grant_types: tuple[str, ...]
     agent: str | None = None
     gateway: str | None = None

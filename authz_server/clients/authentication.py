@@ -19,8 +19,11 @@ from authz_server.parameters import Parameters
 from authz_server.parts import Parts
 from authz_server.store.replay import OnceKind, UsedOnce
 from authz_server.token_request import AuthenticatedClient
+from idp_connectors.evidence import Evidence
 from idp_connectors.workload.matching import match_agent
+from idp_connectors.workload.spiffe import SpiffeVerifier
 from idp_connectors.workload.spiffe_id import parse_spiffe_id, trust_domain_issuer
+from idp_connectors.workload.spiffe_x509 import unverified_trust_domain
 from token_exchange.claims import JwkThumbprint, Refusal
 from token_exchange.keys import VerificationKeys
 from token_exchange.token_types import (
@@ -32,6 +35,7 @@ from token_exchange.token_types import (
 from token_exchange.verify import unverified_claims, verify_jwt
 
 WORKLOAD_ASSERTION: Final = "workload_assertion"
+WORKLOAD_CERTIFICATE: Final = "workload_certificate"
 PRIVATE_KEY_JWT: Final = "private_key_jwt"
 NO_AUTHENTICATION: Final = "none"
 
@@ -51,12 +55,14 @@ class Presented:
     """What a token request says of its client. Unverified.
 
     `unverified_issuer` is whose assertion it says it is, once looked at; "" without one.
+    `peer_certificates` (DER, the leaf first) are of a TLS connection: their key is proved, no more.
     """
 
     parameters: Parameters
     has_authorization_header: bool
     now: int
     unverified_issuer: str = ""
+    peer_certificates: tuple[bytes, ...] = ()
 
     @property
     def unverified_assertion(self) -> str:
@@ -82,7 +88,7 @@ async def authenticate(
     issuer = _issuer_of(presented)
     if isinstance(issuer, Refusal):
         return issuer
-    method = _method_of(issuer, parts)
+    method = WORKLOAD_CERTIFICATE if presented.peer_certificates else _method_of(issuer, parts)
     presented = replace(presented, unverified_issuer=issuer)
     found = await METHODS[method](presented, parts, compiled)
     if isinstance(found, Refusal):
@@ -107,15 +113,16 @@ def _issuer_of(presented: Presented) -> str | Refusal:
         presented.has_authorization_header,
         "client_secret" in values,
         "client_assertion" in values or "client_assertion_type" in values,
+        bool(presented.peer_certificates),
     )
     if sum(ways) > 1:
         return Refusal(
             "invalid_request",
             "More than one client authentication was sent.",
-            "several of Authorization, client_secret and client_assertion",
+            "several of Authorization, client_secret, client_assertion and a certificate",
             "client.several",
         )
-    has_header, has_secret, has_assertion = ways
+    has_header, has_secret, has_assertion, _ = ways
     if has_header or has_secret:
         return _failed("client.secret", "no client of this server has a shared secret")
     if not has_assertion:
@@ -154,6 +161,27 @@ async def _workload_assertion(
     if verifier is None:
         return _failed("client.issuer", "no trust provider has this issuer")
     evidence = await verifier.verify(presented.unverified_assertion, presented.now)
+    return _as_agent(evidence, WORKLOAD_ASSERTION, presented, compiled)
+
+
+async def _workload_certificate(
+    presented: Presented, parts: Parts, compiled: CompiledSnapshot
+) -> Authenticated | Refusal:
+    """An X.509-SVID on the connection (draft-ietf-oauth-spiffe-client-auth §3, RFC 8705 §2)."""
+    trust_domain = unverified_trust_domain(presented.peer_certificates)
+    if isinstance(trust_domain, Refusal):
+        return trust_domain
+    verifier = parts.workload_verifier(trust_domain_issuer(trust_domain))
+    if not isinstance(verifier, SpiffeVerifier):
+        return _failed("client.issuer", "no trust provider has this trust domain")
+    evidence = await verifier.verify_certificates(presented.peer_certificates, presented.now)
+    return _as_agent(evidence, WORKLOAD_CERTIFICATE, presented, compiled)
+
+
+def _as_agent(
+    evidence: Evidence | Refusal, method: str, presented: Presented, compiled: CompiledSnapshot
+) -> Authenticated | Refusal:
+    """The one Agent that this evidence is, and its implicit client."""
     if isinstance(evidence, Refusal):
         return evidence
     agent = match_agent(evidence, compiled.snapshot.agents)
@@ -180,7 +208,7 @@ async def _workload_assertion(
     return Authenticated(
         AuthenticatedClient(
             record,
-            WORKLOAD_ASSERTION,
+            method,
             evidence,
             None if key is None else JwkThumbprint(key),
             evidence.issued_at,
@@ -247,6 +275,7 @@ async def _no_authentication(
 
 METHODS: Final[Mapping[str, Method]] = {
     WORKLOAD_ASSERTION: _workload_assertion,
+    WORKLOAD_CERTIFICATE: _workload_certificate,
     PRIVATE_KEY_JWT: _private_key_jwt,
     NO_AUTHENTICATION: _no_authentication,
 }

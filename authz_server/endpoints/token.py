@@ -27,6 +27,7 @@ from authz_server.parts import Parts
 from authz_server.token_phases import Incoming, Planned, Refused, plan_issuance
 from authz_server.token_request import AuthenticatedClient, IssuancePlan
 from database.errors import DatabaseError
+from idp_connectors.workload.tls_peer import TLS_PEER_EXTENSION
 from token_exchange.authorization_details import describe_details
 from token_exchange.claims import AccessTokenClaims, Refusal
 from token_exchange.delegation import acting_agent, chain_ids
@@ -79,12 +80,15 @@ async def _answer(
     if parts.live.is_stale(parts.lease_seconds):
         # A revocation may not have reached us: nothing is issued on an old picture.
         return await _recorded(parts, Refused(STALE), form, started)
+    # Only the listener for client certificates sets it; there the endpoint has another URI.
+    certificates = request.scope.get("extensions", {}).get(TLS_PEER_EXTENSION)
     incoming = Incoming(
         parameters=form,
         dpop_headers=request.headers.getlist("dpop"),
         has_authorization_header=uses_authorization,
-        endpoint_uri=f"{parts.issuer}{PATH}",
+        endpoint_uri=f"{parts.issuer if certificates is None else parts.mtls_base_url}{PATH}",
         now=int(parts.clock()),  # after the body: a slow sender does not stop the clock
+        peer_certificates=certificates or (),
     )
     planned = await plan_issuance(incoming, parts)
     if isinstance(planned, Refused):

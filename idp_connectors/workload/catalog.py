@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from idp_connectors.catalog import WORKLOAD, WorkloadType
 from idp_connectors.log_events import LogEvent
+from idp_connectors.workload.spiffe import SpiffeVerifier
 from idp_connectors.workload.unix_process import METHOD, UnixProcessSettings
 from idp_connectors.workload.verifier import WorkloadParts, WorkloadVerifier
 from registry.snapshot import ProviderRecord
@@ -51,6 +52,18 @@ class WorkloadVerifiers:
             self._by_issuer = self._table(declared)
             self._built_from = declared
         return self._by_issuer.get(unverified_issuer)
+
+    async def x509_authorities(self) -> frozenset[bytes]:
+        """The certificates, in DER, of every declared trust domain that has X.509 authorities.
+
+        For the TLS handshake alone: which of them speaks for whom is checked by each verifier.
+        """
+        self.verifier_for("")
+        found: set[bytes] = set()
+        for verifier in self._by_issuer.values():
+            if isinstance(verifier, SpiffeVerifier):
+                found.update(await verifier.x509_authorities())
+        return frozenset(found)
 
     def _table(self, declared: Mapping[str, ProviderRecord]) -> dict[str, WorkloadVerifier]:
         table: dict[str, WorkloadVerifier] = {}

@@ -6,15 +6,24 @@ it. The test process is the workload: SPIRE's agent attests it by its user.
 
 import base64
 import contextlib
+import datetime as dt
 import json
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from spiffe import SpiffeId, WorkloadApiClient
 from spiffe.errors import PySpiffeError
 
@@ -27,6 +36,7 @@ from tests.stack import (
     await_event,
     demo_objects,
     free_ports,
+    held_port,
     mcp_headers,
     new_key,
     prepare,
@@ -82,7 +92,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with (
         spire.running_trust_domain(PROD, directory / "p") as prod,
         spire.running_trust_domain(LAB, directory / "l") as lab,
-        Stack(directory / "stack", ports=free_ports()) as stack,
+        Stack(directory / "stack", ports=free_ports(), environment=mtls(directory)) as stack,
     ):
         for domain in (prod, lab):
             domain.register("/support-bot", f"unix:uid:{os.getuid()}")
@@ -91,6 +101,40 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         stack.start_all()
         prepare(stack, [*demo_objects(stack), *objects(bundle_file=str(bundle))])
         yield World(stack, prod, lab)
+
+
+def mtls(directory: Path) -> dict[str, str]:
+    """Settings of a listener for client certificates, with a certificate of its own."""
+    certificate, key = own_certificate(directory)
+    with contextlib.ExitStack() as holding:
+        port = held_port(holding)
+    return {
+        "COUNTERSIGN_MTLS_BASE_URL": f"https://127.0.0.1:{port}",
+        "COUNTERSIGN_MTLS_LISTEN_PORT": str(port),
+        "COUNTERSIGN_MTLS_CERTIFICATE_FILE": str(certificate),
+        "COUNTERSIGN_MTLS_KEY_FILE": str(key),
+    }
+
+
+def own_certificate(directory: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = dt.datetime.now(dt.UTC)  # noqa: TID251 - real processes have real time
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(minutes=5))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = directory / "own.pem", directory / "own.key"
+    files[0].write_bytes(made.public_bytes(Encoding.PEM))
+    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return files
 
 
 def objects(**source: Any) -> list[dict[str, Any]]:
@@ -144,6 +188,40 @@ def forged(svid: str, **header: Any) -> str:
     """The same claims under another header, signed by nobody."""
     head = base64.urlsafe_b64encode(json.dumps(header).encode()).decode().rstrip("=")
     return f"{head}.{svid.split('.')[1]}.{svid.split('.')[2]}"
+
+
+def x509_svid(domain: spire.TrustDomain, directory: Path, path: str = "/support-bot") -> Path:
+    """An X.509-SVID of this very process with its key, in one PEM file."""
+
+    def ask() -> str:
+        with WorkloadApiClient(domain.workload_api, default_timeout=5) as api:
+            svids = {str(each.spiffe_id): each for each in api.fetch_x509_svids()}
+        svid = svids[f"spiffe://{domain.name}{path}"]
+        chain = b"".join(each.public_bytes(Encoding.PEM) for each in svid.cert_chain)
+        private = svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return (chain + private).decode()
+
+    file = directory / f"{domain.name}.pem"
+    file.write_text(eventually(ask))
+    return file
+
+
+def token_over_tls(world: World, svid: Path | None, **changes: str) -> tuple[httpx2.Response, Any]:
+    """Ask at the listener for client certificates, found by the metadata."""
+    metadata = world.stack.http.get(
+        f"{world.stack.issuer}/.well-known/oauth-authorization-server"
+    ).json()
+    url = metadata["mtls_endpoint_aliases"]["token_endpoint"]
+    context = ssl.create_default_context(
+        cafile=world.stack.environment["COUNTERSIGN_MTLS_CERTIFICATE_FILE"]
+    )
+    if svid is not None:
+        context.load_cert_chain(svid)
+    key = new_key()
+    form = {"grant_type": GRANT_CLIENT_CREDENTIALS, "resource": world.stack.endpoint("crm")}
+    headers = {"dpop": key.proof("POST", url)}
+    with httpx2.Client(verify=context, trust_env=False, timeout=10) as http:
+        return http.post(url, data=form | changes, headers=headers), key
 
 
 def claims_of(token: str) -> dict[str, Any]:
@@ -229,3 +307,27 @@ def test_bundle_may_come_from_the_workload_api(world: World, source: str) -> Non
         api.call("POST", "/objects", json={"objects": changed})
     answer, _ = world.token(jwt_svid(world.prod, world.stack.issuer))
     assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.requirement("spiffe-real")
+@pytest.mark.requirement("spiffe-x509-svid")
+def test_x509_svid_of_a_real_spire_reaches_a_tool(world: World, tmp_path: Path) -> None:
+    answer, key = token_over_tls(world, x509_svid(world.prod, tmp_path))
+    assert answer.status_code == 200, answer.text
+    token = answer.json()["access_token"]
+    claims = claims_of(token)
+    assert (claims["agent"], claims["attn"]["method"]) == ("svid-bot", "x509-svid")
+    assert claims["attn"]["level"] == 2
+    called = world.call(token, key)
+    assert not called.json()["result"].get("isError"), called.text
+
+
+@pytest.mark.requirement("spiffe-real")
+@pytest.mark.requirement("spiffe-x509-svid")
+def test_tls_refuses_a_foreign_domain_and_a_peer_without_certificate(
+    world: World, tmp_path: Path
+) -> None:
+    for svid in (x509_svid(world.lab, tmp_path), None):
+        with pytest.raises(httpx2.HTTPError):
+            token_over_tls(world, svid)
+    assert token_over_tls(world, x509_svid(world.prod, tmp_path))[0].status_code == 200

@@ -169,9 +169,14 @@ def running_trust_domain(
     )
     config = directory / "server.conf"
     config.write_text(_server_configuration(domain, port, endpoint))
-    command = [binaries.server, "run", "-config", config]
+    command: list[str | Path] = [binaries.server, "run", "-config", config]
     with started("spire-server", command, directory) as server:
-        health = [binaries.server, "healthcheck", "-socketPath", domain.server_socket]
+        health: list[str | Path] = [
+            binaries.server,
+            "healthcheck",
+            "-socketPath",
+            domain.server_socket,
+        ]
         server.await_ready(lambda: _succeeds(health), START_SECONDS)
         with _agent(domain, port) as agent:
             health = [binaries.agent, "healthcheck", "-socketPath", domain.agent_socket]
@@ -188,7 +193,14 @@ def _agent(domain: TrustDomain, port: int) -> Iterator[Server]:
     anchor.write_text(domain.command("bundle", "show"))
     config = domain.directory / "agent.conf"
     config.write_text(_agent_configuration(domain, port, anchor))
-    command = [domain.binaries.agent, "run", "-config", config, "-joinToken", token]
+    command: list[str | Path] = [
+        domain.binaries.agent,
+        "run",
+        "-config",
+        config,
+        "-joinToken",
+        token,
+    ]
     with started("spire-agent", command, domain.directory) as agent:
         yield agent
 
