@@ -15,6 +15,7 @@ from idp_connectors.workforce.login import PersonLogin, RedirectLogin
 from idp_connectors.workforce.oidc import OidcProvider
 from idp_connectors.workforce.oidc_settings import OidcSettings
 from idp_connectors.workforce.parts import WorkforceParts
+from idp_connectors.workload.platform_token import PlatformTokenSettings, PlatformTokenVerifier
 from idp_connectors.workload.spiffe import SpiffeSettings, SpiffeVerifier, bundle_source
 from idp_connectors.workload.unix_process import UnixProcessSettings, UnixProcessVerifier
 from idp_connectors.workload.verifier import WorkloadParts, WorkloadVerifier
@@ -59,6 +60,12 @@ def _unix_process(
     return UnixProcessVerifier(record.name, settings, parts)
 
 
+def _platform_token(
+    record: ProviderRecord, settings: PlatformTokenSettings, parts: WorkloadParts
+) -> PlatformTokenVerifier:
+    return PlatformTokenVerifier(record.name, settings, parts)
+
+
 def _spiffe(
     record: ProviderRecord, settings: SpiffeSettings, parts: WorkloadParts
 ) -> SpiffeVerifier:
@@ -72,6 +79,7 @@ WORKFORCE: Final[Mapping[str, WorkforceType]] = {
 }
 
 WORKLOAD: Final[Mapping[str, WorkloadType]] = {
+    "platform_token": WorkloadType(PlatformTokenSettings, _platform_token),
     "spiffe": WorkloadType(SpiffeSettings, _spiffe),
     "unix_process": WorkloadType(UnixProcessSettings, _unix_process),
 }

@@ -388,6 +388,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "Refusals of requests without a valid token are written up to a rate and counted beyond it."
     ),
     "trailers-never-authenticate": "A field after the body is never taken for a header.",
+    "platform-token": (
+        "A platform's JWT is verified by the keys of the one issuer that was declared, by "
+        "explicit rules, and gives the claims that were named."
+    ),
     "spiffe-bundle": (
         "A bundle is its document's keys by use, whole or not at all, of the one source that "
         "was declared."

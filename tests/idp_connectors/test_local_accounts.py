@@ -255,6 +255,7 @@ def test_settings_models_name_every_connector_type() -> None:
         ("IdentityProvider", "keycloak"),
         ("IdentityProvider", "local_accounts"),
         ("IdentityProvider", "oidc"),
+        ("TrustProvider", "platform_token"),
         ("TrustProvider", "spiffe"),
         ("TrustProvider", "unix_process"),
     }

@@ -173,8 +173,9 @@ def test_bundle_endpoint_is_asked_as_often_as_its_bundle_says() -> None:
 
 @pytest.mark.requirement("spiffe-bundle")
 def test_bundle_endpoint_that_answers_something_else_gives_no_bundle() -> None:
-    for table in ({}, {URL: []}, {URL: {"keys": 7}}):
-        source = BundleEndpoint(URL, POLICY, TableFetcher(dict(table)), Clock())
+    tables: list[dict[str, Any]] = [{}, {URL: []}, {URL: {"keys": 7}}]
+    for table in tables:
+        source = BundleEndpoint(URL, POLICY, TableFetcher(table), Clock())
         with pytest.raises(BundleError):
             asyncio.run(source.bundle())
 

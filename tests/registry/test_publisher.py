@@ -104,7 +104,7 @@ def test_agent_has_an_implicit_client_that_authenticates_by_attestation(
         kind="agent",
         display_name="support-bot",
         redirect_uris=(),
-        authentication=("workload_assertion",),
+        authentication=("workload_assertion", "workload_certificate"),
         grant_types=(GRANT_AUTHORIZATION_CODE, GRANT_REFRESH_TOKEN),
         agent="support-bot",
     )
