@@ -58,11 +58,12 @@ permit (principal in AgentGroup::"svid-agents", action == Action::"crm/list_hour
 
 @dataclass(frozen=True)
 class World:
-    """The running product and both trust domains."""
+    """The running product and both trust domains; `lab` publishes its bundle."""
 
     stack: Stack
     prod: spire.TrustDomain
     lab: spire.TrustDomain
+    lab_endpoint: spire.BundleEndpoint
 
     def token(self, svid: str, **changes: str) -> tuple[httpx2.Response, Any]:
         """Ask for a token with a JWT-SVID, bound to a fresh key; the answer and the key."""
@@ -89,9 +90,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with service("SPIRE"):
         spire.install()
     directory = tmp_path_factory.mktemp("spire")
+    endpoint = bundle_endpoint(directory)
     with (
         spire.running_trust_domain(PROD, directory / "p") as prod,
-        spire.running_trust_domain(LAB, directory / "l") as lab,
+        spire.running_trust_domain(LAB, directory / "l", endpoint=endpoint) as lab,
         Stack(directory / "stack", ports=free_ports(), environment=mtls(directory)) as stack,
     ):
         for domain in (prod, lab):
@@ -100,14 +102,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         bundle.write_text(prod.bundle())
         stack.start_all()
         prepare(stack, [*demo_objects(stack), *objects(bundle_file=str(bundle))])
-        yield World(stack, prod, lab)
+        yield World(stack, prod, lab, endpoint)
 
 
 def mtls(directory: Path) -> dict[str, str]:
     """Settings of a listener for client certificates, with a certificate of its own."""
-    certificate, key = own_certificate(directory)
-    with contextlib.ExitStack() as holding:
-        port = held_port(holding)
+    certificate, key = own_certificate(directory, "own")
+    port = free_port()
     return {
         "COUNTERSIGN_MTLS_BASE_URL": f"https://127.0.0.1:{port}",
         "COUNTERSIGN_MTLS_LISTEN_PORT": str(port),
@@ -116,13 +117,23 @@ def mtls(directory: Path) -> dict[str, str]:
     }
 
 
-def own_certificate(directory: Path) -> tuple[Path, Path]:
+def bundle_endpoint(directory: Path) -> spire.BundleEndpoint:
+    """Where `lab` is to publish its bundle."""
+    return spire.BundleEndpoint(free_port(), *own_certificate(directory, "lab"))
+
+
+def free_port() -> int:
+    with contextlib.ExitStack() as holding:
+        return held_port(holding)
+
+
+def own_certificate(directory: Path, name: str) -> tuple[Path, Path]:
     """A self-signed certificate for 127.0.0.1, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)  # noqa: TID251 - real processes have real time
     made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(minutes=5))
         .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(
@@ -131,7 +142,7 @@ def own_certificate(directory: Path) -> tuple[Path, Path]:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
-    files = directory / "own.pem", directory / "own.key"
+    files = directory / f"{name}.pem", directory / f"{name}.key"
     files[0].write_bytes(made.public_bytes(Encoding.PEM))
     files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return files
@@ -331,3 +342,48 @@ def test_tls_refuses_a_foreign_domain_and_a_peer_without_certificate(
         with pytest.raises(httpx2.HTTPError):
             token_over_tls(world, svid)
     assert token_over_tls(world, x509_svid(world.prod, tmp_path))[0].status_code == 200
+
+
+@pytest.mark.requirement("spiffe-real")
+@pytest.mark.requirement("spiffe-bundle")
+def test_second_domain_is_accepted_as_itself_once_it_is_declared(
+    world: World, tmp_path: Path
+) -> None:
+    svid = jwt_svid(world.lab, world.stack.issuer)
+    refused(world, svid, "client.unknown")
+    host = f"127.0.0.1:{world.lab_endpoint.port}"
+    declared = [
+        provider(
+            "lab",
+            LAB,
+            bundle_endpoint=f"https://{host}",
+            ca_bundle=str(world.lab_endpoint.certificate),
+            private_hosts=[host],
+        ),
+        agent("lab-bot", "lab", f"spiffe://{LAB}/support-bot"),
+    ]
+    with admin(world.stack) as api:
+        api.call("POST", "/objects", json={"objects": declared})
+        try:
+            answer, _ = world.token(svid)
+            assert answer.status_code == 200, answer.text
+            claims = claims_of(answer.json()["access_token"])
+            assert claims["agent"] == "lab-bot"
+            # Its authority now opens the TLS gate, and still speaks for its own domain alone.
+            answer = over_tls_once_trusted(world, x509_svid(world.lab, tmp_path))
+            assert claims_of(answer.json()["access_token"])["agent"] == "lab-bot"
+        finally:
+            for kind, name in (("Agent", "lab-bot"), ("TrustProvider", "lab")):
+                api.call("DELETE", f"/objects/{kind}/{name}")
+    refused(world, svid, "client.unknown")
+
+
+def over_tls_once_trusted(world: World, svid: Path) -> httpx2.Response:
+    """The listener takes up a new authority within seconds."""
+    until = time.monotonic() + AWAIT_SECONDS
+    while True:
+        try:
+            return token_over_tls(world, svid)[0]
+        except httpx2.HTTPError:
+            assert time.monotonic() < until, "the new authority is not trusted"
+            time.sleep(0.2)

@@ -247,11 +247,12 @@ def _federation(endpoint: BundleEndpoint | None) -> str:
     bundle_endpoint {{
       address = "127.0.0.1"
       port = {endpoint.port}
-      refresh_hint = "10s"
+      refresh_hint = "1m"
       profile "https_web" {{
         serving_cert_file {{
           cert_file_path = "{endpoint.certificate}"
           key_file_path = "{endpoint.key}"
+          file_sync_interval = "1m"
         }}
       }}
     }}
