@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc.jwk import ECKey, RSAKey
 
@@ -80,13 +82,17 @@ def _bundle_of(socket: str, trust_domain: str) -> SpiffeBundle:
         raise FetchError("unreachable", type(error).__name__) from error
     if jwt_bundle is None or x509_bundle is None:
         raise FetchError("status", "the trust domain is not known there")
-    keys = [_jwk(key_id, key) for key_id, key in jwt_bundle.jwt_authorities.items()]
+    keys = [
+        _jwk(key_id, key)
+        for key_id, key in jwt_bundle.jwt_authorities.items()
+        if isinstance(key, RSAPublicKey | EllipticCurvePublicKey)  # others verify nothing here
+    ]
     return SpiffeBundle(
         jwt_keys=jwt_keys(keys), x509_authorities=tuple(x509_bundle.x509_authorities)
     )
 
 
-def _jwk(key_id: str, key: Any) -> dict[str, Any]:  # noqa: ANN401 - the library's own union
+def _jwk(key_id: str, key: RSAPublicKey | EllipticCurvePublicKey) -> dict[str, Any]:
     pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    model = RSAKey if hasattr(key.public_numbers(), "n") else ECKey
+    model = RSAKey if isinstance(key, RSAPublicKey) else ECKey
     return {**model.import_key(pem).as_dict(private=False), "kid": key_id, "use": JWT_SVID_USE}
