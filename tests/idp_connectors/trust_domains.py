@@ -19,6 +19,7 @@ from joserfc.jws import JWSRegistry
 from tests.token_exchange.signing import base64url
 
 NOW: Final = 1_800_000_000
+ALWAYS: Final = (1_500_000_000, 4_000_000_000)  # also for OpenSSL, which knows the real time only
 AS_ISSUER: Final = "http://127.0.0.1:8700"
 RSA: Final = RSAKey.generate_key(2048)
 
@@ -118,8 +119,8 @@ def authority(trust_domain: str, parent: Authority | None = None) -> Authority:
     signer, issuer = (key, name) if parent is None else (parent.key, parent.certificate.subject)
     certificate = (
         x509.CertificateBuilder(issuer, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(moment(NOW - 3600))
-        .not_valid_after(moment(NOW + 86_400))
+        .not_valid_before(moment(ALWAYS[0]))
+        .not_valid_after(moment(ALWAYS[1]))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(usage(key_cert_sign=True, crl_sign=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
