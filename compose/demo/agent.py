@@ -1,11 +1,12 @@
 """The agent of the story: a program on the official MCP client, in a process of its own.
 
-It holds one key, made at start. With it the agent proves what it is to the local attestation
-socket, gets a token for a person by the authorization code flow, and signs a proof for each
-request. It never sees a target's credential. Commands arrive as JSON lines on standard input and
-are answered by JSON lines on standard output:
+It holds one key, made at start. It proves what it is by the local attestation socket (or, where
+SPIFFE_ENDPOINT_SOCKET names a Workload API, by its JWT-SVID), gets a token for a person by the
+authorization code flow, bound to its key, and signs a proof for each request. It never sees a
+target's credential. Commands arrive as JSON lines on standard input and are answered by JSON lines
+on standard output:
 
-    {"id": 1, "do": "attest"}                                → {"subject": ..., "claims": ...}
+    {"id": 1, "do": "attest"}                        → {"subject": ..., "claims": ..., "key": ...}
     {"id": 2, "do": "authorize", "resource": R, "tools": []} → {"url": where the person must go}
     {"id": 3, "do": "redeem", "redirect": URL}               → {"token_type": ..., "claims": ...}
     {"id": 4, "do": "list" | "call" | "hammer", ...}         → what the gateway answered
@@ -18,6 +19,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import os
 import secrets
 import sys
 import time
@@ -33,6 +35,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 ATTESTATION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+JWT_SVID = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 
@@ -89,14 +92,28 @@ class BoundToken(httpx2.Auth):
 class Agent:
     """Attests, obtains tokens, calls tools."""
 
-    def __init__(self, name: str, issuer: str, socket: str, provider: str) -> None:
+    def __init__(
+        self, name: str, issuer: str, socket: str, provider: str, workload_api: str | None
+    ) -> None:
         self._name, self._issuer, self._socket, self._provider = name, issuer, socket, provider
+        self._workload_api = workload_api
         self._key = Key()
         self._http = httpx2.AsyncClient(timeout=10)
         self._tokens: dict[str, str] = {}
         self._pending: dict[str, str] = {}
 
+    async def _svid(self, workload_api: str) -> str:
+        from spiffe import WorkloadApiClient  # noqa: PLC0415 - only where there is a Workload API
+
+        def fetch() -> str:
+            with WorkloadApiClient(workload_api, default_timeout=5) as api:
+                return str(api.fetch_jwt_svid(audience={self._issuer}).token)
+
+        return await asyncio.to_thread(fetch)
+
     async def _attestation(self) -> str:
+        if self._workload_api is not None:
+            return await self._svid(self._workload_api)
         reader, writer = await asyncio.open_unix_connection(self._socket)
         request = {"provider": self._provider, "jkt": self._key.thumbprint}
         writer.write(json.dumps(request).encode() + b"\n")
@@ -112,12 +129,12 @@ class Agent:
         """Prove what this process is; show what the proof says."""
         payload = (await self._attestation()).split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return {"subject": claims["sub"], "claims": claims}
+        return {"subject": claims["sub"], "claims": claims, "key": self._key.thumbprint}
 
     async def _token_request(self, form: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         url = f"{self._issuer}/oauth/token"
         form |= {
-            "client_assertion_type": ATTESTATION,
+            "client_assertion_type": ATTESTATION if self._workload_api is None else JWT_SVID,
             "client_assertion": await self._attestation(),
         }
         answer = await self._http.post(
@@ -323,7 +340,9 @@ def main() -> None:
     parser.add_argument("--socket", required=True, help="the attestation socket")
     parser.add_argument("--provider", default="local")
     given = parser.parse_args()
-    asyncio.run(serve(Agent(given.name, given.issuer, given.socket, given.provider)))
+    workload_api = os.environ.get("SPIFFE_ENDPOINT_SOCKET")  # noqa: TID251 - SPIFFE's own name
+    agent = Agent(given.name, given.issuer, given.socket, given.provider, workload_api)
+    asyncio.run(serve(agent))
 
 
 if __name__ == "__main__":

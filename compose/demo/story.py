@@ -49,6 +49,7 @@ class Story:
     started: float = field(default_factory=time.monotonic)
     agent: AgentProcess | None = None
     seen: dict[str, Any] = field(default_factory=dict)
+    level: int = 1  # of the agent's evidence: 2 for an agent with a JWT-SVID
 
     def require(self, condition: object, message: str) -> None:
         """Fail the current step unless `condition` holds."""
@@ -157,15 +158,13 @@ def step_attest(story: Story) -> None:
     story.agent = story.stack.agent()
     answer = story.bot.do("attest")
     story.require("subject" in answer, f"no attestation: {answer}")
-    claims = answer["claims"]
-    story.require(claims.get("cnf", {}).get("jkt"), "the attestation is not bound to the key")
-    story.line(
-        "1",
-        "attest",
-        "agent support-bot",
-        why=f"{answer['subject']}  (local kernel evidence, level 1; same user: for trying out)",
-    )
-    story.seen["key"] = claims["cnf"]["jkt"]
+    bound = answer["claims"].get("cnf", {}).get("jkt")
+    if story.level == 1:  # an SVID names no key; the token will
+        story.require(bound == answer["key"], "the attestation is not bound to the key")
+    kind = "local kernel evidence, level 1; same user: for trying out"
+    why = f"{answer['subject']}  ({kind if story.level == 1 else 'JWT-SVID, level 2'})"
+    story.line("1", "attest", "agent support-bot", why=why)
+    story.seen["key"] = answer["key"]
 
 
 def step_login(story: Story) -> None:
@@ -222,7 +221,7 @@ def step_token(story: Story) -> None:
     story.require(claims["act"]["agent"] == "support-bot", "the token does not name the agent")
     story.require(claims["aud"] == story.stack.endpoint("crm"), "wrong audience")
     story.require(claims["exp"] - claims["iat"] <= 900, "the token lives too long")
-    story.require(claims["attn"]["level"] == 1, "wrong attestation level")
+    story.require(claims["attn"]["level"] == story.level, "wrong attestation level")
     groups = [f"{story.people.provider}/{group}" for group in ("staff", "support")]
     story.require(sorted(claims["uctx"]["groups"]) == groups, "wrong groups of alice")
     consented = [(each["server"], each["tools"]) for each in claims["authorization_details"]]
