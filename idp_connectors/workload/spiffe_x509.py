@@ -15,16 +15,21 @@ from typing import Final
 from cryptography.x509 import (
     BasicConstraints,
     Certificate,
+    DuplicateExtension,
     ExtensionNotFound,
     KeyUsage,
     SubjectAlternativeName,
     UniformResourceIdentifier,
+    UnsupportedGeneralNameType,
     load_der_x509_certificate,
 )
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from idp_connectors.workload.spiffe_id import SpiffeId, parse_spiffe_id
 from token_exchange.claims import Refusal
+
+# What reading a certificate's extensions can raise, whatever bytes made it.
+_UNREADABLE: Final = (ValueError, DuplicateExtension, UnsupportedGeneralNameType)
 
 MAXIMUM_CERTIFICATES: Final = 5
 MAXIMUM_CERTIFICATE_BYTES: Final = 16_384
@@ -60,7 +65,7 @@ def verify_x509_svid(
     moment = datetime.fromtimestamp(now, UTC).replace(tzinfo=None)
     try:
         builder.time(moment).build_client_verifier().verify(leaf, intermediates)
-    except VerificationError as error:
+    except (VerificationError, *_UNREADABLE) as error:
         return _refused("spiffe.chain", str(error)[:200])
     return X509Svid(
         spiffe_id,
@@ -93,7 +98,7 @@ def _spiffe_id_of(leaf: Certificate) -> SpiffeId | Refusal:
     try:
         names = leaf.extensions.get_extension_for_class(SubjectAlternativeName).value
         uris = names.get_values_for_type(UniformResourceIdentifier)
-    except (ExtensionNotFound, ValueError):
+    except (ExtensionNotFound, *_UNREADABLE):
         uris = []
     # X509-SVID §2: exactly one URI, whatever other names there are.
     spiffe_id = parse_spiffe_id(uris[0]) if len(uris) == 1 else None
@@ -122,7 +127,7 @@ def _is_leaf(leaf: Certificate) -> bool:
         if missing.oid != BasicConstraints.oid:
             return False  # X509-SVID §4.3: key usage must be there
         constraints = False
-    except ValueError:
+    except _UNREADABLE:
         return False
     value = usage.value
     may_sign_others = value.key_cert_sign or value.crl_sign

@@ -3,6 +3,8 @@
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from hypothesis import given
+from hypothesis import strategies as st
 
 from idp_connectors.workload.spiffe_x509 import (
     MAXIMUM_CERTIFICATES,
@@ -146,3 +148,18 @@ def test_what_is_no_chain_is_refused(chain: list[bytes]) -> None:
 
 def test_claimed_trust_domain_is_that_of_the_leaf() -> None:
     assert unverified_trust_domain(PROD.x509_svid()) == "prod.example.com"
+
+
+VALID = PROD.x509_svid()[0]
+
+
+@pytest.mark.requirement("attack-30")
+@given(
+    at=st.integers(0, len(VALID) - 1),
+    byte=st.integers(0, 255),
+    cut=st.one_of(st.just(len(VALID)), st.integers(0, len(VALID))),
+)
+def test_changed_certificate_is_refused_and_nothing_breaks(at: int, byte: int, cut: int) -> None:
+    changed = (VALID[:at] + bytes([byte]) + VALID[at + 1 :])[:cut]
+    judged = judge([changed])
+    assert isinstance(judged, Refusal) or changed == VALID

@@ -704,3 +704,42 @@ def test_jws_typ_may_be_one_of_a_set_or_absent(header: dict[str, Any], accepted:
 
     assert isinstance(found, VerifiedJws) is accepted
     assert accepted or rule_of(found) == "jwt.type"
+
+
+def test_jwt_whose_issuer_is_known_by_its_keys_alone_may_name_any_or_none() -> None:
+    def verified(claims: dict[str, Any], issuer: str | None) -> VerifiedJwt | Refusal:
+        return verify_jwt(
+            sign({"alg": "ES256", "kid": KEY_ID}, claims),
+            keys=KEYS,
+            algorithms=ES256,
+            typ=frozenset((None,)),
+            issuer=issuer,
+            audience=ISSUER,
+            now=NOW,
+        )
+
+    for claims in (ATTESTATION, without(ATTESTATION, "iss")):
+        assert isinstance(verified(claims, None), VerifiedJwt)
+    assert rule_of(verified(without(ATTESTATION, "iss"), "https://attest")) == "jwt.issuer"
+    assert rule_of(verified({**ATTESTATION, "iss": ""}, None)) == "jwt.claim"
+    assert rule_of(verified({**ATTESTATION, "iss": 7}, None)) == "jwt.claim"
+
+
+@pytest.mark.parametrize(
+    ("claims", "issuer", "subject"),
+    [
+        ({"sub": "spiffe://a/b"}, "", "spiffe://a/b"),
+        ({"iss": "i", "sub": "s"}, "i", "s"),
+        ({"iss": "i", "sub": 7}, "i", ""),
+        ({}, "", ""),
+    ],
+)
+def test_unverified_claims_may_be_asked_for_without_an_issuer(
+    claims: dict[str, Any], issuer: str, subject: str
+) -> None:
+    token = sign({"alg": "ES256"}, claims)
+    found = unverified_claims(token, require_issuer=False)
+    assert found == UnverifiedClaims(issuer, {"alg": "ES256"}, subject)
+    odd = unverified_claims(sign({"alg": "ES256"}, {**claims, "iss": 7}), require_issuer=False)
+    assert isinstance(odd, Refusal)
+    assert odd.rule == "jwt.missing"
