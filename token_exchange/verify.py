@@ -224,8 +224,7 @@ def _shaped(claims: dict[str, Any], key_id: str, refuse_as: str) -> VerifiedClai
 
 
 def _refusal(rule: str, code: str, detail: str | None = None) -> Refusal:
-    description = _DESCRIPTIONS[rule]
-    return Refusal(code, description, detail or description, rule)
+    return Refusal(code, _DESCRIPTIONS[rule], detail or _DESCRIPTIONS[rule], rule)
 
 
 def _key_of(
@@ -250,8 +249,7 @@ def _key_of(
 
 
 def _is_typ(stated: object, wanted: str | frozenset[str | None]) -> bool:
-    # What is neither a text nor absent may be unhashable, and is in no set of ours.
-    accepted = (wanted,) if isinstance(wanted, str) else wanted
+    accepted = (wanted,) if isinstance(wanted, str) else wanted  # what is unhashable is in none
     return (stated is None or isinstance(stated, str)) and stated in accepted
 
 

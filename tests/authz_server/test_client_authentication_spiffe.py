@@ -8,6 +8,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from authz_server.issuing.access_token import agent_actor
+from idp_connectors.evidence import Evidence
+from idp_connectors.workload.spiffe import SpiffeSettings, SpiffeVerifier
+from idp_connectors.workload.spiffe_bundle_sources import BundleFile
 from registry.blocks import BlockKind
 from registry.objects import DeclaredObject
 from tests.authz_server.back_half import (
@@ -22,6 +26,7 @@ from tests.authz_server.back_half import (
     start_authority,
 )
 from tests.idp_connectors.trust_domains import RSA, TrustDomain, sign_as, sign_by_secret
+from token_exchange.claims import Refusal
 from token_exchange.token_types import (
     CLIENT_ASSERTION_JWT_BEARER,
     CLIENT_ASSERTION_JWT_SPIFFE,
@@ -321,3 +326,32 @@ async def test_bundle_file_is_read_again_when_it_changes(spiffe: Spiffe) -> None
     await spiffe.refused(rotated.jwt_svid(), "spiffe.bundle")
     bundle.write_bytes(PROD.bundle())
     assert (await spiffe.ask(PROD.jwt_svid())).status_code == 200
+
+
+@pytest.mark.requirement("spiffe-jwt-svid")
+async def test_actor_of_a_persons_token_is_the_workload_of_its_trust_domain(
+    spiffe: Spiffe,
+) -> None:
+    verifier = spiffe.server.parts.workload_verifier("spiffe://prod.example.com")
+    assert verifier is not None
+    evidence = await verifier.verify(PROD.jwt_svid(), NOW)
+    assert isinstance(evidence, Evidence)
+    actor = agent_actor(evidence, spiffe.server.parts.live.snapshot.agents["svid-bot"])
+    assert (actor.iss, actor.sub) == ("spiffe://prod.example.com", "spiffe://prod.example.com/bot")
+    assert actor.agent == "svid-bot"
+
+
+@pytest.mark.requirement("spiffe-jwt-svid")
+async def test_issuer_is_compared_where_one_is_demanded(tmp_path: Path) -> None:
+    path = tmp_path / "prod.json"
+    path.write_bytes(PROD.bundle())
+    settings = SpiffeSettings(
+        trust_domain=PROD.name, bundle_file=str(path), jwt_issuer="https://spire.example.com"
+    )
+    verifier = SpiffeVerifier("prod", settings, ISSUER, BundleFile(path))
+    for issuer, rule in ((None, "jwt.issuer"), ("https://other.example", "jwt.issuer")):
+        refusal = await verifier.verify(PROD.jwt_svid(iss=issuer), NOW)
+        assert isinstance(refusal, Refusal)
+        assert refusal.rule == rule
+    found = await verifier.verify(PROD.jwt_svid(iss="https://spire.example.com"), NOW)
+    assert isinstance(found, Evidence)

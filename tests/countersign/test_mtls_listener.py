@@ -111,6 +111,16 @@ def test_peer_without_a_trusted_certificate_does_not_connect(tmp_path: Path) -> 
     listener.connect(svid(tmp_path, PROD))
 
 
+def test_authority_that_another_one_signed_is_an_anchor(tmp_path: Path) -> None:
+    domain = TrustDomain(PROD.name)
+    domain.authority = authority(PROD.name, PROD.authority)
+    listener = Listener(tmp_path, domain)
+    listener.refresh()
+    listener.connect(svid(tmp_path, domain))
+    with pytest.raises(ssl.SSLError):
+        listener.connect(svid(tmp_path, PROD))
+
+
 def test_without_any_authority_nobody_connects(tmp_path: Path) -> None:
     listener = Listener(tmp_path)
     with pytest.raises(ssl.SSLError):

@@ -51,3 +51,27 @@ def test_keys_inside_the_data_directory_are_refused(tmp_path: Path) -> None:
         AuthzServerSettings(data_dir=tmp_path, keys_dir=tmp_path / "keys")
     apart = AuthzServerSettings(data_dir=tmp_path / "data", keys_dir=tmp_path / "keys")
     assert apart.keys_dir == tmp_path / "keys"
+
+
+MTLS = {
+    "mtls_base_url": "https://as.example.com:8443",
+    "mtls_listen_port": 8443,
+    "mtls_certificate_file": Path("/tls.pem"),
+    "mtls_key_file": Path("/tls.key"),
+}
+
+
+@pytest.mark.requirement("spiffe-x509-svid")
+@pytest.mark.parametrize("missing", MTLS)
+def test_listener_for_client_certificates_is_configured_whole_or_not_at_all(missing: str) -> None:
+    partly = {name: value for name, value in MTLS.items() if name != missing}
+    with pytest.raises(ValidationError, match="go together"):
+        AuthzServerSettings.model_validate(partly)
+    assert AuthzServerSettings.model_validate(MTLS).mtls_listen_port == 8443
+    assert AuthzServerSettings().mtls_listen_port is None
+
+
+@pytest.mark.requirement("spiffe-x509-svid")
+def test_listener_for_client_certificates_is_https_even_on_loopback() -> None:
+    with pytest.raises(ValidationError, match="must be https"):
+        AuthzServerSettings.model_validate(MTLS | {"mtls_base_url": "http://127.0.0.1:8443"})

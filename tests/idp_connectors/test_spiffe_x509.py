@@ -54,6 +54,13 @@ def test_svid_of_an_intermediate_is_one_only_with_it() -> None:
     assert rule_of(judge(chain[:1])) == "spiffe.chain"
 
 
+def test_authority_that_another_one_signed_is_an_anchor() -> None:
+    domain = TrustDomain(PROD.name)
+    domain.authority = authority(PROD.name, PROD.authority)
+    assert isinstance(judge(domain.x509_svid(), domain=domain), X509Svid)
+    assert rule_of(judge(PROD.x509_svid(), domain=domain)) == "spiffe.chain"
+
+
 @pytest.mark.requirement("attack-5")
 @pytest.mark.parametrize(
     ("uris", "rule"),
