@@ -84,5 +84,8 @@ class MtlsContext:
         context.num_tickets = 0
         context.load_cert_chain(self._certificate, self._key)
         for authority in sorted(authorities):
-            context.load_verify_locations(cadata=authority)
+            try:
+                context.load_verify_locations(cadata=authority)
+            except ssl.SSLError as error:  # one domain's trouble is not the others'
+                _logger.warning("mtls.authority_unusable", error=error.reason)
         return context

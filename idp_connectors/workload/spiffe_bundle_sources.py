@@ -45,8 +45,8 @@ class BundleFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._version: _Version | None = None
-        self._bundle: SpiffeBundle | None = None
+        # One reference, because threads replace it: a bundle and the version it was read from.
+        self._read_last: tuple[_Version, SpiffeBundle] | None = None
 
     async def bundle(self, *, key_id: object = None) -> SpiffeBundle:  # noqa: ARG002 - a file has no newer one
         """The bundle the file has now.
@@ -63,12 +63,12 @@ class BundleFile:
     def _read(self) -> SpiffeBundle:
         facts = self._path.stat()
         version = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
-        bundle = self._bundle
-        if bundle is None or version != self._version:
+        last = self._read_last
+        if last is None or version != last[0]:
             with self._path.open("rb") as file:
-                bundle = parse_bundle(file.read(MAXIMUM_BUNDLE_BYTES + 1))
-            self._bundle, self._version = bundle, version
-        return bundle
+                last = (version, parse_bundle(file.read(MAXIMUM_BUNDLE_BYTES + 1)))
+            self._read_last = last
+        return last[1]
 
 
 @dataclass(frozen=True, slots=True)

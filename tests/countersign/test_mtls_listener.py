@@ -52,10 +52,11 @@ class Listener:
         self.context = MtlsContext(self.file, self.file, self.authorities)
         self.entry = self.context.entry()
         self.own = own.der
+        self.odd: tuple[bytes, ...] = ()
         self.shown: bytes | None = None
 
     async def authorities(self) -> frozenset[bytes]:
-        return frozenset(each.authority.der for each in self.trusted)
+        return frozenset((*(each.authority.der for each in self.trusted), *self.odd))
 
     def refresh(self) -> None:
         asyncio.run(self.context.refresh())
@@ -155,6 +156,13 @@ def test_own_certificate_is_taken_up_when_its_file_changes(tmp_path: Path) -> No
     listener.refresh()
     listener.connect(client)
     assert listener.shown == other.der
+
+
+def test_authority_that_cannot_be_used_does_not_stop_the_others(tmp_path: Path) -> None:
+    listener = Listener(tmp_path, PROD)
+    listener.odd = (b"no certificate",)
+    listener.refresh()
+    listener.connect(svid(tmp_path, PROD))
 
 
 def test_tls_before_1_3_is_refused(tmp_path: Path) -> None:
