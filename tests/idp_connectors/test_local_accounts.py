@@ -254,9 +254,9 @@ def test_settings_models_name_every_connector_type() -> None:
     assert set(settings_models()) == {
         ("IdentityProvider", "keycloak"),
         ("IdentityProvider", "local_accounts"),
-        ("IdentityProvider", "oidc"),
         ("TrustProvider", "platform_token"),
         ("TrustProvider", "spiffe"),
+        ("IdentityProvider", "oidc"),
         ("TrustProvider", "unix_process"),
     }
     for model in settings_models().values():

@@ -308,11 +308,10 @@ def test_svid_that_has_ended_is_refused(world: World) -> None:
 @pytest.mark.requirement("spiffe-real")
 @pytest.mark.requirement("spiffe-bundle")
 @pytest.mark.parametrize("source", ["workload_api", "bundle_file"])
-def test_bundle_may_come_from_the_workload_api(world: World, source: str) -> None:
-    places = {
-        "workload_api": world.prod.workload_api,
-        "bundle_file": str(world.prod.directory.parent / "prod.json"),
-    }
+def test_bundle_comes_from_where_the_operator_says(world: World, source: str) -> None:
+    file = world.prod.directory.parent / "prod.json"
+    file.write_text(world.prod.bundle())
+    places = {"workload_api": world.prod.workload_api, "bundle_file": str(file)}
     with admin(world.stack) as api:
         changed = objects(**{source: places[source]})
         api.call("POST", "/objects", json={"objects": changed})
@@ -387,3 +386,23 @@ def over_tls_once_trusted(world: World, svid: Path) -> httpx2.Response:
         except httpx2.HTTPError:
             assert time.monotonic() < until, "the new authority is not trusted"
             time.sleep(0.2)
+
+
+@pytest.mark.requirement("spiffe-real")
+@pytest.mark.requirement("spiffe-bundle")
+def test_new_signing_key_of_the_domain_is_taken_up_without_a_restart(world: World) -> None:
+    rotated = agent("rotated-bot", "prod", f"spiffe://{PROD}/rotated")
+    with admin(world.stack) as api:
+        declared = [*objects(workload_api=world.prod.workload_api), rotated]
+        api.call("POST", "/objects", json={"objects": declared})
+    before = jwt_svid(world.prod, world.stack.issuer)
+    assert world.token(before)[0].status_code == 200  # the server knows the keys of now
+    key_id = world.prod.rotate_jwt_authority()
+    world.prod.register("/rotated", f"unix:uid:{os.getuid()}")
+    after = jwt_svid(world.prod, world.stack.issuer, path="/rotated")
+    assert json.loads(base64.urlsafe_b64decode(after.split(".")[0] + "=="))["kid"] == key_id
+    until = time.monotonic() + AWAIT_SECONDS  # SPIRE's agent tells the new bundle within seconds
+    while (answer := world.token(after)[0]).status_code != 200:
+        assert time.monotonic() < until, answer.text
+        time.sleep(0.5)
+    assert world.token(before)[0].status_code == 200

@@ -130,6 +130,13 @@ class TrustDomain:
         """The bundle now, as a SPIFFE bundle document."""
         return self.command("bundle", "show", "-format", "spiffe")
 
+    def rotate_jwt_authority(self) -> str:
+        """Sign JWT-SVIDs with a new key from now on; its id. The bundle keeps the old one."""
+        made = json.loads(self.command("localauthority", "jwt", "prepare", "-output", "json"))
+        key_id = str(made["prepared_authority"]["authority_id"])
+        self.command("localauthority", "jwt", "activate", "-authorityID", key_id)
+        return key_id
+
     def register(
         self, path: str, *selectors: str, x509_seconds: int = 600, jwt_seconds: int = 300
     ) -> str:
