@@ -23,14 +23,21 @@ Authorities = Callable[[], Awaitable[frozenset[bytes]]]
 
 
 class MtlsContext:
-    """Gives each new connection the newest TLS context; `run` keeps it new."""
+    """Gives each new connection the newest TLS context; `run` keeps it new.
+
+    Raises:
+        OSError: The own certificate or key cannot be used.
+    """
 
     def __init__(self, certificate: Path, key: Path, authorities: Authorities) -> None:
         self._certificate = certificate
         self._key = key
         self._authorities = authorities
         self._made_of: object = None
-        self._newest = self._context(frozenset())
+        try:
+            self._newest = self._context(frozenset())
+        except OSError as error:  # ssl.SSLError is one
+            raise OSError(f"cannot use {certificate} with {key}: {error.strerror}") from error
 
     def entry(self) -> ssl.SSLContext:
         """What the server is started with: it hands every connection on to the newest context.
@@ -82,7 +89,8 @@ class MtlsContext:
         # An authority of a bundle is an anchor, also one that another authority signed.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.num_tickets = 0
-        context.load_cert_chain(self._certificate, self._key)
+        # With a passphrase of ours OpenSSL does not ask the terminal for one.
+        context.load_cert_chain(self._certificate, self._key, password="")
         for authority in sorted(authorities):
             try:
                 context.load_verify_locations(cadata=authority)

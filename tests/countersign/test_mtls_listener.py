@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
@@ -163,6 +164,17 @@ def test_authority_that_cannot_be_used_does_not_stop_the_others(tmp_path: Path) 
     listener.odd = (b"no certificate",)
     listener.refresh()
     listener.connect(svid(tmp_path, PROD))
+
+
+def test_certificate_that_cannot_be_used_at_start_is_named(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    own, other = (pem_pair(tmp_path, name, [PROD.authority.der], key) for name in ("a", "b"))
+    locked = tmp_path / "locked.pem"
+    secret = BestAvailableEncryption(b"invented")
+    locked.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret))
+    for certificate, private in ((tmp_path / "none.pem", own), (own, other), (own, locked)):
+        with pytest.raises(OSError, match=f"cannot use {certificate} with {private}"):
+            MtlsContext(certificate, private, Listener(tmp_path).authorities)
 
 
 def test_tls_before_1_3_is_refused(tmp_path: Path) -> None:
