@@ -114,6 +114,9 @@ collects the citations (`make docs`). What is not listed is not implemented yet.
 | RFC 9396 | `authorization_details`: `mcp_tool`, `mcp_tool_call`, `mcp_discovery` |
 | RFC 9449 | DPoP at the token endpoint, gateway, control channel and admin API; no nonces yet |
 | RFC 7523 | `private_key_jwt`, and attestations as client assertions |
+| draft-ietf-oauth-spiffe-client-auth | `spiffe_jwt`, `spiffe_x509`; no WIT-SVID |
+| SPIFFE-ID, JWT-SVID, X509-SVID, bundles | verified; bundle endpoints by `https_web` only |
+| RFC 8705 | mutual TLS as client authentication for X.509-SVIDs; no certificate-bound tokens |
 | MCP 2026-07-28 | discover, tools/list, tools/call with streaming and cancellation |
 | MCP 2025-11-25, 2025-06-18 | both sides: sessions, tools, progress, cancellation; stdio servers |
 
