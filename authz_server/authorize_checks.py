@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Final
 
 from authz_server.parameters import Parameters
@@ -21,6 +22,7 @@ from authz_server.redirect_uris import matches
 from authz_server.requested_access import (
     ADMIN_SCOPES,
     ENDPOINT_SCOPES,
+    MAXIMUM_PATTERNS,
     ServerAtEndpoint,
     exact_tools,
     reachable_endpoint,
@@ -30,7 +32,7 @@ from authz_server.requested_access import (
 from authz_server.store.interactions import AuthorizationRequest
 from registry.blocks import BlockKind, BlockState, Subject
 from registry.snapshot import AgentRecord, ClientRecord, RegistrySnapshot
-from token_exchange.claims import Refusal
+from token_exchange.claims import AuthorizationDetail, Refusal
 from token_exchange.token_types import GRANT_AUTHORIZATION_CODE
 
 MAXIMUM_STATE: Final = 2048  # returned verbatim in a URL
@@ -51,9 +53,12 @@ class Tell(StrEnum):
     CLIENT = "client"  # a redirect with `error`, `state` and `iss`
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Asked:
-    """One request and what it is judged against. `now` is NumericDate seconds."""
+    """One request and what it is judged against. `now` is NumericDate seconds.
+
+    What costs is worked out once: strangers may ask.
+    """
 
     parameters: Parameters
     snapshot: RegistrySnapshot
@@ -75,13 +80,30 @@ class Asked:
         client = self.client
         return None if client is None else self.snapshot.agents.get(client.agent or "")
 
-    @property
+    @cached_property
     def endpoint(self) -> ServerAtEndpoint | None:
         """The server behind the resource, if this client may ask for it."""
         client, agent = self.client, self.agent
         if client is None or agent is None:
             return None
         return reachable_endpoint(self.snapshot, client, agent, self.one("resource") or "")
+
+    @cached_property
+    def details(self) -> tuple[AuthorizationDetail, ...] | None:
+        """The authorization_details, if they are acceptable at the endpoint."""
+        encoded, endpoint = self.one("authorization_details"), self.endpoint
+        if encoded is None or endpoint is None:
+            return None
+        return requested_details(encoded, endpoint.server.name)
+
+    @cached_property
+    def tools(self) -> tuple[str, ...]:
+        """The exact tools asked for; none for what is no endpoint, or for wrong details."""
+        if self.endpoint is None:
+            return ()
+        if self.details is None and self.one("authorization_details") is not None:
+            return ()
+        return exact_tools(self.endpoint, self.details)
 
     @property
     def is_for_admin(self) -> bool:
@@ -251,18 +273,16 @@ def _scope_is_not_allowed(asked: Asked) -> str | None:
 
 
 def _details_are_wrong(asked: Asked) -> str | None:
-    encoded = asked.one("authorization_details")
-    if encoded is None:
+    if asked.one("authorization_details") is None or asked.details is not None:
         return None
-    if asked.endpoint is None or requested_details(encoded, asked.endpoint.server.name) is None:
-        return "The authorization_details are not a list of mcp_tool for this resource."
-    return None
+    return (
+        "The authorization_details are not a list of mcp_tool for this resource with at most"
+        f" {MAXIMUM_PATTERNS} tools."
+    )
 
 
 def _no_tool_is_left(asked: Asked) -> str | None:
-    if asked.endpoint is None:
-        return None
-    if not exact_tools(asked.endpoint, asked.one("authorization_details")):
+    if asked.endpoint is not None and not asked.tools:
         return "None of the tools asked for can be had, or there are too many of them."
     return None
 
@@ -333,7 +353,7 @@ def _request_of(asked: Asked) -> AuthorizationRequest:
         code_challenge=asked.one("code_challenge") or "",
         resource=asked.one("resource") or "",
         scope=requested_scope(asked.one("scope"), allowed) or "",
-        tools=() if endpoint is None else exact_tools(endpoint, asked.one("authorization_details")),
+        tools=asked.tools,
         nonce=asked.one("nonce"),
         dpop_jkt=asked.one("dpop_jkt"),
         fresh_login=bool(prompts & {"login", "select_account"}) or max_age == "0",

@@ -5,6 +5,7 @@ server one that Agent.tools names, and what remains is exact tool names, because
 the tools they were shown and not to those a server may grow later. Everything malformed is None.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -16,7 +17,7 @@ from idp_connectors.evidence import Person
 from registry.snapshot import AgentRecord, ClientRecord, RegistrySnapshot, ServerEntry
 from token_exchange.authorization_details import MAXIMUM_DETAIL_TOOLS, parse_authorization_details
 from token_exchange.claims import AuthorizationDetail, Refusal
-from token_exchange.narrowing import format_scope, parse_scope, pattern_matches
+from token_exchange.narrowing import format_scope, is_pattern, parse_scope
 from token_exchange.token_types import DETAIL_TOOL, SCOPE_TOOLS
 
 SCOPE_OPENID: Final = "openid"
@@ -26,6 +27,9 @@ OPTIONAL_SCOPES: Final = frozenset({SCOPE_OPENID, SCOPE_OFFLINE})
 ADMIN_SCOPES: Final = frozenset({SCOPE_OPENID})  # what a person may do is their role, not a scope
 WORKLOAD_ASSERTION: Final = "workload_assertion"
 MAXIMUM_TOOL_CHARACTERS: Final = 6144  # the token that names them all stays below its 16 KiB
+# In all details together: as many as one token, and so one consent page, can name tools. Whoever
+# asks has proved nothing yet, so what they make us compare is bounded before it is compared.
+MAXIMUM_PATTERNS: Final = MAXIMUM_DETAIL_TOOLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,42 +80,39 @@ def requested_scope(text: str | None, allowed: frozenset[str]) -> str | None:
 
 
 def requested_details(encoded: str, server: str) -> tuple[AuthorizationDetail, ...] | None:
-    """The RFC 9396 details of a request, if all are tools of this one server."""
+    """The RFC 9396 details of a request, if all are tools of this one server and not too many."""
     details = parse_authorization_details(encoded)
     if isinstance(details, Refusal):
+        return None
+    if sum(len(detail.tools) for detail in details) > MAXIMUM_PATTERNS:
         return None
     if any(detail.type != DETAIL_TOOL or detail.server != server for detail in details):
         return None
     return details
 
 
-def exact_tools(endpoint: ServerAtEndpoint, encoded_details: str | None) -> tuple[str, ...]:
+def exact_tools(
+    endpoint: ServerAtEndpoint, details: tuple[AuthorizationDetail, ...] | None
+) -> tuple[str, ...]:
     """The approved tools inside Agent.tools and, if given, the requested details; sorted.
 
     None at all when there are more than one token can carry: the request must name fewer.
     """
-    asked: tuple[str, ...] = ("*",)
-    if encoded_details is not None:
-        details = requested_details(encoded_details, endpoint.server.name) or ()
-        asked = tuple(pattern for detail in details for pattern in detail.tools)
-    tools = tuple(
-        sorted(
-            name
-            for name in available_tools(endpoint)
-            if any(pattern_matches(pattern, name) for pattern in asked)
+    available = available_tools(endpoint)
+    if details is not None:
+        available &= _matching(
+            available, tuple(pattern for detail in details for pattern in detail.tools)
         )
-    )
+    tools = tuple(sorted(available))
     fits = len(tools) <= MAXIMUM_DETAIL_TOOLS and sum(map(len, tools)) <= MAXIMUM_TOOL_CHARACTERS
     return tools if fits else ()
 
 
 def available_tools(endpoint: ServerAtEndpoint) -> frozenset[str]:
     """The approved tools of the server that the agent may use at most."""
-    mine = _patterns_at(endpoint.agent.entry.tools, endpoint.server.name)
-    return frozenset(
-        tool.name
-        for tool in endpoint.server.tools
-        if any(pattern_matches(pattern, tool.name) for pattern in mine)
+    return _matching(
+        (tool.name for tool in endpoint.server.tools),
+        _patterns_at(endpoint.agent.entry.tools, endpoint.server.name),
     )
 
 
@@ -121,7 +122,7 @@ def shown_tools(endpoint: ServerAtEndpoint, tools: tuple[str, ...]) -> dict[str,
     The agent's owner and how it proves itself, where the server is, the tool's definition and what
     the operator says of it. A consent holds for exactly that.
     """
-    agent, server = endpoint.agent, endpoint.server
+    agent, server, named = endpoint.agent, endpoint.server, frozenset(tools)
     around = [
         agent.owner,
         agent.entry.environment,
@@ -135,13 +136,29 @@ def shown_tools(endpoint: ServerAtEndpoint, tools: tuple[str, ...]) -> dict[str,
             msgspec.json.encode([*around, tool.digest, tool.read_only, tool.sensitivity])
         ).hexdigest()
         for tool in server.tools
-        if tool.name in tools
+        if tool.name in named
     }
 
 
 def acts_for(agent: AgentRecord, person: Person) -> bool:
     """Whether the agent may act for this person at all."""
     return bool(set(person.groups) & set(agent.acts_for_groups))
+
+
+def _matching(names: Iterable[str], patterns: tuple[str, ...]) -> frozenset[str]:
+    """Those names that a pattern stands for, as `narrowing.pattern_matches` says, all at once.
+
+    One look-up and one `startswith` a name, because this runs for strangers.
+    """
+    literals = frozenset(pattern for pattern in patterns if "*" not in pattern)
+    prefixes = tuple(
+        pattern[:-1] for pattern in patterns if is_pattern(pattern) and pattern.endswith("*")
+    )
+    return frozenset(
+        name
+        for name in names
+        if name and "*" not in name and (name in literals or name.startswith(prefixes))
+    )
 
 
 def _patterns_at(tools: tuple[str, ...], server: str) -> tuple[str, ...]:

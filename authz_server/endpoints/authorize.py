@@ -57,7 +57,8 @@ async def authorize(parts: Parts, request: Request) -> Response:
 async def _judge(parts: Parts, request: Request, parameters: Parameters) -> Response:
     now = now_of(parts)
     asked = Asked(parameters, parts.live.snapshot, parts.live.blocks, now)
-    accepted = check_authorization_request(asked)
+    async with parts.turns.turn():
+        accepted = check_authorization_request(asked)
     if isinstance(accepted, Refused):
         return await _refuse(parts, request, asked, accepted)
     secret = browser_secret(request, parts.issuer, parts.random)

@@ -32,6 +32,7 @@ from authz_server.endpoints import (
 )
 from authz_server.grants.authorization_code import grant
 from authz_server.issuing.session_seal import SessionSeal
+from authz_server.loop_turns import LoopTurns
 from authz_server.store.codes import CodeStore
 from authz_server.store.consents import ConsentStore
 from authz_server.store.interactions import InteractionStore
@@ -395,6 +396,7 @@ class _PartsForPages:
         self.lease_seconds = 3.0
         self.server_metadata = metadata.server_metadata(half.issuer)
         self.keys = Keys()
+        self.turns = LoopTurns()
 
 
 class Keys:

@@ -4,13 +4,22 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from audit_log.event import EventType
+from authz_server import authorize_checks
 from authz_server.authorize_checks import (
     Refused,
 )
 from authz_server.parameters import MAXIMUM_PARAMETERS
-from authz_server.requested_access import MAXIMUM_TOOL_CHARACTERS
+from authz_server.requested_access import (
+    MAXIMUM_PATTERNS,
+    MAXIMUM_TOOL_CHARACTERS,
+    ServerAtEndpoint,
+    available_tools,
+    exact_tools,
+)
 from authz_server.store import interactions
 from registry.snapshot import RegistrySnapshot, ToolEntry
 from tests.authz_server.front_half import (
@@ -35,6 +44,7 @@ from tests.authz_server.front_requests import (
 )
 from tests.authz_server.raw_asgi import ask
 from token_exchange.authorization_details import MAXIMUM_DETAIL_TOOLS
+from token_exchange.narrowing import pattern_matches
 
 
 def with_crm_tools(*tools: ToolEntry) -> RegistrySnapshot:
@@ -91,6 +101,51 @@ def test_authorize_more_tools_than_a_token_can_carry_must_be_asked_for_by_name()
         assert accepted(snapshot=snapshot, authorization_details=fewer).tools == (tools[0].name,)
     at_the_limit = with_crm_tools(*many[:-1])
     assert len(accepted(snapshot=at_the_limit).tools) == MAXIMUM_DETAIL_TOOLS
+
+
+@pytest.mark.requirement("attack-30")
+def test_authorize_patterns_of_a_stranger_are_bounded_in_all_details_together() -> None:
+    patterns = [f"get_{number:03}" for number in range(MAXIMUM_PATTERNS)]
+    half = len(patterns) // 2
+    at_the_limit = details(of_crm(*patterns[:half]), of_crm(*patterns[half:-1], "get_account"))
+    assert accepted(authorization_details=at_the_limit).tools == ("get_account",)
+    one_more = details(of_crm(*patterns[:half]), of_crm(*patterns[half:], "get_account"))
+    refused = judge(authorization_details=one_more)
+    assert isinstance(refused, Refused)
+    assert refused.refusal.rule == "authorize.details"
+
+
+@pytest.mark.requirement("attack-30")
+def test_authorize_tools_are_worked_out_once_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = list[object]()
+
+    def counting(*arguments: Any) -> tuple[str, ...]:
+        calls.append(arguments)
+        return exact_tools(*arguments)
+
+    monkeypatch.setattr(authorize_checks, "exact_tools", counting)
+    accepted(authorization_details=details(of_crm("get_*")))
+    assert len(calls) == 1
+
+
+NAMES = st.text(alphabet="ab_", min_size=1, max_size=4)
+
+
+@pytest.mark.requirement("attack-16")
+@given(
+    st.lists(NAMES, min_size=1, max_size=6, unique=True),
+    st.lists(st.builds(str.__add__, st.text(alphabet="ab_", max_size=3), st.sampled_from("a*"))),
+)
+def test_authorize_tools_are_those_the_rule_of_one_pattern_says(
+    names: list[str], patterns: list[str]
+) -> None:
+    snapshot = with_crm_tools(*map(tool, names))
+    agents = snapshot.agents | {
+        "support-bot": agent("support-bot", *(f"crm/{p}" for p in patterns))
+    }
+    endpoint = ServerAtEndpoint(snapshot.servers["crm"], agents["support-bot"])
+    expected = {name for name in names if any(pattern_matches(p, name) for p in patterns)}
+    assert available_tools(endpoint) == expected
 
 
 @pytest.mark.parametrize(
