@@ -25,8 +25,10 @@ from audit_log.pusher import SpoolPusher
 from authz_server.app import create_app, create_mtls_app
 from authz_server.directory_watch import DirectoryWatch
 from authz_server.http_protocol import StrictHttpProtocol
+from countersign.bounded_connections import Room, bounded_connections
 from countersign.bounded_heads import BoundedHeads
 from countersign.composition import AuthzServer, compose_authz_server
+from countersign.descriptors import backlog_for, connections_allowed, raise_limit
 from countersign.login_file import write_private
 from countersign.migrations.run import upgrade
 from countersign.mtls_listener import MtlsContext
@@ -60,6 +62,7 @@ class MtlsHttpProtocol(TlsPeerProtocol, PublicHttpProtocol):
 
 def run_authz_server(settings: AuthzServerSettings, clock: Clock) -> None:
     """Run an authorization server until SIGTERM or SIGINT."""
+    raise_limit()
     _make_directories(settings)
     upgrade(settings.database)
     uvloop.run(_authz_server(settings, clock))
@@ -77,12 +80,13 @@ async def _authz_server(settings: AuthzServerSettings, clock: Clock) -> None:
     with contextlib.closing(database):
         server = await compose_authz_server(settings, database, clock)
         _hand_out_setup_code(server, clock)
+        room = Room(connections_allowed)  # of all public listeners together
         try:
             async with (
                 _following(server),
                 _attesting(server),
-                _serving(server),
-                _taking_certificates(server),
+                _serving(server, room),
+                _taking_certificates(server, room),
             ):
                 _logger.info("authz_server.serving", issuer=settings.issuer)
                 await stopping.wait()
@@ -128,14 +132,14 @@ async def _attesting(server: AuthzServer) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _serving(server: AuthzServer) -> AsyncIterator[None]:
+async def _serving(server: AuthzServer, room: Room) -> AsyncIterator[None]:
     """The public listener and the local admin socket; both finish what is under way at the end."""
     settings = server.settings
     admin = Mount("/admin/v1", create_admin_app(server.admin))
     public = web_server(
         create_app(server.parts, mounts=[admin]),
         shutdown_seconds=settings.shutdown_seconds,
-        http=PublicHttpProtocol,
+        http=new_class("PublicProtocol", (bounded_connections(room), PublicHttpProtocol)),
     )
 
     def judge(peer: PeerIdentity) -> Refusal | None:
@@ -156,7 +160,14 @@ async def _serving(server: AuthzServer) -> AsyncIterator[None]:
     )
     admin_socket = settings.run_dir / ADMIN_SOCKET
     listeners = (
-        (public, listen(settings.listen_host, settings.listen_port)),
+        (
+            public,
+            listen(
+                settings.listen_host,
+                settings.listen_port,
+                backlog=backlog_for(connections_allowed()),
+            ),
+        ),
         (local, bind_unix_socket(admin_socket, mode=0o600)),
     )
     async with _running(*listeners):
@@ -165,7 +176,7 @@ async def _serving(server: AuthzServer) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _taking_certificates(server: AuthzServer) -> AsyncIterator[None]:
+async def _taking_certificates(server: AuthzServer, room: Room) -> AsyncIterator[None]:
     """The listener for client certificates, where one is configured."""
     settings = server.settings
     certificate, key = settings.mtls_certificate_file, settings.mtls_key_file
@@ -177,10 +188,11 @@ async def _taking_certificates(server: AuthzServer) -> AsyncIterator[None]:
     public = web_server(
         create_mtls_app(server.parts),
         shutdown_seconds=settings.shutdown_seconds,
-        http=MtlsHttpProtocol,
+        http=new_class("MtlsProtocol", (bounded_connections(room), MtlsHttpProtocol)),
         tls=context.entry(),
     )
-    listener = listen(settings.listen_host, settings.mtls_listen_port)
+    backlog = backlog_for(connections_allowed())
+    listener = listen(settings.listen_host, settings.mtls_listen_port, backlog=backlog)
     async with asyncio.TaskGroup() as tasks, _running((public, listener)):
         refreshing = tasks.create_task(context.run())
         try:

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAXIMUM_HEAD_BYTES: Final = 65_536  # a token may have 16 kB, a proof 4 kB
 HEAD_SECONDS: Final = 10.0
+FIRST_HEAD_SECONDS: Final = 5.0  # whoever connects wants something
 
 
 class BoundedHeads(HttpToolsProtocol):
@@ -23,7 +24,7 @@ class BoundedHeads(HttpToolsProtocol):
         self._head_bytes = self._header_bytes = 0
         self._is_head = True
         self._head_timer: asyncio.TimerHandle | None = None
-        self._expect_head()
+        self._expect_head(FIRST_HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer."""
@@ -44,7 +45,7 @@ class BoundedHeads(HttpToolsProtocol):
         super().on_message_begin()
         self._is_head = True
         self._head_bytes = self._header_bytes = 0
-        self._expect_head()
+        self._expect_head(HEAD_SECONDS)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; a head that arrives whole is counted here."""
@@ -60,9 +61,9 @@ class BoundedHeads(HttpToolsProtocol):
         self._stop_head_timer()
         super().on_headers_complete()
 
-    def _expect_head(self) -> None:
+    def _expect_head(self, seconds: float) -> None:
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+            self._head_timer = self.loop.call_later(seconds, self._head_is_late)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:

@@ -10,12 +10,16 @@ import secrets
 import signal
 import time
 from collections.abc import Callable
+from types import new_class
 from typing import Final
 
 import structlog
 import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from audit_log.spool import Spool
+from countersign.bounded_connections import Room, bounded_connections
+from countersign.descriptors import backlog_for, connections_allowed, raise_limit
 from countersign.settings import McpGatewaySettings
 from mcp_gateway.assembly import gateway_app
 from mcp_gateway.authority import HttpAuthority
@@ -28,7 +32,7 @@ from mcp_gateway.enrolment import (
 )
 from mcp_gateway.gateway_key import GatewayKey
 from mcp_gateway.proof_memory import open_proof_memory
-from mcp_gateway.web_server import new_server
+from mcp_gateway.web_server import StrictHttpProtocol, new_server
 
 Clock = Callable[[], float]
 
@@ -45,6 +49,7 @@ def run_mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: str |
     Raises:
         EnrolmentError: It is not enrolled and has no join code, or the code was refused.
     """
+    raise_limit()
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     uvloop.run(_mcp_gateway(settings, clock, join_code))
 
@@ -79,12 +84,23 @@ async def _mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: st
             host=settings.gateway_host,
             port=settings.gateway_port,
             drain_seconds=settings.shutdown_seconds,
+            protocol=_protocol(),
+            backlog=backlog_for(_connections_allowed()),
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, setattr, server, "should_exit", True)
         _logger.info("mcp_gateway.starting", gateway=identity.gateway, issuer=identity.issuer)
         await server.serve()
+
+
+def _connections_allowed() -> int:
+    return connections_allowed(each=2)  # the agent's, and the one to the server behind us
+
+
+def _protocol() -> type[HttpToolsProtocol]:
+    bounded = bounded_connections(Room(_connections_allowed))
+    return new_class("GatewayHttpProtocol", (bounded, StrictHttpProtocol))
 
 
 async def _identity(

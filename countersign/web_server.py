@@ -8,9 +8,8 @@ from typing import Any, Final
 
 import uvicorn
 
-BACKLOG: Final = 2048
 HEADER_LIMIT_BYTES: Final = 65_536
-KEEP_ALIVE_SECONDS: Final = 65
+KEEP_ALIVE_SECONDS: Final = 10  # longer than clients keep what they do not use
 
 
 class WebServer(uvicorn.Server):
@@ -48,7 +47,6 @@ def web_server(
             server_header=False,
             date_header=True,
             proxy_headers=False,
-            backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
             h11_max_incomplete_event_size=HEADER_LIMIT_BYTES,
@@ -57,7 +55,7 @@ def web_server(
     )
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, backlog: int) -> socket.socket:
     """A listening TCP socket.
 
     Raises:
@@ -68,7 +66,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(BACKLOG)
+        listener.listen(backlog)
         listener.setblocking(False)
     except OSError as error:
         listener.close()

@@ -18,8 +18,10 @@ from mcp_gateway.asgi import TARGET_ORIGIN, TRAILER_SAFE
 
 MAXIMUM_HEAD_BYTES: Final = 65_536  # a token may have 16 kB, a proof 4 kB
 HEAD_SECONDS: Final = 10.0
-KEEP_ALIVE_SECONDS: Final = 30
+FIRST_HEAD_SECONDS: Final = 5.0  # whoever connects wants something
+KEEP_ALIVE_SECONDS: Final = 10
 MAXIMUM_CONNECTIONS: Final = 10_000
+BACKLOG: Final = 2_048
 SHUTDOWN_SECONDS: Final = 10
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 
@@ -33,7 +35,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._head_bytes = self._header_bytes = 0
         self._is_in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
-        self._expect_head()
+        self._expect_head(FIRST_HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer."""
@@ -53,7 +55,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._is_in_head = True
         self._head_bytes = self._header_bytes = 0
-        self._expect_head()
+        self._expect_head(HEAD_SECONDS)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Headers only: what comes after the body is dropped."""
@@ -77,9 +79,9 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self.scope["extensions"] = extensions
         super().on_headers_complete()
 
-    def _expect_head(self) -> None:
+    def _expect_head(self, seconds: float) -> None:
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+            self._head_timer = self.loop.call_later(seconds, self._head_is_late)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -125,15 +127,21 @@ def new_server(
     host: str,
     port: int,
     drain_seconds: float = DRAIN_SECONDS,
+    protocol: type[HttpToolsProtocol] = StrictHttpProtocol,
+    backlog: int = BACKLOG,
     ssl_certfile: str | None = None,
     ssl_keyfile: str | None = None,
 ) -> GatewayServer:
-    """A server for one worker; run it with `serve()` or, given sockets, `serve(sockets)`."""
+    """A server for one worker; run it with `serve()` or, given sockets, `serve(sockets)`.
+
+    `protocol` is `StrictHttpProtocol` or a subclass that bounds its connections.
+    """
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
-        http=StrictHttpProtocol,
+        http=protocol,
+        backlog=backlog,
         ws="none",
         lifespan="on",
         loop="uvloop",

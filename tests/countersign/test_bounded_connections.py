@@ -1,0 +1,80 @@
+"""What strangers hold always leaves descriptors for admin socket, database and spool."""
+
+from typing import Any, cast
+
+import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from countersign.bounded_connections import Room
+from countersign.descriptors import (
+    MAXIMUM_CONNECTIONS,
+    MINIMUM_CONNECTIONS,
+    RESERVED,
+    backlog_for,
+    connections_allowed,
+)
+
+UNLIMITED = -1
+
+
+def connection() -> HttpToolsProtocol:
+    return cast("HttpToolsProtocol", object())
+
+
+def soft(limit: int) -> Any:
+    return lambda _resource: (limit, 1 << 20)
+
+
+@pytest.mark.requirement("attack-30")
+@pytest.mark.parametrize(
+    ("limit", "each", "allowed"),
+    [
+        (1024, 1, 1024 - RESERVED),
+        (1024, 2, (1024 - RESERVED) // 2),
+        (1 << 20, 1, MAXIMUM_CONNECTIONS),
+        (UNLIMITED, 1, MAXIMUM_CONNECTIONS),
+        (64, 1, MINIMUM_CONNECTIONS),
+    ],
+)
+def test_connections_leave_the_reserve_free(limit: int, each: int, allowed: int) -> None:
+    assert connections_allowed(each, soft(limit)) == allowed
+
+
+def test_backlog_fits_into_what_is_reserved_at_the_usual_limit() -> None:
+    assert backlog_for(connections_allowed(1, soft(1024))) < RESERVED
+
+
+@pytest.mark.requirement("attack-30")
+def test_room_closes_the_connection_that_waited_longest_without_a_request() -> None:
+    room = Room(lambda: 3)
+    served, idle, fresh, new = (connection() for _ in range(4))
+    assert [room.enter(one) for one in (served, idle, fresh)] == [None, None, None]
+    room.begins(served)
+    assert room.enter(new) is idle
+    assert len(room) == 3
+
+
+@pytest.mark.requirement("attack-30")
+def test_room_closes_the_new_one_when_all_have_a_request() -> None:
+    room = Room(lambda: 2)
+    first, second, new = (connection() for _ in range(3))
+    for one in (first, second):
+        assert room.enter(one) is None
+        room.begins(one)
+    assert room.enter(new) is new
+    assert len(room) == 2
+    room.ends(first)
+    assert room.enter(connection()) is first
+
+
+def test_room_forgets_who_left_and_never_takes_back_who_was_closed() -> None:
+    room = Room(lambda: 1)
+    first, second = connection(), connection()
+    room.enter(first)
+    assert room.enter(second) is first
+    room.begins(first)  # its request was already on the way
+    room.ends(first)
+    room.leave(first)
+    assert len(room) == 1
+    room.leave(second)
+    assert len(room) == 0
