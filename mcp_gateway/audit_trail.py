@@ -122,7 +122,7 @@ class AuditTrail:
         method: str = "POST",
     ) -> None:
         """A request of a known caller that came to no decision."""
-        left_out = self._budgets.admit(caller.claims.sub, self._clock())
+        left_out = self._budgets.admit(_key("proved", caller.claims), self._clock())
         if left_out is None:
             return
         event = self._event(
@@ -172,8 +172,14 @@ class AuditTrail:
     def caller_refused(
         self, endpoint: Endpoint, refusal: CallerRefusal, method: str = "POST"
     ) -> None:
-        """A token that was not accepted; its claims only if they were verified."""
-        left_out = self._budgets.admit(None, self._clock())
+        """A token that was not accepted; its claims only if they were verified.
+
+        Whoever presents a token of ours without its key, again, or after it was revoked is no
+        stranger: no flood of requests without a token can hide that. Nor can it use up what the
+        token's rightful owner has.
+        """
+        presented = None if refusal.claims is None else _key("presented", refusal.claims)
+        left_out = self._budgets.admit(presented, self._clock())
         if left_out is None:
             return
         fields = {} if refusal.claims is None else _caller_fields(refusal.claims)
@@ -209,6 +215,12 @@ class AuditTrail:
 def _printable(text: str) -> str:
     """What strangers wrote, without what a terminal would obey."""
     return _CONTROL.sub("?", text)
+
+
+def _key(how: str, claims: AccessTokenClaims) -> str:
+    """Whose budget it is: an agent's, for a person, so that none spends another's."""
+    acting = claims.agent if claims.act is None else claims.act.agent
+    return "\n".join((how, acting or "", claims.sub))
 
 
 def _intent_fields(intent: Intent) -> dict[str, Any]:

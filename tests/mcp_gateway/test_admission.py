@@ -1,6 +1,8 @@
 import base64
 
+import msgspec
 import pytest
+from joserfc.jwk import ECKey
 
 from mcp_gateway import pipeline
 from mcp_gateway.admission import MAXIMUM_REQUEST_BYTES
@@ -8,7 +10,16 @@ from mcp_gateway.asgi import TARGET_ORIGIN, TRAILER_SAFE
 from mcp_gateway.http_message import Headers
 from mcp_gateway.inbound import Message, Rejection, understand
 from registry.blocks import BlockKind
-from tests.mcp_gateway.rig import BASE_URL, ISSUER, Exchange, HttpCall, Rig, message, tool_call
+from tests.mcp_gateway.rig import (
+    BASE_URL,
+    ISSUER,
+    Exchange,
+    HttpCall,
+    Rig,
+    agent_entry,
+    message,
+    tool_call,
+)
 from tests.mcp_gateway.test_caller import revocation
 
 pytestmark = pytest.mark.anyio
@@ -199,16 +210,47 @@ async def test_refusals_of_strangers_are_written_up_to_a_rate_and_then_counted(r
 
 
 @pytest.mark.requirement("strangers-cannot-fill-the-spool")
-async def test_refusals_of_a_token_without_its_key_are_written_up_to_the_same_rate(
+async def test_refusals_of_a_stolen_token_are_written_whatever_strangers_do(rig: Rig) -> None:
+    token, other_key = rig.token(), ECKey.generate_key("P-256")
+    replayed = rig.credentials(token)
+    assert (await rig.post(CALL, headers=replayed)).status == 200
+    for _ in range(60):
+        await rig.post(CALL, headers={"authorization": None})
+    assert len(rig.events("caller.refused")) == 50
+    for proof in (replayed["dpop"], rig.proof(token, key=other_key), None):
+        await rig.post(CALL, token=token, headers={"dpop": proof})
+    rig.parts.enforcement.apply(revocation(BlockKind.AGENT, "support-bot"))
+    await rig.post(CALL, token=token)
+    stolen = [event for event in rig.events("caller.refused") if event.presented_token_id]
+    assert [event.agent for event in stolen] == ["support-bot"] * 4
+
+
+@pytest.mark.requirement("strangers-cannot-fill-the-spool")
+async def test_refusals_of_a_token_without_its_key_are_bounded_and_not_its_owners(
     rig: Rig,
 ) -> None:
     token = rig.token()
-    for _ in range(30):
+    for _ in range(110):
         await rig.post(CALL, token=token, headers={"dpop": None})
-        await rig.post(CALL, headers={"authorization": None})
-    assert len(rig.events("caller.refused")) == 50
-    assert (await rig.post(CALL)).status == 200  # which leaves its two events
-    assert len(rig.events()) == 1 + 50 + 2
+    assert len(rig.events("caller.refused")) == 100
+    await rig.call("delete_account", {"id": 1}, token=token)
+    assert len(rig.events("call.refused")) == 1
+    assert (await rig.post(CALL)).status == 200
+
+
+@pytest.mark.requirement("strangers-cannot-fill-the-spool")
+async def test_refusals_of_one_agent_do_not_hide_anothers_for_the_same_person(rig: Rig) -> None:
+    ours = rig.token()
+    for _ in range(110):
+        await rig.call("delete_account", {"id": 1}, token=ours)
+    rig.adopt(
+        msgspec.structs.replace(rig.view, agents=(*rig.view.agents, agent_entry("other-bot")))
+    )
+    acting = rig.claims().act
+    assert acting is not None
+    theirs = rig.token(rig.claims(act=msgspec.structs.replace(acting, agent="other-bot")))
+    await rig.call("delete_account", {"id": 1}, token=theirs)
+    assert rig.events("call.refused")[-1].agent == "other-bot"
 
 
 @pytest.mark.requirement("strangers-cannot-fill-the-spool")
