@@ -1,9 +1,12 @@
 """Which changes of declared objects only an admin may make. Pure.
 
-Two attacks by an operator: becoming admin (a role, or somebody who vouches for them), and reading
-a static secret by sending it to an address of their own. A static secret goes where its server's
-url points, by what its provider says, through a gateway that guards the server: whoever changes
-one of these, also in several steps, is an admin. Taking a server or gateway away sends no secret.
+Two attacks by an operator: becoming admin (a role, or somebody who vouches for them), and having
+a credential sent to an address of their own. A credential goes where its server's url points, and
+is worth what its provider says: a static secret, or a token for an audience. So an admin is whoever
+changes where a server is or which credential it gets, what a provider makes or for which audience,
+and whoever declares something new that sends a static secret or a token for a stated audience.
+Also in several steps. A new server whose tokens are for its own url is nobody else's, and taking a
+server or gateway away sends nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,10 +26,10 @@ def admin_changes(changes: Sequence[ObjectChange], before: Specs, after: Specs) 
     for change in changes:
         if change.kind in ADMIN_KINDS:
             yield f"Changing a {change.kind}"
-        elif change.kind == "CredentialProvider" and _is_secret(change.before, change.after):
-            yield "Changing a CredentialProvider of type static_secret"
-        elif change.kind == "McpServer" and _sends_secret(change, before, after):
-            yield "Changing where an McpServer with a static secret is"
+        elif change.kind == "CredentialProvider" and _changes_what_is_made(change):
+            yield "Changing what a CredentialProvider makes or for which audience"
+        elif change.kind == "McpServer" and _redirects(change, before, after):
+            yield "Changing where an McpServer is or which credential it gets"
         elif change.kind == "Gateway" and change.after is not None:
             if _field(change.before, "base_url") != change.after.get("base_url"):
                 yield "Changing a Gateway's base_url"
@@ -38,19 +41,29 @@ def _is_secret(*providers: Mapping[str, Any] | None) -> bool:
     return any(_field(each, "type") == STATIC_SECRET for each in providers)
 
 
-def _sends_secret(change: ObjectChange, before: Specs, after: Specs) -> bool:
+def _changes_what_is_made(change: ObjectChange) -> bool:
+    if _is_secret(change.before, change.after):
+        return True
+    if change.before is None:
+        return _field(change.after, "audience") is not None
+    return change.after is not None and any(
+        change.before.get(field) != change.after.get(field) for field in ("type", "audience")
+    )
+
+
+def _redirects(change: ObjectChange, before: Specs, after: Specs) -> bool:
     if change.after is None:
         return False
-    moved = any(
-        _field(change.before, field) != change.after.get(field) for field in ("url", "credential")
-    )
+    if change.before is not None:
+        return any(
+            change.before.get(field) != change.after.get(field) for field in ("url", "credential")
+        )
     # Before and after: a provider may change in the same documents.
-    providers = (
-        specs.get(("CredentialProvider", _provider(spec)))
-        for spec in (change.before, change.after)
-        for specs in (before, after)
-    )
-    return moved and _is_secret(*providers)
+    providers = [
+        specs.get(("CredentialProvider", _provider(change.after))) for specs in (before, after)
+    ]
+    has_audience = any(_field(each, "audience") is not None for each in providers)
+    return has_audience or _is_secret(*providers)
 
 
 def _new_secret_servers(change: ObjectChange, after: Specs) -> bool:

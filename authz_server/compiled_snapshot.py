@@ -147,4 +147,5 @@ def _target(server: ServerEntry) -> Target:
         lifetime_seconds=server.credential.lifetime_seconds,
         person_attributes=server.person_attributes,
         approved_tools=frozenset(tool.name for tool in server.tools),
+        url_since=server.url_since,
     )

@@ -112,6 +112,8 @@ def caller_of(
     binding = _binding_problem(offered, claims, endpoint)
     if binding is not None:
         return CallerRefusal(401, INVALID_TOKEN, binding, binding, claims)
+    if claims.iat <= endpoint.server.url_since:  # the authority would refuse the exchange
+        return _refused(claims, "The server has moved; get a new token.", "from before the move")
     kind = principal_kind(sub_profile=claims.sub_profile, has_actor=claims.act is not None)
     if kind not in {PrincipalKind.AGENT_ALONE, PrincipalKind.AGENT_FOR_PERSON}:
         # Persons and services have audiences of their own; an endpoint is held by one Agent.

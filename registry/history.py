@@ -70,6 +70,25 @@ def append_history(
         connection.execute(insert(HistoryRow), rows)
 
 
+def moved_servers(connection: Connection) -> dict[str, int]:
+    """By server that is not at its first url, when it came to its present one (Unix ms).
+
+    One that was deleted and declared again came then, whatever its url.
+    """
+    query = (
+        select(col(HistoryRow.name), col(HistoryRow.at_ms), col(HistoryRow.spec)["url"].as_string())
+        .where(col(HistoryRow.kind) == "McpServer")
+        .order_by(col(HistoryRow.registry_version))
+    )
+    at: dict[str, str | None] = {}
+    since: dict[str, int] = {}
+    for name, at_ms, url in connection.execute(query):
+        if name in at and at[name] != url:
+            since[name] = at_ms
+        at[name] = url
+    return since
+
+
 def history_of(
     connection: Connection, kind: str, name: str, limit: int = HISTORY_AT_ONCE
 ) -> tuple[HistoryEntry, ...]:

@@ -17,6 +17,7 @@ from registry.clients import clients_of
 from registry.counters import REGISTRY_VERSION, value_of
 from registry.declared import DeclaredSet, ObjectKey, ParsedObject, Problem, SettingsModels
 from registry.enrolment import EnrolledKey, enrolled_keys
+from registry.history import moved_servers
 from registry.object_rows import StoredObject, stored_objects
 from registry.policy_sets import live_set, waiting_set
 from registry.public_keys import public_jwk
@@ -56,6 +57,7 @@ class StoredRegistry:
     keys: tuple[EnrolledKey, ...]
     policies: PolicySetEntry
     waiting_for: tuple[str, ...]
+    moved: Mapping[str, int]  # server → when it came to its url, Unix milliseconds
 
 
 def read_stored(connection: Connection) -> StoredRegistry:
@@ -68,6 +70,7 @@ def read_stored(connection: Connection) -> StoredRegistry:
         keys=enrolled_keys(connection),
         policies=live_set(connection),
         waiting_for=() if waiting is None else waiting.waiting_for,
+        moved=moved_servers(connection),
     )
 
 
@@ -216,6 +219,7 @@ def _server(parsed: ParsedObject, declared: DeclaredSet, stored: StoredRegistry)
         maximum_response_bytes=spec.maximum_response_bytes,
         approve=spec.approve,
         protocol=spec.protocol,
+        url_since=stored.moved.get(parsed.name, 0) // 1000,
     )
 
 

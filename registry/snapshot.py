@@ -38,6 +38,8 @@ class ServerEntry(msgspec.Struct, frozen=True):
     """One MCP server: `url` is its RFC 8707 resource, `audience` the `aud` of its tokens.
 
     `protocol` is the era it is spoken to in: `auto` (it is asked), `modern` or `legacy`.
+    `url_since` is when it came to be at this `url` (NumericDate seconds), 0 where it always was:
+    what a person agreed to before was meant for another place.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ServerEntry(msgspec.Struct, frozen=True):
     maximum_response_bytes: int
     approve: str = "review"
     protocol: str = "auto"
+    url_since: int = 0
 
 
 class AgentEntry(msgspec.Struct, frozen=True):

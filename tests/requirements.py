@@ -541,7 +541,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "No field of what a gateway gets can carry a secret, a hash or a private key, and "
         "it gets only what its own servers need."
     ),
-    "trap-secret-repointed": ("An operator who is no admin cannot send a static secret elsewhere."),
+    "trap-secret-repointed": (
+        "An operator who is no admin cannot send a credential elsewhere, and no token from before "
+        "a server moved is exchanged for its new place."
+    ),
     "trap-session-kdf": (
         "The key of session ids is the gateway's own, for that purpose alone; no request pays for "
         "a slow derivation."

@@ -7,7 +7,8 @@ The ladder of `plan_exchange`, first failed rung wins:
  2. the subject token's audience is an endpoint of this very Gateway, or control for discovery
  3. its holder has the form that audience is for: an agent, or this gateway itself
  4. exactly one `resource`, and it is the target of the server that audience names (discovery: of
-    a server of this Gateway)
+    a server of this Gateway), where that server already was when the subject token was issued:
+    whoever agreed to it agreed to that place
  5. exactly one authorization detail says what for, at that server
  6. the subject token grants that, by scope and by details, and what is declared now still does:
     `Agent.tools` and the approved catalogue may have shrunk since the token was issued
@@ -143,6 +144,9 @@ def _purpose_of(request: ExchangeRequest) -> _Purpose | Refusal:
     if isinstance(detail, Refusal):
         return detail
     target = targets[detail.server]
+    # At or before, as with epochs: a token of the very second may be from before the move.
+    if kind == "tool_call" and request.subject.token.iat <= target.url_since:
+        return REFUSALS["exchange.resource_moved"]
     made = TOKEN_TYPE_OF_PROVIDER.get(target.provider_type)
     # Not asking is asking for an access token: a secret is never handed out by default.
     if made is None or (request.requested_token_type or TOKEN_TYPE_ACCESS_TOKEN) != made:

@@ -23,7 +23,8 @@ class Target:
     """What a server's credential is for and who makes it; values of the registry.
 
     `binding` is `run` or `call`; `person_attributes` are the `uctx` members it may see;
-    `approved_tools` are the names in its approved catalogue.
+    `approved_tools` are the names in its approved catalogue. `url_since` is when it came to `url`
+    (NumericDate seconds), 0 where it always was.
     """
 
     url: str
@@ -33,6 +34,7 @@ class Target:
     lifetime_seconds: int
     person_attributes: tuple[str, ...] = ()
     approved_tools: frozenset[str] = frozenset()
+    url_since: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

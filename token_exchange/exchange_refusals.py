@@ -78,6 +78,12 @@ REFUSALS: Final = {
             "exchange.resource",
         ),
         Refusal(
+            "invalid_target",
+            "The server has moved since the subject token was issued.",
+            "the subject token is from before the server came to its present url",
+            "exchange.resource_moved",
+        ),
+        Refusal(
             "invalid_request",
             "The requested token type is not what this target takes.",
             "the credential provider of the server makes another type",

@@ -93,6 +93,12 @@ def guarding_a_secret() -> list[DeclaredObject]:
     return [
         declare("CredentialProvider", "notes-key", type="static_secret", secret="notes-api-key"),
         declare("CredentialProvider", "own-token", type="issued_token"),
+        declare(
+            "CredentialProvider",
+            "wide-token",
+            type="issued_token",
+            audience="https://wiki.example.com",
+        ),
         declare("McpServer", "notes", **server),
         declare(
             "McpServer",
@@ -135,10 +141,31 @@ WHERE_A_SECRET_GOES = {
         declare("Gateway", "new", base_url="http://127.0.0.1:8798", servers=["open"]),
     ],
     "secret to another gateway": [changed("Gateway", "front", servers=["wiki", "notes"])],
+    "url of a server with a token": [changed("McpServer", "wiki", url=EVIL)],
+    "credential of a server with a token": [
+        changed("McpServer", "wiki", credential={"provider": "wide-token"})
+    ],
+    "audience of a token": [
+        changed("CredentialProvider", "own-token", audience="https://notes.example.com")
+    ],
+    "no audience where one was stated": [
+        changed("CredentialProvider", "wide-token", audience=None)
+    ],
+    "new provider with an audience": [
+        declare(
+            "CredentialProvider", "mine", type="issued_token", audience="https://notes.example.com"
+        )
+    ],
+    "new server with a token for a stated audience": [
+        declare("McpServer", "new", url=EVIL, credential={"provider": "wide-token"})
+    ],
+    "url and audience together": [
+        changed("McpServer", "wiki", url=EVIL),
+        changed("CredentialProvider", "own-token", audience="http://127.0.0.1:9003/mcp"),
+    ],
 }
 ORDINARY = {
-    "url of a server without a secret": [changed("McpServer", "wiki", url=EVIL)],
-    "new server without a secret": [
+    "new server with a token for itself": [
         declare("McpServer", "new", url=EVIL, credential={"provider": "own-token"})
     ],
     "other field of a server with a secret": [changed("McpServer", "notes", timeout_seconds=5.0)],

@@ -400,3 +400,19 @@ async def test_token_refused_is_never_cached(rig: Rig) -> None:
 
 def _base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+@pytest.mark.requirement("trap-secret-repointed")
+async def test_token_from_before_the_server_moved_is_refused_and_a_new_one_accepted(
+    rig: Rig,
+) -> None:
+    token = rig.token()
+    assert (await rig.post(CALL, token=token)).status == 200
+    rig.with_server(url="http://127.0.0.1:9999/mcp", url_since=rig.claims().iat)
+    sent = len(rig.upstream.requests)
+    assert (await rig.post(CALL, token=token)).status == 401
+    assert len(rig.upstream.requests) == sent
+    assert rig.events("caller.refused")[-1].detail == "from before the move"
+    rig.clock.now += 1
+    later = rig.token(rig.claims(iat=rig.claims().iat + 1))
+    assert (await rig.post(CALL, token=later)).status == 200

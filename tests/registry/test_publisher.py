@@ -274,7 +274,7 @@ PUBLIC_FIELDS = {
     "GatewayEntry": {"name", "base_url", "client_id", "servers", "allowed_origins", "jwks"},
     "ServerEntry": {
         "name", "url", "audience", "require_bound", "person_attributes", "credential", "tools",
-        "timeout_seconds", "maximum_response_bytes", "approve", "protocol",
+        "timeout_seconds", "maximum_response_bytes", "approve", "protocol", "url_since",
     },
     "CredentialProviderEntry": {
         "name", "type", "binding", "lifetime_seconds", "version", "audience", "settings",
@@ -327,3 +327,36 @@ def test_no_field_of_the_view_can_carry_a_secret_a_hash_or_a_private_key() -> No
     suspicious = ("secret", "hash", "private", "password", "token", "sealed")
     named = {name for fields in structs.values() for name in fields}
     assert {name for name in named if any(word in name for word in suspicious)} == {"token_keys"}
+
+
+@pytest.mark.requirement("trap-secret-repointed")
+def test_server_says_since_when_it_is_where_it_is(registry: Registry) -> None:
+    def since() -> int:
+        return published(registry).servers["crm"].url_since
+
+    registry.apply(*small_set())
+    assert since() == 0  # where it always was
+    registry.clock.now += 10
+    registry.apply(*replaced(small_set(), "McpServer", "crm", timeout_seconds=5.0))
+    assert since() == 0
+    registry.clock.now += 10
+    moved = replaced(small_set(), "McpServer", "crm", url="http://127.0.0.1:9999/mcp")
+    registry.apply(*moved)
+    assert since() == int(registry.clock.now)
+    at = since()
+    registry.clock.now += 10
+    registry.apply(*replaced(moved, "McpServer", "crm", timeout_seconds=5.0))
+    assert since() == at
+    registry.clock.now += 10
+    registry.apply(*small_set())  # back home: what was agreed to in between was for elsewhere
+    assert since() == int(registry.clock.now)
+
+
+@pytest.mark.requirement("trap-secret-repointed")
+def test_server_that_is_declared_again_came_then(registry: Registry) -> None:
+    registry.apply(*small_set())
+    dependants = (("Gateway", "demo"), ("Agent", "support-bot"), ("McpServer", "crm"))
+    registry.apply(delete=dependants)
+    registry.clock.now += 10
+    registry.apply(*small_set())
+    assert published(registry).servers["crm"].url_since == int(registry.clock.now)

@@ -221,6 +221,26 @@ def test_exchange_for_a_server_without_a_target_is_refused() -> None:
     assert plan_exchange(exchange(targets={"notes": CRM})) == REFUSALS["exchange.resource"]
 
 
+@pytest.mark.requirement("trap-secret-repointed")
+@pytest.mark.parametrize(
+    ("moved_at", "rule"), [(0, None), (NOW - 61, None), (NOW - 60, "moved"), (NOW, "moved")]
+)
+def test_exchange_of_a_token_from_before_the_server_moved_is_refused(
+    moved_at: int, rule: str | None
+) -> None:
+    moved = replace(CRM, url_since=moved_at)
+    planned = plan_exchange(exchange(subject=subject(iat=NOW - 60), targets={"crm": moved}))
+
+    assert (planned == REFUSALS["exchange.resource_moved"]) == (rule == "moved")
+    assert isinstance(planned, Refusal) == (rule == "moved")
+
+
+def test_discovery_goes_on_where_the_server_is_now() -> None:
+    moved = replace(CRM, url_since=NOW)
+
+    assert isinstance(plan_exchange(discovery(targets={"crm": moved})), ExchangePlan)
+
+
 @pytest.mark.requirement("RFC9396-5")
 @pytest.mark.parametrize(
     "details",
