@@ -17,6 +17,7 @@ from audit_log.store import AuditStore
 from authz_server.compiled_snapshot import SnapshotCompiler
 from authz_server.issuing.session_seal import SessionSeal
 from authz_server.issuing.signing_keys import KeyRing
+from authz_server.login_places import LoginPlaces
 from authz_server.loop_turns import LoopTurns
 from authz_server.serving_workers import ServingWorkers
 from authz_server.stopping import Stopping
@@ -103,4 +104,6 @@ class Parts:
     revalidations: Turns = field(default_factory=Turns)
     # What a stranger makes us compute waits its turn; heartbeats do not.
     turns: LoopTurns = field(default_factory=LoopTurns)
+    # Who may wait for a password to be checked.
+    login_places: LoginPlaces = field(default_factory=LoginPlaces)
     heartbeat_seconds: float = 0.25  # of the control channel's event stream

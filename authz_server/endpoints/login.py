@@ -59,6 +59,12 @@ WRONG: Final = LoginFailure(
     "Username or password is wrong.",
     "unknown provider, or input that no account can have",
 )
+NO_PLACE: Final = LoginFailure(
+    LoginFailureCode.BUSY,
+    "Too many people are logging in. Try again in a moment.",
+    "no place to wait: too many logins of this request, this address or at all",
+    retry_after_seconds=5,
+)
 PATH: Final = "/oauth/login"
 
 
@@ -100,7 +106,10 @@ async def answer(parts: Parts, request: Request) -> Response:
     if is_forged(request, form.one("csrf"), expected, parts.issuer) or any(form.repeated()):
         return await _refuse(parts, FORGED, interaction)
     asked_at = now_of(parts)
-    proved = await _authenticate(parts, form)
+    address = "" if request.client is None else request.client.host
+    age_seconds = asked_at - interaction.created_at
+    with parts.login_places.place(interaction.interaction_id, address, age_seconds) as has_place:
+        proved = await _authenticate(parts, form) if has_place else NO_PLACE
     if isinstance(proved, LoginFailure):
         return await _failed(parts, request, interaction, form, proved)
     login = UpstreamLogin(proved, None, SESSION_LIFETIME_SECONDS)

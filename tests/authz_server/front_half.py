@@ -32,6 +32,7 @@ from authz_server.endpoints import (
 )
 from authz_server.grants.authorization_code import grant
 from authz_server.issuing.session_seal import SessionSeal
+from authz_server.login_places import LoginPlaces
 from authz_server.loop_turns import LoopTurns
 from authz_server.store.codes import CodeStore
 from authz_server.store.consents import ConsentStore
@@ -397,6 +398,7 @@ class _PartsForPages:
         self.server_metadata = metadata.server_metadata(half.issuer)
         self.keys = Keys()
         self.turns = LoopTurns()
+        self.login_places = LoginPlaces()
 
 
 class Keys:
