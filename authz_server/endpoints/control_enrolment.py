@@ -1,8 +1,9 @@
 """`/control/v1/enrol`: a key joins a Gateway, by a single-use code and a proof by that key.
 
-Order: shape → key → proof → the code is looked at → the intent is in the audit → the code is used
-up and the key enrolled, in one statement and transaction. A wrong proof, or an audit that cannot
-be written, leaves the code unused.
+Order: shape → key → the code is looked at → proof → the intent is in the audit → the code is used
+up and the key enrolled, in one statement and transaction. Without a code nothing is written, so a
+stranger's proofs are not remembered. A wrong proof, or an audit that cannot be written, leaves the
+code unused.
 """
 
 from typing import Any, Final
@@ -47,6 +48,9 @@ async def enrol(parts: Parts, request: Request) -> Response | Refusal:
     if isinstance(key, Refusal):
         return key
     now = int(parts.clock())
+    gateway = await to_thread.run_sync(parts.enrolment.gateway_of_code, asked.code, now)
+    if gateway is None:
+        return _CODE
     proof = await used_proof_in(
         request.headers.getlist("dpop"),
         parts.replay,
@@ -57,9 +61,6 @@ async def enrol(parts: Parts, request: Request) -> Response | Refusal:
     )
     if isinstance(proof, Refusal):
         return proof
-    gateway = await to_thread.run_sync(parts.enrolment.gateway_of_code, asked.code, now)
-    if gateway is None:
-        return _CODE
     await _record(parts, EventType.GATEWAY_ALLOWED, Outcome.ALLOWED, gateway, key.thumbprint)
     if await parts.enrolment.consume_code(asked.code, asked.jwk, now) is None:
         return _CODE  # somebody used it meanwhile

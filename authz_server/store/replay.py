@@ -20,7 +20,9 @@ from database.engine import Database
 CLEAN_EVERY_SECONDS: Final = 30
 # Another request may have read its clock a little earlier than the one that cleans.
 KEPT_LONGER_SECONDS: Final = 60
-CLEANED_AT_ONCE: Final = 2_000  # keeps the write transaction short
+# Keeps the write transaction short, and is far more than the few rows one use adds: while anything
+# is overdue each use cleans, so that no load can add rows faster than they are forgotten.
+CLEANED_AT_ONCE: Final = 500
 
 # The same words on SQLite and PostgreSQL; SQLAlchemy has no portable insert-if-absent.
 _INSERT: Final = text(
@@ -74,7 +76,7 @@ class ReplayStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._cleaned_at = 0
+        self._clean_at = 0  # NumericDate seconds
 
     async def use(self, things: Sequence[UsedOnce], now: int) -> UsedOnce | None:
         """Use all of `things`; the first one somebody had used before, or None when all are fresh.
@@ -83,13 +85,13 @@ class ReplayStore:
         """
         if not things:
             return None
-        clean = now - self._cleaned_at >= CLEAN_EVERY_SECONDS
-        if clean:
-            self._cleaned_at = now
+        is_due = now >= self._clean_at
+        if is_due:
+            self._clean_at = now + CLEAN_EVERY_SECONDS  # uses beside this one need not clean too
 
         def work(connection: Connection) -> UsedOnce | None:
-            if clean:
-                _forget_expired(connection, now)
+            if is_due and _forget_expired(connection, now) == CLEANED_AT_ONCE:
+                self._clean_at = now  # there is more: the next use goes on
             replayed = None
             for thing in things:
                 fresh = connection.execute(
@@ -108,10 +110,12 @@ def use_in(connection: Connection, thing: UsedOnce) -> bool:
     return connection.execute(_INSERT, row).one_or_none() is not None
 
 
-def _forget_expired(connection: Connection, now: int) -> None:
+def _forget_expired(connection: Connection, now: int) -> int:
+    """Forget one batch; how many that were."""
     expired = (
         select(col(UsedOnceRow.digest))
         .where(col(UsedOnceRow.expires_at) < now - KEPT_LONGER_SECONDS)
         .limit(CLEANED_AT_ONCE)
     )
-    connection.execute(delete(UsedOnceRow).where(col(UsedOnceRow.digest).in_(expired)))
+    gone = connection.execute(delete(UsedOnceRow).where(col(UsedOnceRow.digest).in_(expired)))
+    return gone.rowcount

@@ -63,6 +63,19 @@ async def test_control_enrolment_code_is_good_once(
     assert authority.refusals()[-1].reasons == ("enrol.code",)
 
 
+@pytest.mark.requirement("attack-30")
+async def test_control_enrolment_without_a_code_leaves_nothing_behind(
+    authority: Authority, process: GatewayProcess
+) -> None:
+    proof = {"dpop": process.proof(ENROL)}
+    stranger = await enrol(process, {"code": "guessed", "jwk": process.jwk}, proof)
+    assert error_of(stranger) == "access_denied"
+    assert authority.refusals()[-1].reasons == ("enrol.code",)
+    # The proof was not used up: nothing was written for somebody without a code.
+    code = await new_code(authority)
+    assert (await enrol(process, {"code": code, "jwk": process.jwk}, proof)).status_code == 200
+
+
 async def test_control_enrolment_code_expires(
     authority: Authority, process: GatewayProcess
 ) -> None:
@@ -96,10 +109,11 @@ async def test_control_enrolment_replayed_proof_is_refused(
     authority: Authority, process: GatewayProcess
 ) -> None:
     headers = {"dpop": process.proof(ENROL)}
-    wrong = {"code": "wrong", "jwk": process.jwk}
-    assert error_of(await enrol(process, wrong, headers)) == "access_denied"
-    right = {"code": await new_code(authority), "jwk": process.jwk}
-    assert error_of(await enrol(process, right, headers)) == "invalid_dpop_proof"
+    first = {"code": await new_code(authority), "jwk": process.jwk}
+    assert (await enrol(process, first, headers)).status_code == 200
+    second = {"code": await new_code(authority), "jwk": process.jwk}
+    assert error_of(await enrol(process, second, headers)) == "invalid_dpop_proof"
+    assert (await enrol(process, second)).status_code == 200
 
 
 async def test_control_enrolment_of_an_unusable_key_is_refused(

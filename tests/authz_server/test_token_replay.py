@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlmodel import SQLModel
 
-from authz_server.store.replay import OnceKind, ReplayStore, UsedOnce, UsedOnceRow
+from authz_server.store.replay import CLEANED_AT_ONCE, OnceKind, ReplayStore, UsedOnce, UsedOnceRow
 from database.engine import Database
 
 NOW = 1_800_000_000
@@ -79,3 +79,15 @@ def test_token_replay_accepts_ids_of_any_text(database: Database) -> None:
     odd = (proof("\ud800"), proof("\0"), proof("x" * 10_000), proof("'; drop table used_once; --"))
     assert asyncio.run(store.use(odd, NOW)) is None
     assert asyncio.run(store.use(odd, NOW)) == odd[0]
+
+
+@pytest.mark.requirement("attack-30")
+def test_token_replay_memory_forgets_as_fast_as_it_is_filled(database: Database) -> None:
+    store = ReplayStore(database)
+    overdue = 5 * CLEANED_AT_ONCE
+    asyncio.run(store.use(tuple(proof(str(n)) for n in range(overdue)), NOW))
+    count = select(func.count()).select_from(UsedOnceRow)
+    for done in range(1, 7):
+        asyncio.run(store.use((proof(f"later{done}", NOW + 400),), NOW + 200))
+        left = max(0, overdue - done * CLEANED_AT_ONCE)
+        assert database.read(lambda connection: connection.scalar(count)) == left + done
