@@ -12,7 +12,7 @@ from admin_console.objects import moment
 from admin_console.operation import AdminCall, Wire
 from audit_log.event import EventType, Outcome
 from audit_log.search import AuditFilter, FoundEvent
-from audit_log.store import MAXIMUM_PAGE
+from audit_log.store import MAXIMUM_PAGE, SourceStatus
 
 Text = Field(default=None, min_length=1, max_length=512)
 
@@ -60,6 +60,21 @@ class AuditAnswer(Wire):
     gaps: list[GapItem]
     silent: list[str]
     as_of: datetime
+
+
+class SourceItem(Wire):
+    """One source of events; `ended`: nothing more is expected of it."""
+
+    source: str
+    high_water: int
+    ended: bool
+    reported_at: datetime
+
+
+class SourcesAnswer(Wire):
+    """Every source that ever reported."""
+
+    sources: list[SourceItem]
 
 
 class DecisionAnswer(Wire):
@@ -117,6 +132,27 @@ async def search(call: AdminCall) -> AuditAnswer:
     )
 
 
+async def list_sources(call: AdminCall) -> SourcesAnswer:
+    """Where events come from."""
+    found = await to_thread.run_sync(call.parts.audit_store.sources)
+    return SourcesAnswer(sources=[_source(each) for each in found])
+
+
+async def close_source(call: AdminCall) -> SourceItem:
+    """Wait for a source no more: its process is gone, or it lied."""
+    source = call.path["source"]
+    known = {each.source for each in await to_thread.run_sync(call.parts.audit_store.sources)}
+    if source not in known:
+        raise not_found("Nothing of that source was ever heard.")
+    closed = await call.parts.audit_store.close_source(source)
+    await call.record(
+        EventType.SOURCE_CLOSED,
+        Outcome.SUCCEEDED,
+        detail=f"{source} at {closed.high_water}",
+    )
+    return _source(closed)
+
+
 async def explain_decision(call: AdminCall) -> DecisionAnswer:
     """What the gateway that decided and the authority recorded under one decision id."""
     decision_id = call.path["decision_id"]
@@ -142,6 +178,15 @@ async def explain_decision(call: AdminCall) -> DecisionAnswer:
         failed_conditions=list(about.failed_conditions),
         policy_version=about.policy_version,
         events=[_event(each) for each in found],
+    )
+
+
+def _source(status: SourceStatus) -> SourceItem:
+    return SourceItem(
+        source=status.source,
+        high_water=status.high_water,
+        ended=status.is_stopped,
+        reported_at=moment(status.reported_at_ms),
     )
 
 

@@ -173,6 +173,22 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         method="GET",
+        path="/audit/sources",
+        access=Access.VIEWER,
+        handler=audit.list_sources,
+        answer=audit.SourcesAnswer,
+        summary="Where events come from.",
+    ),
+    Operation(
+        method="DELETE",
+        path="/audit/sources/{source}",
+        access=Access.OPERATOR,
+        handler=audit.close_source,
+        answer=audit.SourceItem,
+        summary="Wait for a source no more.",
+    ),
+    Operation(
+        method="GET",
         path="/audit/decisions/{decision_id}",
         access=Access.VIEWER,
         handler=audit.explain_decision,

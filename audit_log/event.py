@@ -50,6 +50,7 @@ class EventType(StrEnum):
     SECRET_SEALED = "secret.sealed"  # noqa: S105 - an event type
     SOURCE_STARTED = "source.started"
     SOURCE_STOPPED = "source.stopped"
+    SOURCE_CLOSED = "source.closed"  # by an operator: it will not be waited for any more
 
 
 class Outcome(StrEnum):

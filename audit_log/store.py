@@ -6,6 +6,11 @@ whole, and the first word stands. An event out of line is kept, not refused: wha
 visible as a gap and makes every answer incomplete, instead of holding back what did arrive. A
 gateway's source takes only what a gateway may write (`audit_log.gateway_events`).
 
+A gateway that lies can name sources and sequences that never were, and then every search over that
+time says it is incomplete. It has a bounded number of sources that have not ended, and an operator
+closes one (`close_source`): it is not waited for any more. What it left missing stays visible in
+searches that reach back to then, and what it still delivers is kept.
+
 Left out: whether the sender may speak for the source (the control endpoint compares
 `source_owner`), retention, and proof against whoever can rewrite the whole database.
 """
@@ -17,7 +22,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, func, insert, or_, select, update
 
 from audit_log.completeness import Completeness, completeness
-from audit_log.event import AuditEvent, EventType
+from audit_log.event import AuditEvent, EventType, source_owner
 from audit_log.event_rows import EVENTS, SOURCES, event_values
 from audit_log.gateway_events import SOURCE_PREFIX, gateway_event_problem
 from audit_log.search import AuditFilter, FoundEvent, events_of_decision, find_events
@@ -28,6 +33,14 @@ MAXIMUM_PAGE: Final = 1_000
 # Above what is stored of a source. A full spool holds fewer; a database put back from a copy of
 # some weeks ago is still served. Without a bound one lie would claim events up to any number.
 MAXIMUM_AHEAD: Final = 1_000_000_000
+
+
+# Of one gateway, not ended: each start has one, and a process that died is ended by the next.
+MAXIMUM_LIVE_SOURCES: Final = 1_000
+
+
+class UnknownSourceError(LookupError):
+    """Nothing of that source was ever heard."""
 
 
 class IngestRefusedError(ValueError):
@@ -82,6 +95,7 @@ class AuditStore:
 
         def work(connection: Connection) -> int:
             _require_near(connection, source, high_water)
+            _require_room(connection, source)
             _insert_new(connection, source, rows)
             _note_source(connection, source, high_water, rows, received_at_ms, has_end=has_end)
             if rows:
@@ -122,6 +136,28 @@ class AuditStore:
             lambda connection: tuple(SourceStatus(*row) for row in connection.execute(query))
         )
 
+    async def close_source(self, source: str) -> SourceStatus:
+        """End a source that will not end by itself: it is not waited for any more.
+
+        Raises:
+            UnknownSourceError: there is none of that name.
+        """
+        now_ms = int(self._clock() * 1000)
+
+        def work(connection: Connection) -> SourceStatus:
+            line = SOURCES.c.source == source
+            known = connection.execute(select(SOURCES).where(line)).one_or_none()
+            if known is None:
+                raise UnknownSourceError(source)
+            # What it said of the future is no reason to call searches then incomplete.
+            last_event_ms = min(known.last_event_ms, now_ms)
+            connection.execute(
+                update(SOURCES).where(line).values(is_stopped=True, last_event_ms=last_event_ms)
+            )
+            return SourceStatus(source, known.high_water, True, known.reported_at_ms)
+
+        return await self._database.write(work)
+
     def get(self, decision_id: str) -> tuple[FoundEvent, ...]:
         """What the gateway that decided and the authority recorded of a decision, oldest first."""
         return self._database.read(lambda connection: events_of_decision(connection, decision_id))
@@ -149,6 +185,21 @@ def _require_near(connection: Connection, source: str, high_water: int) -> None:
     stored = select(func.max(EVENTS.c.sequence)).where(EVENTS.c.source == source)
     if high_water > (connection.scalar(stored) or 0) + MAXIMUM_AHEAD:
         raise IngestRefusedError("high_water is too far ahead of what is stored")
+
+
+def _require_room(connection: Connection, source: str) -> None:
+    """A gateway has only so many sources that have not ended."""
+    known = connection.scalar(select(SOURCES.c.source).where(SOURCES.c.source == source))
+    if known is None and source.startswith(SOURCE_PREFIX):
+        owner = source_owner(source)
+        live = connection.execute(
+            select(SOURCES.c.source).where(
+                SOURCES.c.is_stopped.is_(False),
+                SOURCES.c.source.startswith(f"{owner}.", autoescape=True),
+            )
+        ).scalars()
+        if sum(source_owner(each) == owner for each in live) >= MAXIMUM_LIVE_SOURCES:
+            raise IngestRefusedError("the gateway has too many sources that have not ended")
 
 
 def _insert_new(connection: Connection, source: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -209,6 +260,10 @@ def _note_source(
             high_water=max(known.high_water, high_water),
             is_stopped=known.is_stopped or has_end,
             reported_at_ms=max(known.reported_at_ms, received_at_ms),
-            last_event_ms=max(known.last_event_ms, last_event_ms),
+            # After its end no time but that of its arrival counts: it may say any other.
+            last_event_ms=max(
+                known.last_event_ms,
+                min(last_event_ms, received_at_ms) if known.is_stopped else last_event_ms,
+            ),
         )
     )

@@ -13,6 +13,7 @@ from sqlmodel import Field, SQLModel, col
 from database.engine import Database
 
 MAXIMUM_ACKS_PER_WORKER: Final = 200
+MAXIMUM_WORKERS_PER_GATEWAY: Final = 64  # a gateway that lies can invent as many names as it likes
 FORGET_WORKER_AFTER_MS: Final = 86_400_000  # a worker that never came back
 
 _INSERT: Final = text(
@@ -111,6 +112,24 @@ def _record(connection: Connection, ack: Ack) -> None:
     old = ack.received_at_ms - FORGET_WORKER_AFTER_MS
     connection.execute(delete(AckRow).where(col(AckRow.received_at_ms) < old))
     _forget_oldest(connection, ack)
+    _forget_oldest_workers(connection, ack.gateway)
+
+
+def _forget_oldest_workers(connection: Connection, gateway: str) -> None:
+    latest = func.max(col(AckRow.received_at_ms))
+    beyond = (
+        select(col(AckRow.worker))
+        .where(col(AckRow.gateway) == gateway)
+        .group_by(col(AckRow.worker))
+        .order_by(latest.desc(), col(AckRow.worker))
+        .limit(-1)
+        .offset(MAXIMUM_WORKERS_PER_GATEWAY)
+    )
+    workers = tuple(connection.scalars(beyond))
+    if workers:
+        connection.execute(
+            delete(AckRow).where(col(AckRow.gateway) == gateway, col(AckRow.worker).in_(workers))
+        )
 
 
 def _forget_oldest(connection: Connection, ack: Ack) -> None:

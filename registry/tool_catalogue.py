@@ -28,12 +28,15 @@ from registry.publisher import compile_snapshot
 from registry.tool_definitions import (
     ToolStatus,
     definitions_of,
+    forget_tool,
     statuses_of,
     store_observed,
     update_status,
 )
 
 FIRST_SEEN_AUTHOR: Final = "approve:first_seen"
+# Of the list of one server: an operator who works on it changes it less often.
+CHANGES_PER_MINUTE: Final = 12
 
 
 class ToolState(StrEnum):
@@ -74,6 +77,10 @@ class Observation:
     changed: bool
 
 
+class TooManyChangesError(Exception):
+    """The reports about a server have changed more often than they are written down."""
+
+
 class UnknownServerError(LookupError):
     """No McpServer of that name is declared."""
 
@@ -108,6 +115,7 @@ class ToolCatalogue:
         self._settings_models = settings_models
         self._clock = clock
         self._compiler = compiler
+        self._changes: dict[str, tuple[int, int]] = {}  # server → (minute, changes in it)
 
     async def observe(
         self,
@@ -122,17 +130,29 @@ class ToolCatalogue:
 
         Raises:
             UnknownServerError: `server` is not declared.
+            TooManyChangesError: Its list changed too often this minute; nothing was written.
         """
         offered, refused = offered_tools(tools)
         before = self._database.read(lambda connection: self._statuses(connection, server))
         if _is_known(before, offered):
             return Observation(_approved(before), refused, changed=False)
+        self._count_change(server)
         if before_change is not None:
             await before_change()
         after = await self._database.write(
             lambda connection: self._take_in(connection, server, offered)
         )
         return Observation(_approved(after), refused, changed=True)
+
+    def _count_change(self, server: str) -> None:
+        """A server that lists something else each time, or a gateway that says so, has to wait."""
+        this_minute = int(self._clock()) // 60
+        minute, changes = self._changes.get(server, (this_minute, 0))
+        if minute != this_minute:
+            changes = 0
+        if changes >= CHANGES_PER_MINUTE:
+            raise TooManyChangesError(server)
+        self._changes[server] = (this_minute, changes + 1)
 
     async def approve(
         self, server: str, digests: Mapping[str, str], author: str
@@ -200,7 +220,10 @@ class ToolCatalogue:
                 at_ms=now_ms,
             )
         for name in before.keys() - offered.keys():
-            update_status(connection, server, name, observed_digest=None)
+            if before[name].approved_digest is None:
+                forget_tool(connection, server, name)
+            else:
+                update_status(connection, server, name, observed_digest=None)
         self._approve_first_seen(connection, server)
         return statuses_of(connection, server)
 

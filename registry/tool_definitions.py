@@ -2,7 +2,8 @@
 
 The definitions are kept apart from the status, so that what an operator approved can still be
 shown after the server changed it. Bounded: per tool only the newest definitions stay, beside the
-approved one, so that a server cannot fill the database by changing its mind.
+approved one, and a tool that is gone without ever being approved leaves nothing, so that neither a
+server nor a gateway that lies can fill the database by changing its mind.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,7 +15,7 @@ from sqlmodel import Field, SQLModel, col
 
 import database.naming  # noqa: F401 - before the first table: it names the constraints
 
-MAXIMUM_DEFINITIONS_PER_TOOL: Final = 20
+MAXIMUM_DEFINITIONS_PER_TOOL: Final = 5
 
 
 class ToolDefinitionRow(SQLModel, table=True):
@@ -160,6 +161,12 @@ def update_status(connection: Connection, server: str, name: str, **values: obje
         .where(col(ToolStatusRow.server) == server, col(ToolStatusRow.name) == name)
         .values(**values)
     )
+
+
+def forget_tool(connection: Connection, server: str, name: str) -> None:
+    """Inside a write: a tool that nobody approved and nobody offers leaves nothing behind."""
+    for row in (ToolStatusRow, ToolDefinitionRow):
+        connection.execute(delete(row).where(col(row.server) == server, col(row.name) == name))
 
 
 def forget_server(connection: Connection, server: str) -> None:

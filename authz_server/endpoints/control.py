@@ -31,7 +31,7 @@ from authz_server.parts import Parts
 from database.errors import DatabaseError
 from registry.acks import Ack
 from registry.publisher import enforcement_view
-from registry.tool_catalogue import UnknownServerError
+from registry.tool_catalogue import TooManyChangesError, UnknownServerError
 from token_exchange.claims import Refusal
 
 BASE: Final = "/control/v1"
@@ -110,6 +110,12 @@ async def acks(parts: Parts, request: Request, caller: ControlCaller) -> Answer:
     said = await json_of(request, Acknowledgement, MAXIMUM_SMALL_BODY)
     if isinstance(said, Refusal):
         return said
+    worker = worker_of(request)
+    second = parts.serving_workers.problem(caller.gateway.name, worker)
+    if second is not None:
+        return second
+    if said.worker != worker:
+        return _invalid("A worker acknowledges for itself alone.", "acks.worker")
     await parts.live.refresh()  # what the worker applied may be younger than our last look
     state = parts.live.state
     if not (
@@ -176,6 +182,13 @@ async def catalogue(parts: Parts, request: Request, caller: ControlCaller) -> An
         observed = await parts.catalogue.observe(seen.server, seen.tools, before_change=intent)
     except UnknownServerError:
         return _invalid("The server is not declared any more.", "catalogue.unknown")
+    except TooManyChangesError:
+        return Refusal(
+            "temporarily_unavailable",
+            "The tools of this server change too often; say it again in a minute.",
+            f"{seen.server}: more changes this minute than are written down",
+            "catalogue.rate",
+        )
     if observed.changed:
         await parts.live.refresh()
         await record(

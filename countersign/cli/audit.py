@@ -1,6 +1,7 @@
 """`audit search`: who did what, for whom, and why it was allowed or not."""
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -67,6 +68,17 @@ def search(
         for source in found["silent"]:
             line = visible(f"  {source} was not heard of")
             context.errors.print(line, highlight=False, markup=False)
+
+
+@app.command("close-source")
+def close_source(
+    command: typer.Context, source: Annotated[str, typer.Argument(help="As `search` names it.")]
+) -> None:
+    """Wait for a source no more: its process is gone, or it lied. Audited."""
+    context = context_of(command)
+    with context.admin() as admin:
+        closed = admin.call("DELETE", f"/audit/sources/{quote(source, safe='')}")
+    context.say(f"{closed['source']} is closed: searches from now on do not wait for it")
 
 
 def _what(row: dict[str, Any]) -> str:

@@ -115,3 +115,18 @@ def test_decision_without_outcome_yet_is_unknown_then_has_one(stack: AdminStack)
 
     assert (before["allowed"], before["outcome"]) == (True, "unknown")
     assert (after["outcome"], len(after["events"])) == ("succeeded", 2)
+
+
+def test_operator_closes_a_source_and_the_audit_says_who(stack: AdminStack) -> None:
+    ingest(stack, decided("dec_1", 1, Outcome.ALLOWED), high_water=900)
+
+    refused = stack.call("DELETE", f"/audit/sources/{SOURCE}", who="usr_vera")
+    unknown = stack.call("DELETE", "/audit/sources/gateway.demo.none", who="usr_olga")
+    closed = stack.call("DELETE", f"/audit/sources/{SOURCE}", who="usr_olga")
+
+    assert (refused.status, unknown.status, closed.status) == (403, 404, 200)
+    assert (closed.json["source"], closed.json["ended"]) == (SOURCE, True)
+    assert closed.json in stack.call("GET", "/audit/sources", who="usr_vera").json["sources"]
+    (event,) = stack.events(EventType.SOURCE_CLOSED)
+    assert event.author is not None
+    assert event.detail == f"{SOURCE} at 900"

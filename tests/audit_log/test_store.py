@@ -12,7 +12,13 @@ from audit_log.completeness import Gap
 from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp
 from audit_log.event_rows import EVENTS, SOURCES
 from audit_log.search import AuditFilter
-from audit_log.store import AuditStore, IngestConflictError, IngestRefusedError, SearchResult
+from audit_log.store import (
+    AuditStore,
+    IngestConflictError,
+    IngestRefusedError,
+    SearchResult,
+    UnknownSourceError,
+)
 from database.engine import Database
 from tests.audit_log.samples import NOW, intent
 
@@ -306,3 +312,44 @@ def test_store_events_of_a_decision_come_oldest_first(store: AuditStore) -> None
 
     assert [each.event.type for each in recorded] == ["call.decided", "call.finished"]
     assert store.get("dec_unknown") == ()
+
+
+def test_source_that_an_operator_closed_spoils_no_search_of_later(
+    store: AuditStore, clock: Clock
+) -> None:
+    far = [
+        msgspec.structs.replace(event, timestamp="9999-12-31T23:59:59.000Z")
+        for event in events(1, 1)
+    ]
+    asyncio.run(store.ingest(SOURCE, 999_999, far))
+    clock.now += 60
+    later = AuditFilter(since_ms=int(clock.now * 1000) + 1)
+    assert not store.search(later).completeness.complete
+
+    closed = asyncio.run(store.close_source(SOURCE))
+
+    assert (closed.is_stopped, closed.high_water) == (True, 999_999)
+    assert store.search(later).completeness.complete
+    assert not store.search(AuditFilter()).completeness.complete  # then something was missing
+    asyncio.run(store.ingest(SOURCE, 999_999, far))  # what comes late is kept, and reopens nothing
+    assert store.search(later).completeness.complete
+
+
+def test_source_that_nobody_heard_of_cannot_be_closed(store: AuditStore) -> None:
+    with pytest.raises(UnknownSourceError):
+        asyncio.run(store.close_source("gateway.demo.none"))
+
+
+def test_gateway_has_a_bounded_number_of_sources_that_have_not_ended(
+    store: AuditStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audit_log.store.MAXIMUM_LIVE_SOURCES", 3)
+    for number in range(3):
+        asyncio.run(store.ingest(f"gateway.demo.{number}", 1, []))
+    with pytest.raises(IngestRefusedError, match="too many sources"):
+        asyncio.run(store.ingest("gateway.demo.3", 1, []))
+    asyncio.run(store.ingest("gateway.demo.2", 1, []))  # those it has go on
+    asyncio.run(store.ingest("gateway.demo-eu.0", 1, []))  # as do others'
+    asyncio.run(store.ingest("authz-server.0", 1, []))
+    asyncio.run(store.close_source("gateway.demo.0"))
+    asyncio.run(store.ingest("gateway.demo.3", 1, []))

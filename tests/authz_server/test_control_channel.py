@@ -9,8 +9,10 @@ import pytest
 
 from audit_log.event import AuditEvent, EventType, Outcome
 from authz_server.issuing.signing_keys import KeyPurpose
+from authz_server.serving_workers import WORKER_HEADER
 from registry.blocks import BlockKind
 from registry.snapshot import EnforcementView
+from registry.tool_catalogue import CHANGES_PER_MINUTE
 from tests.authz_server.back_half import (
     CONTROL,
     CRM,
@@ -160,11 +162,18 @@ async def test_control_with_an_expired_token_or_a_removed_key_is_refused(
     assert (await call(gateway, "snapshot", headers=headers)).status_code == 401
 
 
+async def acknowledge(
+    gateway: GatewayProcess, said: dict[str, Any], worker: str = "w1"
+) -> httpx2.Response:
+    headers = gateway.control_headers(await gateway.control_token(), "acks", "POST")
+    return await call(gateway, "acks", said, headers | {WORKER_HEADER: worker})
+
+
 async def test_control_acknowledgement_is_kept(authority: Authority) -> None:
     gateway = await authority.enrolled()
     await authority.block(BlockKind.AGENT, "support-bot")
     said = {"worker": "w1", "sequence": 1, "version": 1, "applied_at_ms": NOW * 1000}
-    assert (await call(gateway, "acks", said)).status_code == 204
+    assert (await acknowledge(gateway, said)).status_code == 204
     (ack,) = authority.parts.acks.acks_for(1)
     assert (ack.gateway, ack.worker, ack.received_at_ms) == ("demo", "w1", NOW * 1000)
 
@@ -189,8 +198,40 @@ async def test_control_acknowledgement_out_of_range_is_refused(
 ) -> None:
     gateway = await authority.enrolled()
     said = {"worker": "w1", "sequence": 0, "version": 1, "applied_at_ms": NOW * 1000, **changes}
-    assert error_of(await call(gateway, "acks", said)) == "invalid_request"
+    worker = said["worker"] or ""
+    assert error_of(await acknowledge(gateway, said, worker)) == "invalid_request"
     assert authority.parts.acks.acks_for(0) == ()
+
+
+@pytest.mark.requirement("control-own-only")
+async def test_control_acknowledgement_of_another_worker_is_refused(authority: Authority) -> None:
+    gateway = await authority.enrolled()
+    said = {"worker": "w2", "sequence": 0, "version": 1, "applied_at_ms": NOW * 1000}
+    assert error_of(await acknowledge(gateway, said, worker="w1")) == "invalid_request"
+    assert authority.refusals()[-1].reasons == ("acks.worker",)
+    with authority.parts.serving_workers.holding("demo", "w1"):
+        refused = error_of(await acknowledge(gateway, said, worker="w2"))
+    assert refused == "temporarily_unavailable"
+    assert authority.parts.acks.acks_for(0) == ()
+
+
+async def test_control_catalogue_that_changes_all_the_time_has_to_wait(
+    authority: Authority,
+) -> None:
+    gateway = await authority.enrolled()
+
+    async def say(name: str) -> httpx2.Response:
+        tool = {"name": name, "inputSchema": {"type": "object"}}
+        return await call(gateway, "catalogue", {"server": "crm", "tools": [tool]})
+
+    for number in range(CHANGES_PER_MINUTE):
+        assert (await say(f"tool_{number}")).status_code == 200
+    assert error_of(await say("one_more")) == "temporarily_unavailable"
+    assert authority.refusals()[-1].reasons == ("catalogue.rate",)
+    assert (await say(f"tool_{CHANGES_PER_MINUTE - 1}")).status_code == 200  # no change
+    authority.clock.now += 60
+    await authority.parts.live.refresh()
+    assert (await say("one_more")).status_code == 200
 
 
 def batch(source: str = "gateway.demo.0123456789abcdef", count: int = 2) -> dict[str, Any]:

@@ -6,7 +6,13 @@ from dataclasses import replace
 import pytest
 
 from database.engine import Database
-from registry.acks import FORGET_WORKER_AFTER_MS, MAXIMUM_ACKS_PER_WORKER, Ack, AckStore
+from registry.acks import (
+    FORGET_WORKER_AFTER_MS,
+    MAXIMUM_ACKS_PER_WORKER,
+    MAXIMUM_WORKERS_PER_GATEWAY,
+    Ack,
+    AckStore,
+)
 
 ACK = Ack("demo", "w1", sequence=1, version=1, applied_at_ms=1_000_030, received_at_ms=1_000_041)
 
@@ -43,6 +49,18 @@ def test_acks_of_a_worker_are_bounded(acks: AckStore) -> None:
     first = acks.acks_for(0)[0]
     assert first.sequence == 20
     assert acks.workers()[0].sequence == MAXIMUM_ACKS_PER_WORKER + 19
+
+
+def test_workers_of_a_gateway_are_bounded_and_others_stay(acks: AckStore) -> None:
+    other = replace(ACK, gateway="other")
+    record(acks, other)
+    for number in range(MAXIMUM_WORKERS_PER_GATEWAY + 3):
+        at_ms = ACK.received_at_ms + number
+        record(acks, replace(ACK, worker=f"w{number}", received_at_ms=at_ms))
+    kept = {(ack.gateway, ack.worker) for ack in acks.workers()}
+    assert len(kept) == MAXIMUM_WORKERS_PER_GATEWAY + 1
+    assert ("other", "w1") in kept
+    assert ("demo", "w2") not in kept
 
 
 def test_worker_that_never_came_back_is_forgotten(acks: AckStore) -> None:

@@ -110,6 +110,7 @@ def test_tool_no_longer_offered_is_shown_as_gone_and_cannot_be_approved(
     registry: Registry,
 ) -> None:
     observe(registry, tool("refund"), tool("delete"))
+    approve(registry, "delete")
     observe(registry, tool("refund"))
     assert states(registry) == {"refund": ToolState.OBSERVED, "delete": ToolState.GONE}
     with pytest.raises(UnknownToolError):
@@ -238,6 +239,14 @@ def test_server_that_keeps_changing_its_mind_cannot_fill_the_database(registry: 
     kept = registry.database.read(lambda connection: definitions_of(connection, "crm"))
     assert len(kept) <= MAXIMUM_DEFINITIONS_PER_TOOL + 2
     assert listed(registry, "refund").approved_definition == tool("refund", "approved")
+
+
+def test_tool_that_is_gone_and_was_never_approved_leaves_nothing(registry: Registry) -> None:
+    observe(registry, tool("refund"), tool("invented"))
+    observe(registry, tool("refund"))
+    assert states(registry) == {"refund": ToolState.OBSERVED}
+    kept = registry.database.read(lambda connection: definitions_of(connection, "crm"))
+    assert {name for name, _ in kept} == {"refund"}
 
 
 @pytest.mark.requirement("trap-inherited-name")
