@@ -21,7 +21,8 @@ MAXIMUM_PARAMETERS: Final = 64
 BODY_WAIT_SECONDS: Final = 10.0  # a browser sends a form at once
 FORM_MEDIA_TYPE: Final = "application/x-www-form-urlencoded"
 
-_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+# What a terminal or a page would obey, or hide: controls, line separators, direction overrides.
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,11 +82,15 @@ class CommandContext:
             self.console.print(text, highlight=False, markup=False)
 
     def show(self, value: Any, columns: dict[str, Callable[[Any], str]] | None = None) -> None:  # noqa: ANN401
-        """Print a value: rows as a table by `columns`, or whole as JSON or YAML."""
+        """Print a value: rows as a table by `columns`, or whole as JSON or YAML.
+
+        Whatever is not ASCII is escaped in JSON and YAML: agents choose some of the text, and a
+        terminal obeys more than the ASCII controls.
+        """
         if self.output is Output.JSON:
-            self.console.print_json(json.dumps(value))
+            self.console.print_json(json.dumps(value), ensure_ascii=True)
         elif self.output is Output.YAML or columns is None:
-            text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+            text = yaml.safe_dump(value, sort_keys=False, allow_unicode=False)
             self.console.print(text, highlight=False, markup=False, end="", soft_wrap=True)
         else:
             table = Table(box=None, pad_edge=False, header_style="bold")

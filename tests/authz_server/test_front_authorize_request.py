@@ -197,6 +197,10 @@ def test_authorize_prompt_and_max_age_say_what_must_happen(
     [
         b"client_id=%00",
         b"state=%0d%0aSet-Cookie:x",
+        b"state=%c2%9b2J",  # a control of ISO 6429 in one character
+        b"state=%e2%80%ae",  # right-to-left override
+        b"state=%e2%81%a6",
+        b"state=%e2%80%a8",
         b"state=%ff",
         b"state=%ed%a0%80",  # a lone surrogate
         b"\xff=\xff",

@@ -1,8 +1,18 @@
 """What the command line prints: names chosen by agents never command a terminal."""
 
-import pytest
+import io
+import json
 
-from countersign.cli.context import visible
+import pytest
+import yaml
+from rich.console import Console
+
+from countersign.cli.context import CommandContext, Output, visible
+from countersign.settings import ClientSettings
+
+# Clears a screen (ESC and its 8-bit form), sets a title, turns text around, breaks a line.
+HOSTILE = "\x1b[2J\x9b2J\x9d0;x\x9c\u202eevil\u2066\u2028\x7f\r\n[red]Zoë[/red]"
+OBEYED = set(HOSTILE) - set("[2J]0;xevilred/Zoë\n")
 
 
 @pytest.mark.requirement("trap-terminal-escape")
@@ -19,3 +29,20 @@ from countersign.cli.context import visible
 )
 def test_control_characters_are_shown_not_obeyed(name: str, shown: str) -> None:
     assert visible(name) == shown
+
+
+@pytest.mark.requirement("trap-terminal-escape")
+@pytest.mark.parametrize("output", list(Output))
+def test_no_format_prints_what_a_terminal_would_obey(output: Output) -> None:
+    printed = io.StringIO()
+    console = Console(file=printed, force_terminal=False, width=400)
+    context = CommandContext(ClientSettings(), output, False, console, console)
+
+    context.show([{"name": HOSTILE}], {"NAME": lambda row: str(row["name"])})
+
+    text = printed.getvalue()
+    assert not OBEYED & set(text)
+    if output is Output.JSON:
+        assert json.loads(text) == [{"name": HOSTILE}]
+    elif output is Output.YAML:
+        assert yaml.safe_load(text) == [{"name": HOSTILE}]
