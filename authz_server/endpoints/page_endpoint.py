@@ -1,8 +1,8 @@
 """Makes a handler of pages an endpoint: closes over the parts, and fails closed with a page.
 
-When the registry in memory is too old, or the database or the audit spool cannot be used, the
-person sees a 503 and nothing was given out: every handler writes what it must before it answers.
-Anything else unexpected is left to the application's outermost handler.
+When the registry in memory is too old, or the database or the audit spool cannot be used or is too
+busy, the person sees a 503 and nothing was given out: every handler writes what it must before it
+answers. Anything else unexpected is left to the application's outermost handler.
 """
 
 from collections.abc import Awaitable, Callable
@@ -16,7 +16,7 @@ from audit_log.spool import SpoolUnavailable
 from authz_server.errors import UNAVAILABLE, error_page
 from authz_server.log_events import LogEvent
 from authz_server.parts import Parts
-from database.errors import DatabaseUnavailableError
+from database.errors import DatabaseError
 
 HEADING: Final = "Not available now"
 
@@ -34,7 +34,7 @@ def page_endpoint(handler: PageHandler, parts: Parts) -> Endpoint:
             return error_page(UNAVAILABLE, heading=HEADING)
         try:
             return await handler(parts, request)
-        except (DatabaseUnavailableError, SpoolUnavailable) as error:
+        except (DatabaseError, SpoolUnavailable) as error:
             _logger.exception(LogEvent.REQUEST_UNAVAILABLE, error=type(error).__name__)
             return error_page(UNAVAILABLE, heading=HEADING)
 

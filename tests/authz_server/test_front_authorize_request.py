@@ -21,6 +21,7 @@ from authz_server.requested_access import (
     exact_tools,
 )
 from authz_server.store import interactions
+from database.errors import DatabaseBusyError
 from registry.snapshot import RegistrySnapshot, ToolEntry
 from tests.authz_server.front_half import (
     CRM_URL,
@@ -269,6 +270,16 @@ def test_authorize_when_the_registry_or_the_audit_is_out_of_reach_gives_a_503(
     assert (answer.status_code, answer.headers.get("location")) == (503, None)
     half.spool.is_broken = False
     assert answer_of(half.browser().authorize(response_type="token"))["error"]
+
+
+def test_authorize_when_another_process_keeps_the_database_gives_a_503(
+    half: FrontHalf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(*_: object) -> None:
+        raise DatabaseBusyError("another process keeps the write lock")
+
+    monkeypatch.setattr(half.parts.interactions, "start", busy)
+    assert half.browser().authorize().status_code == 503
 
 
 def test_authorize_when_too_many_people_are_at_it_refuses_and_records(
