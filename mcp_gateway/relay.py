@@ -11,6 +11,7 @@ time, so that no server can hold up the calls of the others.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Final
@@ -33,7 +34,8 @@ EVENT_STREAM: Final = "text/event-stream"
 # to repeat: a 403 would read as a challenge of the gateway.
 _ERROR_STATUSES: Final = frozenset({400, 404})
 _OK: Final = 200
-_EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
+# An empty line after any end of a line (WHATWG HTML §9.2.6): where `EventReader` dispatches.
+_EVENT_END: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 
 STREAM_HEADERS: Final[RawHeaders] = (
     (b"content-type", EVENT_STREAM.encode()),
@@ -76,6 +78,7 @@ class Relay:
         self._reply = reply
         self._request_id = request_id
         self._is_event_stream = False
+        self._is_answered = False
 
     async def pass_on(self, upstream: UpstreamReply, guard: EchoGuard) -> CallResult:
         """Send the upstream's reply.
@@ -97,6 +100,9 @@ class Relay:
         """End the reply with an error in whatever form still fits; the status the agent saw."""
         if not self._reply.is_started:
             return await send(self._reply, answer)
+        if self._is_answered:  # a second answer would contradict the first
+            await self._reply.finish()
+            return _OK
         if self._is_event_stream:
             await self._reply.finish(b"event: message\ndata: " + answer.body + b"\n\n")
             return _OK
@@ -158,21 +164,29 @@ class Relay:
         result: CallResult | None = None
         async for chunk in _in_slices(chunks):
             clean = guard.pass_on(chunk)
-            result = self._look_into(reader, clean) or result
+            result = self._look_into(reader, clean, result)
             events = cutter.feed(clean)
             if events:
                 await self._reply.write(events)
+                self._is_answered = result is not None
         if result is None:
             raise UpstreamInvalidError("the stream ended without the answer")
-        await self._reply.finish()
+        rest = cutter.rest() + guard.rest()
+        if rest.strip(b"\r\n"):
+            raise UpstreamInvalidError("the stream ended within an event")
+        await self._reply.finish(rest)
         return result
 
-    def _look_into(self, reader: EventReader, piece: bytes) -> CallResult | None:
-        result: CallResult | None = None
+    def _look_into(
+        self, reader: EventReader, piece: bytes, result: CallResult | None
+    ) -> CallResult | None:
+        """The answer so far. Nothing may come after it: whose would that be?"""
         try:
             for event in reader.feed(piece):
                 if not event.data:  # primes a connection, says nothing
                     continue
+                if result is not None:
+                    raise UpstreamInvalidError("the server went on after its answer")
                 message = _message_of(event.data)
                 if message.method is not None and message.id is not None:
                     raise UpstreamInvalidError("the server sent a request")
@@ -231,12 +245,13 @@ class _EventCutter:
         """What is complete now; empty when nothing is."""
         start = max(0, len(self._pending) - len(b"\r\n\r"))
         self._pending += chunk
-        ends = [
-            position + len(mark)
-            for mark in _EVENT_ENDS
-            if (position := self._pending.rfind(mark, start)) >= 0
-        ]
-        cut = max(ends, default=0)
+        cut = 0
+        for found in _EVENT_END.finditer(self._pending, start):
+            cut = found.end()
         complete = bytes(self._pending[:cut])
         del self._pending[:cut]
         return complete
+
+    def rest(self) -> bytes:
+        """What belongs to no complete event."""
+        return bytes(self._pending)

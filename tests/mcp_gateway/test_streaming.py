@@ -270,7 +270,7 @@ async def test_task_that_is_cancelled_from_outside_still_leaves_an_outcome(rig: 
     assert (outcome.outcome, outcome.error_code) == (Outcome.CANCELLED, "cancelled")
 
 
-@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\n", b"\n\r"])
 async def test_event_stream_cut_anywhere_is_the_same_stream(rig: Rig, end: bytes) -> None:
     note = b'data: {"jsonrpc":"2.0","method":"notifications/progress"}'
     final = b'data: {"jsonrpc":"2.0","id":1,"result":{"content":[]}}'
@@ -280,3 +280,20 @@ async def test_event_stream_cut_anywhere_is_the_same_stream(rig: Rig, end: bytes
         await task
         assert exchange.body == whole
         assert exchange.is_finished
+
+
+async def test_stream_that_ends_within_an_event_is_refused(rig: Rig) -> None:
+    _, task = await opened(rig, stream(NOTE, FINAL, b"data: {"))
+    await task
+    assert rig.events("call.finished")[-1].outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize("after", [FINAL, NOTE])
+async def test_message_after_the_answer_is_refused_and_not_passed_on(
+    rig: Rig, after: bytes
+) -> None:
+    exchange, task = await opened(rig, stream(NOTE, FINAL, after))
+    await task
+    assert exchange.body == NOTE + FINAL
+    assert exchange.is_finished
+    assert rig.events("call.finished")[-1].outcome is Outcome.FAILED
