@@ -7,6 +7,7 @@ Starting, draining and closing is `countersign.authz_process`. The gateway's own
 
 import platform
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -100,7 +101,7 @@ async def compose_authz_server(
     objects = RegistryStore(database, issuer=issuer, settings_models=models, clock=clock)
     # Policies shipped with a newer release join the set like an operator's change would.
     await objects.apply(objects.plan(()), "countersign")
-    live = LiveRegistry(database, issuer=issuer, settings_models=models, clock=clock)
+    live = LiveRegistry(database, issuer=issuer, settings_models=models, monotonic=time.monotonic)
     spool = Spool.open(
         settings.data_dir / "spool",
         "authz-server",

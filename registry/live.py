@@ -97,14 +97,15 @@ class LiveRegistry:
         *,
         issuer: str,
         settings_models: SettingsModels,
-        clock: Callable[[], float],
+        monotonic: Callable[[], float],
     ) -> None:
+        """`monotonic` counts seconds; a clock that is set back must not make an old picture new."""
         self._database = database
         self._issuer = issuer
         self._settings_models = settings_models
-        self._clock = clock
+        self._monotonic = monotonic
         self._seen_version: int | None = None
-        self._read_at = clock()
+        self._read_at = monotonic()
         self._subscribers: set[Subscription] = set()
         self._changed = asyncio.Event()
         self._refreshing = asyncio.Lock()
@@ -129,7 +130,7 @@ class LiveRegistry:
 
     def is_stale(self, maximum_age_seconds: float) -> bool:
         """Whether the database was last read longer ago than that."""
-        return self._clock() - self._read_at > maximum_age_seconds
+        return self._monotonic() - self._read_at > maximum_age_seconds
 
     async def run(self) -> None:
         """Follow the database until cancelled."""
@@ -147,7 +148,7 @@ class LiveRegistry:
             if data_version != self._seen_version:
                 await self._take_in()
                 self._seen_version = data_version
-            self._read_at = self._clock()
+            self._read_at = self._monotonic()
 
     async def changed(self, after_version: int, after_sequence: int) -> LiveState:
         """Wait until the snapshot or the revocations are newer than given."""

@@ -275,7 +275,9 @@ def open_stack(directory: Path) -> AdminStack:
             clock=clock,
             compiler=naming_compiler,
         ),
-        live=LiveRegistry(database, issuer=ISSUER, settings_models=SETTINGS_MODELS, clock=clock),
+        live=LiveRegistry(
+            database, issuer=ISSUER, settings_models=SETTINGS_MODELS, monotonic=clock
+        ),
         revocations=RevocationStore(database),
         acks=AckStore(database),
         catalogue=ToolCatalogue(

@@ -458,7 +458,7 @@ async def start_authority(
     if database_file is None:
         sealed = seal_secret("notes-api-key", API_KEY, keys.active_public_jwk(KeyPurpose.VAULT))
         await vault.put("notes-api-key", sealed, "test", NOW * 1000)
-    live = LiveRegistry(database, issuer=ISSUER, settings_models=settings, clock=clock)
+    live = LiveRegistry(database, issuer=ISSUER, settings_models=settings, monotonic=clock)
     workloads = WorkloadVerifiers(
         lambda: live.snapshot.trust_providers,
         WorkloadParts(

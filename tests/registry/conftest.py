@@ -74,4 +74,4 @@ def registry(database: Database, clock: FakeClock) -> Registry:
 
 @pytest.fixture
 def live(database: Database, clock: FakeClock) -> LiveRegistry:
-    return LiveRegistry(database, issuer=ISSUER, settings_models=SETTINGS_MODELS, clock=clock)
+    return LiveRegistry(database, issuer=ISSUER, settings_models=SETTINGS_MODELS, monotonic=clock)

@@ -52,7 +52,7 @@ def test_live_registry_starts_with_what_is_stored(registry: Registry, clock: Fak
     registry.apply(*small_set())
     asyncio.run(block(registry, "support-bot"))
     live = LiveRegistry(
-        registry.database, issuer=ISSUER, settings_models=SETTINGS_MODELS, clock=clock
+        registry.database, issuer=ISSUER, settings_models=SETTINGS_MODELS, monotonic=clock
     )
     assert live.snapshot.version == 1
     assert live.blocks.sequence == 1
@@ -231,7 +231,7 @@ def test_unreadable_database_makes_the_picture_stale_and_following_goes_on(
 def test_revocations_are_taken_in_although_the_snapshot_cannot_be_compiled(
     registry: Registry, clock: FakeClock
 ) -> None:
-    live = LiveRegistry(registry.database, issuer=ISSUER, settings_models={}, clock=clock)
+    live = LiveRegistry(registry.database, issuer=ISSUER, settings_models={}, monotonic=clock)
     registry.apply(*small_set())  # declared by a release that knows more types
 
     async def scenario() -> None:
