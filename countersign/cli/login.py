@@ -5,6 +5,7 @@ Authorization code with PKCE for the built-in public client `countersign-cli`, a
 """
 
 import secrets
+import time
 import webbrowser
 from base64 import urlsafe_b64encode
 from hashlib import sha256
@@ -21,6 +22,7 @@ from countersign.cli.context import CommandContext, context_of, read_secret
 from countersign.login_file import ProofKey, SavedLogin
 
 CLIENT_ID = "countersign-cli"
+MAXIMUM_REQUESTS = 100  # at the loopback listener, most of them of somebody else
 PAGE = (
     b"<!doctype html><meta charset=utf-8><title>Countersign</title>"
     b"<p style='font:1.2rem system-ui'>You may close this window and return to the terminal."
@@ -47,7 +49,7 @@ def login(
     with httpx2.Client(timeout=context.settings.timeout_seconds, trust_env=False) as http:
         metadata = _metadata(http, issuer)
         verifier, state = secrets.token_urlsafe(48), secrets.token_urlsafe(24)
-        with _Callback(wait) as callback:
+        with _Callback(wait, state) as callback:
             url = _authorization_url(metadata, callback.redirect_uri, key, verifier, state)
             if not (browser and webbrowser.open(url)):
                 context.console.print(url, soft_wrap=True, highlight=False, markup=False)
@@ -159,10 +161,11 @@ def _redeem(
 
 
 class _Callback:
-    """A loopback listener on a free port that takes one redirect."""
+    """A loopback listener on a free port that takes the redirect of this login, and no other."""
 
-    def __init__(self, wait_seconds: float) -> None:
+    def __init__(self, wait_seconds: float, state: str) -> None:
         self._answer: dict[str, str] = {}
+        self._wait_seconds = wait_seconds
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -171,7 +174,11 @@ class _Callback:
                 if parts.path != "/callback":
                     self.send_error(404)
                     return
-                outer._answer = {name: values[0] for name, values in parse_qs(parts.query).items()}
+                answer = {name: values[0] for name, values in parse_qs(parts.query).items()}
+                if not secrets.compare_digest(answer.get("state", "").encode(), state.encode()):
+                    self.send_error(400)  # any local program may ask: it ends nothing
+                    return
+                outer._answer = answer
                 self.send_response(200)
                 self.send_header("content-type", "text/html; charset=utf-8")
                 self.send_header("referrer-policy", "no-referrer")
@@ -199,7 +206,12 @@ class _Callback:
 
     def wait(self) -> dict[str, str]:
         """The parameters of the redirect."""
-        self._server.handle_request()
+        deadline = time.monotonic() + self._wait_seconds
+        for _ in range(MAXIMUM_REQUESTS):
+            self._server.timeout = max(0.0, deadline - time.monotonic())
+            self._server.handle_request()
+            if self._answer or time.monotonic() >= deadline:
+                break
         if not self._answer:
             raise AdminError("timeout", "nobody came back from the browser")
         return self._answer
