@@ -1,94 +1,96 @@
 """The database of one process: short reads in the caller's thread, writes through one writer.
 
-SQLite only in this release; several processes share one file. WAL lets readers and the writer
-pass each other; `BEGIN IMMEDIATE` takes the write lock before the first read of a write, so that
-what a work read cannot have changed when it writes. Statements of repositories are SQLAlchemy
-Core and portable to PostgreSQL; what is peculiar to SQLite is in this file and in
-`database.transactions`.
+SQLite (`database.sqlite`) or PostgreSQL (`database.postgresql`), told apart by the URL. On both
+there is one writer at a time over all processes, so that every work may read, decide and write as
+if it were alone (decision 0010). Statements of repositories are SQLAlchemy Core and portable; what
+is peculiar to one database is in its file.
 """
 
 import asyncio
-import os
-import sqlite3
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from database import naming
+from database.backend import Backend
 from database.errors import (
     DatabaseBusyError,
     DatabaseError,
     DatabaseUnavailableError,
     UnsupportedDatabaseError,
 )
+from database.postgresql import PostgresqlBackend
+from database.sqlite import SqliteBackend
 from database.transactions import WriterThread
 
 T = TypeVar("T")
 
 NAMING_CONVENTION: Final = naming.NAMING_CONVENTION
 
-READ_WAIT_MS: Final = 5_000  # a reader waits only for recovery after a crash
-OPEN_WAIT_SECONDS: Final = 10.0  # several processes may create the file at the same moment
-READ_POOL: Final = 8
-READ_OVERFLOW: Final = 8
-POOL_WAIT_SECONDS: Final = 5.0  # for one of those connections
-LOCK_WAIT_SECONDS: Final = 5.0  # for another process to release the write lock
-# SQLite's own busy handler sleeps up to 100 ms at a time, which is unfair between processes.
-LOCK_RETRY_SECONDS: Final = 0.001
-
 
 class Database:
-    """One SQLite file, safe for threads. Open it once per process and close it at the end."""
+    """One database, safe for threads. Open it once per process and close it at the end."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, backend: Backend, path: Path) -> None:
         self._path = path
-        self._readers = _engine(path, _begin_reading, read_only=True)
-        self._writing = _engine(path, _begin_writing, read_only=False)
-        self._writer = WriterThread(self._writing)
-        self._watcher = _connected(path, read_only=True)
-        self._watching = threading.Lock()
+        self._backend = backend
+        self._writer = WriterThread(backend)
 
     @classmethod
     def open(cls, url: str) -> "Database":
-        """Open `sqlite:///PATH`, creating the file (mode 0600) when it does not exist.
+        """Open `sqlite:///PATH` or `postgresql+psycopg://USER@HOST/NAME`.
+
+        A SQLite file is created (mode 0600) when it does not exist; a PostgreSQL database is not.
 
         Raises:
-            UnsupportedDatabaseError: Another database, or one in memory.
-            DatabaseUnavailableError: The file cannot be created, opened or is no database.
+            UnsupportedDatabaseError: Another database, or options we do not take.
+            DatabaseUnavailableError: It cannot be created, opened or reached.
         """
-        path = _path_of(url)
         try:
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-            _switch_to_write_ahead_log(path)
-            return cls(path)
-        except OSError as error:
-            raise DatabaseUnavailableError(f"cannot open {path}: {error.strerror}") from error
-        except (sqlite3.Error, DBAPIError) as error:
-            raise DatabaseUnavailableError(f"cannot open {path} as a database") from error
+            parsed = make_url(url)
+        except ArgumentError as error:
+            raise UnsupportedDatabaseError("the database URL cannot be read") from error
+        if parsed.drivername == "postgresql+psycopg":
+            return cls(PostgresqlBackend.open(parsed), Path())
+        if parsed.drivername in {"sqlite", "sqlite+pysqlite"}:
+            return cls(SqliteBackend.open(parsed), Path(parsed.database or ""))
+        # The URL itself may hold a password.
+        raise UnsupportedDatabaseError(
+            f"{parsed.drivername} is not supported; use sqlite:///PATH or "
+            "postgresql+psycopg://USER@HOST/NAME"
+        )
 
     @property
     def path(self) -> Path:
-        """The database file."""
+        """The file of a SQLite database."""
         return self._path
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a read transaction: one consistent picture, in the caller's thread.
 
-        `work` must return plain values: a result that is still open dies with the transaction.
+        `work` must return plain values: a result that is still open dies with the transaction. It
+        runs again when its connection turns out to be of before a restart of the database.
         """
+        self._backend.require_reachable()
         try:
-            with self._readers.connect() as connection, connection.begin():
-                return work(connection)
+            try:
+                return self._read(work)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+            return self._read(work)
         except DBAPIError as error:
             raise DatabaseUnavailableError("the database could not be read") from error
         except PoolTimeoutError as error:
             raise DatabaseBusyError("too many reads at once") from error
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        with self._backend.readers.connect() as connection, connection.begin():
+            return work(connection)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in the writer; returns after the commit that contains it.
@@ -108,103 +110,17 @@ class Database:
         return value
 
     def data_version(self) -> int:
-        """A number that changes whenever anybody, this process included, has committed."""
-        try:
-            with self._watching:
-                version: int = self._watcher.execute("PRAGMA data_version").fetchone()[0]
-        except sqlite3.Error as error:
-            raise DatabaseUnavailableError("the database could not be read") from error
-        return version
+        """A number that changes whenever anybody, this process included, has committed.
+
+        It never waits for the network. On PostgreSQL it also changes every second, because news
+        of other processes is a hint there that may be lost.
+
+        Raises:
+            DatabaseUnavailableError: Whether anybody has committed is not known.
+        """
+        return self._backend.data_version()
 
     def close(self) -> None:
         """Finish queued writes and close every connection."""
         self._writer.close()
-        with self._watching:
-            self._watcher.close()
-        self._readers.dispose()
-        self._writing.dispose()
-
-
-def _path_of(url: str) -> Path:
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise UnsupportedDatabaseError("the database URL cannot be read") from error
-    if parsed.get_backend_name() != "sqlite":
-        # The URL itself may hold a password.
-        raise UnsupportedDatabaseError(
-            f"{parsed.get_backend_name()} is not supported yet; use sqlite:///PATH"
-        )
-    if not parsed.database or parsed.database == ":memory:" or parsed.query:
-        raise UnsupportedDatabaseError("the database must be a plain file: sqlite:///PATH")
-    return Path(parsed.database)
-
-
-def _connected(path: Path, *, read_only: bool, busy_ms: int = READ_WAIT_MS) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False
-    )
-    connection.execute("PRAGMA foreign_keys = ON")
-    # FULL: what was answered as done survives loss of power; group commit pays for it.
-    connection.execute("PRAGMA synchronous = FULL")
-    if read_only:
-        connection.execute("PRAGMA query_only = ON")
-    return connection
-
-
-def _switch_to_write_ahead_log(path: Path) -> None:
-    """Once per file. Two processes doing it together see BUSY without their busy handler."""
-    deadline = time.monotonic() + OPEN_WAIT_SECONDS
-    connection = _connected(path, read_only=False)
-    try:
-        while True:
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
-                busy = error.sqlite_errorname.startswith("SQLITE_BUSY")
-                if not busy or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-            else:
-                return
-    finally:
-        connection.close()
-
-
-def _engine(path: Path, begin: Callable[[Connection], None], *, read_only: bool) -> Engine:
-    def connected() -> sqlite3.Connection:
-        # The writer waits for the lock itself, hence no busy handler.
-        return _connected(path, read_only=read_only, busy_ms=READ_WAIT_MS if read_only else 0)
-
-    engine = create_engine(
-        f"sqlite:///{path}",
-        creator=connected,
-        pool_size=READ_POOL if read_only else 1,
-        max_overflow=READ_OVERFLOW if read_only else 0,
-        pool_timeout=POOL_WAIT_SECONDS,
-        # A password hash is a value: it must not get into the text of an error.
-        hide_parameters=True,
-    )
-    event.listen(engine, "begin", begin)
-    return engine
-
-
-def _begin_reading(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
-
-
-def _begin_writing(connection: Connection) -> None:
-    """Take the write lock, with short and therefore fair retries."""
-    driver: Any = connection.connection.dbapi_connection
-    deadline = time.monotonic() + LOCK_WAIT_SECONDS
-    while True:
-        try:
-            driver.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if not error.sqlite_errorname.startswith("SQLITE_BUSY"):
-                raise DatabaseUnavailableError("the database cannot be written") from error
-            if time.monotonic() > deadline:
-                raise DatabaseBusyError("another process keeps the write lock") from error
-            time.sleep(LOCK_RETRY_SECONDS)
-        else:
-            return
+        self._backend.close()

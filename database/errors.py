@@ -2,7 +2,11 @@
 
 
 class DatabaseError(Exception):
-    """The database did not do what was asked; nothing of the work was committed."""
+    """The database did not do what was asked; nothing of the work was committed.
+
+    With one exception that nobody can exclude: a connection that is lost while PostgreSQL commits.
+    What was written may then stand although its caller was refused.
+    """
 
 
 class UnsupportedDatabaseError(DatabaseError):

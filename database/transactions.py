@@ -1,11 +1,12 @@
 """The one writer of a process: a thread that commits queued works in groups.
 
-Order of one group: wait for a first work, take the write lock (`BEGIN IMMEDIATE`), run that work
-and whatever else is queued, each in a savepoint of its own, commit once, then answer everybody.
-A work that raises is rolled back alone and its exception goes to its caller. INVARIANT: nobody is
-told of success before the commit that contains their work returned.
+Order of one group: wait for a first work, take the write lock of all processes (what that is, each
+backend says), run that work and whatever else is queued, each in a savepoint of its own, commit
+once, then answer everybody. A work that raises is rolled back alone and its exception goes to its
+caller. INVARIANT: nobody is told of success before the commit that contains their work returned.
 
-Left out: retrying a work. A work runs at most once.
+Left out: retrying a work. A work runs at most once. What is retried is taking the lock, once, on a
+new connection: the old one may be of before a restart of the database.
 """
 
 import queue
@@ -16,13 +17,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError
 
+from database.backend import Backend
 from database.errors import DatabaseBusyError, DatabaseClosedError, DatabaseUnavailableError
 
 MAXIMUM_QUEUED_WORKS: Final = 10_000  # beyond this a caller is refused instead of kept waiting
-MAXIMUM_GROUP: Final = 256  # works of one commit
 MAXIMUM_GROUP_SECONDS: Final = 0.02  # then commit: other processes want the write lock as well
 CLOSE_WAIT_SECONDS: Final = 10.0
 
@@ -38,8 +39,8 @@ class _Queued:
 class WriterThread:
     """Runs works one after the other on one connection, several to a commit."""
 
-    def __init__(self, engine: Engine, *, maximum_queued: int = MAXIMUM_QUEUED_WORKS) -> None:
-        self._engine = engine
+    def __init__(self, backend: Backend, *, maximum_queued: int = MAXIMUM_QUEUED_WORKS) -> None:
+        self._backend = backend
         self._queue: queue.Queue[_Queued | None] = queue.Queue(maximum_queued)
         self._closing = threading.Event()
         self._ended = False  # the end marker was read; only the thread touches it
@@ -87,8 +88,8 @@ class WriterThread:
         try:
             while group := self._first():
                 try:
-                    connection = connection or self._engine.connect()
-                    self._commit_group(connection, group)
+                    connection, transaction = self._begun(connection)
+                    self._commit_group(connection, transaction, group)
                 except Exception as error:  # noqa: BLE001 - all of the group must hear of it
                     _refuse(group, _translated(error))
                     _discard(connection)
@@ -111,17 +112,37 @@ class WriterThread:
                 return [queued]
         return []
 
-    def _commit_group(self, connection: Connection, group: list[_Queued]) -> None:
+    def _begun(self, connection: Connection | None) -> tuple[Connection, RootTransaction]:
+        """The write lock, on the connection of last time if that still serves."""
+        self._backend.require_reachable()
+        if connection is not None:
+            try:
+                return connection, connection.begin()
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                _discard(connection)
+        connection = self._backend.writing.connect()
+        try:
+            return connection, connection.begin()
+        except BaseException:
+            _discard(connection)
+            raise
+
+    def _commit_group(
+        self, connection: Connection, transaction: RootTransaction, group: list[_Queued]
+    ) -> None:
         outcomes: list[tuple[Future[Any], Any, Exception | None]] = []
         until = time.monotonic() + MAXIMUM_GROUP_SECONDS
-        with connection.begin():
+        with transaction:
             outcomes.append(_outcome(connection, group[0]))
-            while len(group) < MAXIMUM_GROUP and time.monotonic() < until:
+            while len(group) < self._backend.maximum_group and time.monotonic() < until:
                 queued = self._next_without_waiting()
                 if queued is None:
                     break
                 group.append(queued)
                 outcomes.append(_outcome(connection, queued))
+        self._backend.committed()
         for result, value, error in outcomes:
             if error is None:
                 result.set_result(value)

@@ -3,6 +3,10 @@
 import pytest
 import pytest_socket
 
+from tests.databases import database_url, empty_database_url, postgresql_server
+
+__all__ = ["database_url", "empty_database_url", "postgresql_server"]
+
 LONG = 60
 
 

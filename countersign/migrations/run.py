@@ -1,10 +1,14 @@
 """Brings a database to the schema of this release. Safe to call from every process at its start.
 
 All of it happens in one write transaction, so that a second process waits for the first and then
-finds nothing to do, and a migration that fails leaves the database as it was. A database of a newer
-release is refused.
+finds nothing to do (however long that takes), and a migration that fails leaves the database as it
+was. A database of a newer release is refused.
+
+When there is nothing to do, nothing but reading is asked of the database: a server that may not
+change tables can run on what a more powerful role has migrated.
 """
 
+import time
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +19,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from database.engine import Database
-from database.errors import DatabaseError
+from database.errors import DatabaseBusyError, DatabaseError
 
 FOLDER: Final = Path(__file__).parent
+WAIT_SECONDS: Final = 120.0  # for another process to finish migrating
 
 
 class NewerDatabaseError(DatabaseError):
@@ -31,14 +36,25 @@ def upgrade(database_url: str) -> None:
         DatabaseError: It cannot be opened or written, or belongs to a newer release.
     """
     database = Database.open(database_url)
+    deadline = time.monotonic() + WAIT_SECONDS
     try:
-        database.write_now(upgrade_connection)
+        while True:
+            try:
+                database.write_now(upgrade_connection)
+            except DatabaseBusyError:  # another process migrates
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
     finally:
         database.close()
 
 
 def upgrade_connection(connection: Connection) -> None:
     """As `upgrade`, inside a write."""
+    if connection.dialect.name == "postgresql":
+        # Copying a large table takes what it takes; the limits hold again after this transaction.
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
     config = Config()
     config.set_main_option("script_location", FOLDER.as_posix().replace("%", "%%"))
     config.set_main_option("path_separator", "os")

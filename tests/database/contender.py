@@ -1,9 +1,8 @@
-"""A process of its own that writes to a database: `contender.py FILE MODE NAME`."""
+"""A process of its own that writes to a database: `contender.py URL MODE NAME`."""
 
 import sys
 import threading
 from functools import partial
-from pathlib import Path
 
 from sqlalchemy import Connection, text
 
@@ -60,7 +59,7 @@ def hold(database: Database) -> None:
 
 
 def main() -> None:
-    database = Database.open(f"sqlite:///{Path(sys.argv[1])}")
+    database = Database.open(sys.argv[1])
     mode, name = sys.argv[2], sys.argv[3]
     say("ready")
     if mode == "race":

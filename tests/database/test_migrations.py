@@ -1,9 +1,9 @@
 """Migrations and tables say the same, and a database comes up to date exactly once."""
 
 import ast
-import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,19 +32,44 @@ PACKAGES = (
 )
 
 
-def opened(path: Path) -> Database:
-    return Database.open(f"sqlite:///{path}")
+Schema = dict[str, set[tuple[object, ...]]]
 
 
-def migrated(tmp_path: Path) -> Database:
-    path = tmp_path / "migrated.db"
-    upgrade(f"sqlite:///{path}")
-    return opened(path)
+@pytest.fixture
+def migrated(database_url: str) -> Iterator[Database]:
+    upgrade(database_url)
+    database = Database.open(database_url)
+    yield database
+    database.close()
 
 
-def schema_of(connection: Connection) -> dict[str, set[tuple[object, ...]]]:
-    """What SQLite itself says of every table: columns, indexes and unique constraints."""
-    described: dict[str, set[tuple[object, ...]]] = {}
+def schema_of(connection: Connection) -> Schema:
+    """What the database itself says of every table: columns, indexes and constraints."""
+    if connection.dialect.name == "sqlite":
+        return sqlite_schema(connection)
+    return postgresql_schema(connection)
+
+
+def postgresql_schema(connection: Connection) -> Schema:
+    columns = text(
+        "SELECT table_name, column_name, data_type, character_maximum_length, is_nullable, "
+        "column_default FROM information_schema.columns WHERE table_schema = 'public'"
+    )
+    indexes = text("SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = 'public'")
+    constraints = text(
+        "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
+        "WHERE connamespace = 'public'::regnamespace"
+    )
+    described: Schema = {}
+    for query in (columns, indexes, constraints):
+        for table, *facts in connection.execute(query):
+            if table != "alembic_version":
+                described.setdefault(table, set()).add(tuple(facts))
+    return described
+
+
+def sqlite_schema(connection: Connection) -> Schema:
+    described: Schema = {}
     names = connection.execute(
         text("SELECT name FROM sqlite_master WHERE type = 'table' AND name != 'alembic_version'")
     ).scalars()
@@ -65,20 +90,18 @@ def schema_of(connection: Connection) -> dict[str, set[tuple[object, ...]]]:
 
 
 @pytest.mark.requirement("trap-migrations")
-def test_migrations_lead_to_exactly_the_declared_tables(tmp_path: Path) -> None:
-    database = migrated(tmp_path)
+def test_migrations_lead_to_exactly_the_declared_tables(
+    migrated: Database, create_empty: Callable[[], Database]
+) -> None:
 
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         return list(compare_metadata(context, METADATA))
 
-    assert database.write_now(differences) == []
-    by_migration = database.read(schema_of)
-    database.close()
-    created = opened(tmp_path / "created.db")
+    assert migrated.write_now(differences) == []
+    created = create_empty()
     created.write_now(METADATA.create_all)
-    assert by_migration == created.read(schema_of)
-    created.close()
+    assert migrated.read(schema_of) == created.read(schema_of)
 
 
 def test_every_module_with_a_table_is_known_to_the_migrations() -> None:
@@ -105,47 +128,45 @@ def test_every_constraint_and_index_has_a_name() -> None:
         assert None not in names, table.name
 
 
-def test_upgrade_again_changes_nothing(tmp_path: Path) -> None:
-    database = migrated(tmp_path)
-    before = database.read(schema_of)
-    upgrade(f"sqlite:///{database.path}")
-    assert database.read(schema_of) == before
-    database.close()
+def test_upgrade_again_changes_nothing(migrated: Database, database_url: str) -> None:
+    before = migrated.read(schema_of)
+    upgrade(database_url)
+    assert migrated.read(schema_of) == before
 
 
-def test_upgrade_keeps_what_is_stored(tmp_path: Path) -> None:
-    database = migrated(tmp_path)
-    database.write_now(
+def test_upgrade_keeps_what_is_stored(migrated: Database, database_url: str) -> None:
+    migrated.write_now(
         lambda connection: connection.execute(
             text("INSERT INTO registry_counters VALUES ('registry_version', 7)")
         )
     )
-    upgrade(f"sqlite:///{database.path}")
-    kept = database.read(
+    upgrade(database_url)
+    kept = migrated.read(
         lambda connection: connection.execute(text("SELECT value FROM registry_counters")).scalar()
     )
     assert kept == 7
-    database.close()
 
 
 @pytest.mark.requirement("trap-migrations")
-def test_database_of_a_newer_release_is_refused_and_untouched(tmp_path: Path) -> None:
-    database = migrated(tmp_path)
-    database.write_now(
+def test_database_of_a_newer_release_is_refused_and_untouched(
+    migrated: Database, database_url: str
+) -> None:
+    migrated.write_now(
         lambda connection: connection.execute(text("UPDATE alembic_version SET version_num='9999'"))
     )
     with pytest.raises(NewerDatabaseError, match="9999"):
-        upgrade(f"sqlite:///{database.path}")
-    version = database.read(
+        upgrade(database_url)
+    version = migrated.read(
         lambda connection: connection.execute(text("SELECT * FROM alembic_version")).scalar()
     )
     assert version == "9999"
-    database.close()
 
 
 @pytest.mark.requirement("trap-migrations")
-def test_migration_that_fails_leaves_the_database_as_it_was(tmp_path: Path) -> None:
-    database = opened(tmp_path / "half.db")
+def test_migration_that_fails_leaves_the_database_as_it_was(
+    create_empty: Callable[[], Database],
+) -> None:
+    database = create_empty()
     # The last table the migration makes exists already, as something else.
     database.write_now(
         lambda connection: connection.execute(text("CREATE TABLE audit_sources (nonsense TEXT)"))
@@ -153,12 +174,11 @@ def test_migration_that_fails_leaves_the_database_as_it_was(tmp_path: Path) -> N
     with pytest.raises(DatabaseError):
         database.write_now(upgrade_connection)
     assert set(database.read(schema_of)) == {"audit_sources"}
-    database.close()
 
 
 def test_upgrade_of_an_unsupported_database_says_so() -> None:
-    with pytest.raises(UnsupportedDatabaseError, match="postgresql"):
-        upgrade("postgresql+psycopg://db.example.com/countersign")
+    with pytest.raises(UnsupportedDatabaseError, match="mysql"):
+        upgrade("mysql+pymysql://db.example.com/countersign")
 
 
 def test_upgrade_works_in_a_folder_with_a_percent_sign(
@@ -167,29 +187,29 @@ def test_upgrade_works_in_a_folder_with_a_percent_sign(
     folder = tmp_path / "100%"
     folder.symlink_to(run.FOLDER)
     monkeypatch.setattr(run, "FOLDER", folder)
-    migrated(tmp_path).close()
+    upgrade(f"sqlite:///{tmp_path}/migrated.db")
 
 
 @pytest.mark.requirement("trap-migrations")
 @pytest.mark.processes
-def test_two_processes_starting_together_migrate_once(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/shared.db"
+def test_processes_starting_together_migrate_once(database_url: str) -> None:
     command = [
         sys.executable,
         "-c",
         "import sys; from countersign.migrations.run import upgrade; upgrade(sys.argv[1])",
-        url,
+        database_url,
     ]
-    with ThreadPoolExecutor(2) as threads:
+    with ThreadPoolExecutor(3) as threads:
         ended = list(
             threads.map(
                 lambda _: subprocess.run(  # noqa: S603 - our own interpreter and code
                     command, check=False, capture_output=True, text=True, cwd=REPOSITORY, timeout=60
                 ),
-                range(2),
+                range(3),
             )
         )
-    assert [(each.returncode, each.stderr) for each in ended] == [(0, ""), (0, "")]
-    with sqlite3.connect(tmp_path / "shared.db") as direct:
-        assert direct.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
-    direct.close()
+    assert [(each.returncode, each.stderr) for each in ended] == [(0, "")] * 3
+    database = Database.open(database_url)
+    applied = text("SELECT count(*) FROM alembic_version")
+    assert database.read(lambda connection: connection.execute(applied).scalar()) == 1
+    database.close()

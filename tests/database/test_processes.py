@@ -1,4 +1,4 @@
-"""Several real processes on one file."""
+"""Several real processes on one database."""
 
 import sqlite3
 import subprocess
@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from database import engine
+from database import postgresql, sqlite
 from database.engine import Database
 from database.errors import DatabaseBusyError
 from tests.database.contender import ROWS
-from tests.database.samples import note_texts, put_note
+from tests.database.samples import create_notes, note_texts, put_note
 
 pytestmark = pytest.mark.processes
 
@@ -23,8 +23,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @contextmanager
-def contender(path: Path, mode: str, name: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.database.contender", str(path), mode, name]
+def contender(url: str, mode: str, name: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.database.contender", url, mode, name]
     with subprocess.Popen(  # noqa: S603 - our own interpreter and module
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
     ) as process:
@@ -40,13 +40,15 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.requirement("trap-one-winner")
-def test_two_processes_racing_on_each_row_exactly_one_wins(database: Database) -> None:
+def test_two_processes_racing_on_each_row_exactly_one_wins(
+    database: Database, database_url: str
+) -> None:
     database.write_now(
         lambda connection: [put_note(connection, row, "free") for row in range(ROWS)]
     )
     with (
-        contender(database.path, "race", "first") as first,
-        contender(database.path, "race", "second") as second,
+        contender(database_url, "race", "first") as first,
+        contender(database_url, "race", "second") as second,
     ):
         for process in (first, second):
             assert line_of(process) == "ready"
@@ -61,8 +63,10 @@ def test_two_processes_racing_on_each_row_exactly_one_wins(database: Database) -
 
 
 @pytest.mark.requirement("trap-lost-write")
-def test_process_killed_mid_queue_keeps_all_it_confirmed(database: Database) -> None:
-    with contender(database.path, "count", "-") as process:
+def test_process_killed_mid_queue_keeps_all_it_confirmed(
+    database: Database, database_url: str
+) -> None:
+    with contender(database_url, "count", "-") as process:
         assert line_of(process) == "ready"
         confirmed = [int(line_of(process)) for _ in range(300)]
         process.kill()
@@ -72,17 +76,21 @@ def test_process_killed_mid_queue_keeps_all_it_confirmed(database: Database) -> 
         lambda connection: set(connection.execute(text("SELECT id FROM notes")).scalars())
     )
     assert stored >= set(confirmed)
-    with sqlite3.connect(database.path) as direct:
-        assert direct.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    direct.close()
+    if database_url.startswith("sqlite"):
+        with sqlite3.connect(database.path) as direct:
+            assert direct.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        direct.close()
     database.write_now(lambda connection: put_note(connection, -1, "the file serves on"))
 
 
 def test_write_while_another_process_keeps_the_lock_is_refused_in_time(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "LOCK_WAIT_SECONDS", 0.05)
-    with contender(database.path, "hold", "-") as holder:
+    monkeypatch.setattr(sqlite, "LOCK_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(postgresql, "LOCK_WAIT_MS", 50)
+    database = Database.open(database_url)
+    database.write_now(create_notes)
+    with contender(database_url, "hold", "-") as holder:
         assert line_of(holder) == "ready"
         assert line_of(holder) == "held"
         with pytest.raises(DatabaseBusyError):
@@ -93,6 +101,7 @@ def test_write_while_another_process_keeps_the_lock_is_refused_in_time(
         assert holder.wait(10) == 0
     database.write_now(lambda connection: put_note(connection, 2, "accepted"))
     assert database.read(note_texts) == ["accepted"]
+    database.close()
 
 
 def test_processes_opening_a_new_file_together_all_succeed(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_write_returns_what_the_work_returned(database: Database) -> None:
 
 def test_many_concurrent_writes_share_commits(database: Database) -> None:
     commits: list[object] = []
-    event.listen(database._writing, "commit", commits.append)
+    event.listen(database._backend.writing, "commit", commits.append)
 
     async def scenario() -> None:
         await asyncio.gather(
@@ -138,7 +138,7 @@ def test_cancelled_write_that_has_begun_is_committed(database: Database) -> None
 
 def test_full_queue_refuses_at_once(database: Database) -> None:
     database._writer.close()  # there is one writing connection
-    writer = WriterThread(database._writing, maximum_queued=1)
+    writer = WriterThread(database._backend, maximum_queued=1)
     gate = Gate()
     held = writer.submit(gate)
     assert gate.entered.wait(5)
@@ -212,7 +212,7 @@ def test_lost_connection_refuses_the_group_and_the_next_write_works(database: Da
     assert database.read(note_texts) == ["next"]
 
 
-def test_disk_failure_in_a_work_is_named_unavailable(database: Database) -> None:
+def test_disk_failure_in_a_work_is_named_unavailable(sqlite_database: Database) -> None:
     def fills_the_disk(connection: Connection) -> None:
         pages = connection.execute(text("PRAGMA page_count")).scalar_one()
         connection.execute(text(f"PRAGMA max_page_count = {pages}"))
@@ -220,5 +220,5 @@ def test_disk_failure_in_a_work_is_named_unavailable(database: Database) -> None
             put_note(connection, note, "x" * 1000)
 
     with pytest.raises(DatabaseUnavailableError):
-        database.write_now(fills_the_disk)
-    assert database.read(note_texts) == []
+        sqlite_database.write_now(fills_the_disk)
+    assert sqlite_database.read(note_texts) == []

@@ -1,0 +1,89 @@
+"""Which PostgreSQL URLs we take, and how a connection to one is made.
+
+TLS is not left to chance: to another machine it is `sslmode=verify-full` unless the URL says
+otherwise in so many words, and the two modes that say neither yes nor no are refused. Options that
+could weaken what `database.postgresql` sets on its connections are refused. A server that only
+reads (a standby) is never used: what it says of revocations may be old.
+"""
+
+from ipaddress import ip_address
+from typing import Any, Final
+
+from sqlalchemy import URL
+
+from database.errors import UnsupportedDatabaseError
+
+# libpq's names. Everything else is set by us or would change what a statement means.
+ALLOWED_OPTIONS: Final = frozenset(
+    {
+        "channel_binding",
+        "gssencmode",
+        "host",  # a socket directory, or several hosts
+        "krbsrvname",
+        "load_balance_hosts",
+        "passfile",
+        "port",
+        "require_auth",
+        "ssl_max_protocol_version",
+        "ssl_min_protocol_version",
+        "sslcert",
+        "sslcrl",
+        "sslkey",
+        "sslmode",
+        "sslrootcert",
+    }
+)
+TLS_MODES: Final = frozenset({"disable", "require", "verify-ca", "verify-full"})
+
+CONNECT_SECONDS: Final = 3  # libpq: per address
+# A peer that vanished without a word (power, network) is noticed after these.
+UNACKNOWLEDGED_MS: Final = 4_000
+KEEPALIVE: Final = {"keepalives_idle": 2, "keepalives_interval": 1, "keepalives_count": 2}
+
+
+def connection_options(url: URL) -> dict[str, Any]:
+    """What psycopg is given beside user, password, host, port and database.
+
+    Raises:
+        UnsupportedDatabaseError: The URL names no database, or an option we do not take.
+    """
+    if not url.database:
+        raise UnsupportedDatabaseError("the database URL names no database")
+    unknown = sorted(set(url.query) - ALLOWED_OPTIONS)
+    if unknown:
+        raise UnsupportedDatabaseError(f"the database URL has options we do not take: {unknown}")
+    mode = url.query.get("sslmode")
+    if mode is not None and mode not in TLS_MODES:
+        raise UnsupportedDatabaseError(
+            f"sslmode is one of {', '.join(sorted(TLS_MODES))}: the others may or may not encrypt"
+        )
+    options: dict[str, Any] = {
+        "application_name": "countersign",
+        "client_encoding": "utf8",
+        "connect_timeout": CONNECT_SECONDS,
+        "keepalives": 1,
+        "target_session_attrs": "read-write",
+        "tcp_user_timeout": UNACKNOWLEDGED_MS,
+        # A prepared statement would fail once after a newer release changed its table.
+        "prepare_threshold": None,
+        **KEEPALIVE,
+    }
+    if mode is None:
+        options["sslmode"] = "prefer" if _is_this_machine(url) else "verify-full"
+    return options
+
+
+def _is_this_machine(url: URL) -> bool:
+    given = url.query.get("host")
+    hosts = (given,) if isinstance(given, str) else given or ()
+    named = [host for each in (*hosts, url.host or "") for host in each.split(",") if host]
+    return all(_is_local(host) for host in named)
+
+
+def _is_local(host: str) -> bool:
+    if host.startswith(("/", "@")):  # a Unix socket
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
