@@ -6,10 +6,11 @@ so what a lost connection or a pooler swallowed is seen a second later.
 
 The thread also knows whether the database is there. While connecting fails, `require_reachable`
 refuses at once what would only wait. Once nothing was confirmed for three seconds, by an answer
-over this connection, `version` refuses: whoever follows the database then grows stale and fails
-closed. Every wait of the thread is bounded (`database.postgresql_url`), and it tries again for ever.
+over this connection, both refuse: whoever follows the database then grows stale and fails closed. Every wait of the thread is bounded (`database.postgresql_url`); it tries again for ever.
 """
 
+import os
+import selectors
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +21,6 @@ import psycopg
 from database.errors import DatabaseUnavailableError
 
 LOOK_SECONDS: Final = 1.0  # the version changes, and the server is asked, this often
-LISTEN_SECONDS: Final = 0.2  # at a time, so that closing is quick
 COALESCE_SECONDS: Final = 0.005  # commits in a row are one piece of news
 CONFIRMED_SECONDS: Final = 3.0
 RECONNECT_SECONDS: Final = 0.25
@@ -38,6 +38,7 @@ class CommitNews:
         self._is_reachable = True
         self._first = threading.Event()
         self._closing = threading.Event()
+        self._woken, self._wake = os.pipe()
         self._thread = threading.Thread(target=self._run, name="database-news", daemon=True)
 
     def start(self) -> None:
@@ -68,19 +69,25 @@ class CommitNews:
         return version
 
     def require_reachable(self) -> None:
-        """Refuse while the last attempt to connect failed.
+        """Refuse what would only wait: the last attempt to connect failed, or nothing answers.
 
         Raises:
-            DatabaseUnavailableError: It did.
+            DatabaseUnavailableError: That is so.
         """
         if not self._is_reachable:
             raise DatabaseUnavailableError("the database cannot be reached")
+        self.version()
 
     def close(self) -> None:
         """Stop listening."""
+        if self._closing.is_set():
+            return
         self._closing.set()
-        if self._thread.is_alive():
+        os.write(self._wake, b".")
+        if self._thread.ident is not None:
             self._thread.join()
+        os.close(self._wake)
+        os.close(self._woken)
         with self._lock:
             self._confirmed_at = None
 
@@ -101,14 +108,20 @@ class CommitNews:
 
     def _follow(self, connection: "psycopg.Connection[Any]") -> None:
         self._confirm()
-        while not self._closing.is_set():
+        with selectors.DefaultSelector() as arriving:
+            arriving.register(self._woken, selectors.EVENT_READ)
+            arriving.register(connection.fileno(), selectors.EVENT_READ)
             asked_at = time.monotonic()
-            while time.monotonic() - asked_at < LOOK_SECONDS and not self._closing.is_set():
-                for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
-                    self.heard()
+            while not self._closing.is_set():
+                left = asked_at + LOOK_SECONDS - time.monotonic()
+                if left <= 0:
+                    connection.execute("SELECT 1")
+                    self._confirm()
+                    asked_at = time.monotonic()
+                elif arriving.select(left):
+                    for _ in connection.notifies(timeout=0):
+                        self.heard()
                     self._closing.wait(COALESCE_SECONDS)
-            connection.execute("SELECT 1")
-            self._confirm()
 
     def _confirm(self) -> None:
         with self._lock:

@@ -8,9 +8,12 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection, MetaData, select, text
 
+from database.engine import Database
 from tests.services import postgresql
 from tests.services.common import service
 from tests.services.postgresql import Postgresql
@@ -44,3 +47,33 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 def database_url(empty_database_url: NewUrl) -> str:
     """An empty database, once of each kind."""
     return empty_database_url()
+
+
+def change(database: Database, statement: str) -> None:
+    """As somebody would who owns the database."""
+    database.write_now(lambda connection: connection.execute(text(statement)).rowcount)
+
+
+def stored(database: Database, query: str) -> Any:
+    """The one value a query finds."""
+    return database.read(lambda connection: connection.execute(text(query)).scalar_one())
+
+
+def everything_in(database: Database) -> bytes:
+    """What a copy of the database contains: its files, or on a server every row of every table.
+
+    The files hold what was deleted and overwritten, too.
+    """
+    if database.path != Path():
+        folder = database.path.parent
+        return b"".join(file.read_bytes() for file in folder.iterdir() if file.is_file())
+
+    def rows(connection: Connection) -> bytes:
+        tables = MetaData()
+        tables.reflect(connection)
+        assert tables.sorted_tables
+        found = (connection.execute(select(each)).all() for each in tables.sorted_tables)
+        values = (value for table in found for row in table for value in row)
+        return b"\n".join(v if isinstance(v, bytes) else str(v).encode() for v in values)
+
+    return database.read(rows)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,8 +21,8 @@ AUTHORITY = "authz-server.0001"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[AuditStore]:
-    database = Database.open(f"sqlite:///{tmp_path}/countersign.db")
+def store(database_url: str) -> Iterator[AuditStore]:
+    database = Database.open(database_url)
     database.write_now(SQLModel.metadata.create_all)
     yield AuditStore(database, clock=clock)
     database.close()

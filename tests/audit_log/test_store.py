@@ -1,7 +1,6 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -39,8 +38,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(f"sqlite:///{tmp_path}/countersign.db")
+def database(database_url: str) -> Iterator[Database]:
+    opened = Database.open(database_url)
     opened.write_now(SQLModel.metadata.create_all)
     yield opened
     opened.close()

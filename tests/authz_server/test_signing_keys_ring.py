@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -13,6 +13,7 @@ from authz_server.issuing.signing_keys import KeyPurpose, KeyRing, KeyRingError
 from authz_server.store.signing_keys import KeyState, SigningKeyRow, SigningKeyStore
 from credential_providers.vault.seal import seal_secret, unseal_secret
 from database.engine import Database
+from tests.databases import everything_in
 from token_exchange.claims import Refusal, VerifiedJwt
 from token_exchange.verify import verify_jwt
 
@@ -22,10 +23,11 @@ VAULT_KEK = b"v" * 32
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Database:
-    database = Database.open(f"sqlite:///{tmp_path}/keys.db")
+def database(database_url: str) -> Iterator[Database]:
+    database = Database.open(database_url)
     database.write_now(SQLModel.metadata.create_all)
-    return database
+    yield database
+    database.close()
 
 
 def open_ring(
@@ -61,9 +63,10 @@ def test_signing_keys_survive_a_restart(database: Database) -> None:
 
 
 @pytest.mark.requirement("keys-one-active")
-def test_signing_keys_made_by_several_processes_at_once_are_the_same(tmp_path: Path) -> None:
-    Database.open(f"sqlite:///{tmp_path}/keys.db").write_now(SQLModel.metadata.create_all)
-    processes = [Database.open(f"sqlite:///{tmp_path}/keys.db") for _ in range(4)]
+def test_signing_keys_made_by_several_processes_at_once_are_the_same(
+    database: Database, database_url: str
+) -> None:
+    processes = [database, *(Database.open(database_url) for _ in range(3))]
 
     async def all_at_once() -> list[KeyRing]:
         opening = (
@@ -82,6 +85,8 @@ def test_signing_keys_made_by_several_processes_at_once_are_the_same(tmp_path: P
     assert len(SigningKeyStore(processes[0]).all()) == len(KeyPurpose)
     assert len({ring.active_public_jwk(KeyPurpose.TOKENS)["kid"] for ring in rings}) == 1
     assert len({ring.pairwise_key() for ring in rings}) == 1
+    for process in processes:
+        process.close()
 
 
 def test_signing_keys_publish_only_token_and_id_token_keys(database: Database) -> None:
@@ -212,12 +217,11 @@ def test_signing_keys_moved_to_another_purpose_do_not_open(database: Database) -
         open_ring(database)
 
 
-def test_signing_keys_at_rest_hold_no_private_part(database: Database, tmp_path: Path) -> None:
+def test_signing_keys_at_rest_hold_no_private_part(database: Database) -> None:
     ring = open_ring(database)
     private = ring.vault_private_jwk(ring.active_public_jwk(KeyPurpose.VAULT)["kid"])
     assert private is not None
-    database.close()
-    content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    content = everything_in(database)
     assert private["d"].encode() not in content
     assert ring.pairwise_key() not in content
 

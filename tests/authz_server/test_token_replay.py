@@ -1,7 +1,7 @@
 """The memory of what was used: one success, whoever asks and in whichever process."""
 
 import asyncio
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import func, select
@@ -18,10 +18,11 @@ def proof(name: str, expires_at: int = NOW + 60, scope: str = "key") -> UsedOnce
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Database:
-    database = Database.open(f"sqlite:///{tmp_path}/replay.db")
+def database(database_url: str) -> Iterator[Database]:
+    database = Database.open(database_url)
     database.write_now(SQLModel.metadata.create_all)
-    return database
+    yield database
+    database.close()
 
 
 def test_token_replay_first_use_is_fresh_and_second_is_not(database: Database) -> None:
@@ -49,14 +50,17 @@ def test_token_replay_ids_of_different_owners_do_not_meet(database: Database) ->
 
 
 @pytest.mark.requirement("attack-5")
-def test_token_replay_twenty_at_once_over_two_processes_give_one_success(tmp_path: Path) -> None:
-    Database.open(f"sqlite:///{tmp_path}/replay.db").write_now(SQLModel.metadata.create_all)
-    stores = [ReplayStore(Database.open(f"sqlite:///{tmp_path}/replay.db")) for _ in range(2)]
+def test_token_replay_twenty_at_once_over_two_processes_give_one_success(
+    database: Database, database_url: str
+) -> None:
+    other = Database.open(database_url)
+    stores = [ReplayStore(database), ReplayStore(other)]
 
     async def at_once() -> list[UsedOnce | None]:
         return await asyncio.gather(*(stores[n % 2].use((proof("a"),), NOW) for n in range(20)))
 
     assert asyncio.run(at_once()).count(None) == 1
+    other.close()
 
 
 def test_token_replay_memory_forgets_what_has_expired(database: Database) -> None:

@@ -1,7 +1,5 @@
 import asyncio
-import sqlite3
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ from credential_providers.vault.seal import seal_credential, seal_secret
 from credential_providers.vault.store import SealedSecretRow, SecretVersion, VaultStore
 from database.engine import Database
 from tests.credential_providers.samples import GATEWAY_KEY, VAULT_KEY
+from tests.databases import change, everything_in
 from token_exchange.claims import Refusal
 
 PUBLIC = VAULT_KEY.as_dict(private=False)
@@ -21,8 +20,8 @@ def private_key_of(key_id: str) -> Mapping[str, Any] | None:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(f"sqlite:///{tmp_path}/vault.db")
+def database(database_url: str) -> Iterator[Database]:
+    opened = Database.open(database_url)
     opened.write_now(
         lambda connection: SQLModel.metadata.create_all(
             connection,
@@ -96,12 +95,11 @@ def test_vault_row_moved_under_another_name_does_not_open(
 ) -> None:
     put(vault, "notes-key", seal_secret("notes-key", "k-notes", PUBLIC))
     put(vault, "crm-key", seal_secret("crm-key", "k-crm", PUBLIC))
-    with sqlite3.connect(database.path) as outside:
-        outside.execute(
-            "UPDATE sealed_secrets SET sealed ="
-            " (SELECT sealed FROM sealed_secrets WHERE name = 'crm-key') WHERE name = 'notes-key'"
-        )
-    outside.close()
+    change(
+        database,
+        "UPDATE sealed_secrets SET sealed ="
+        " (SELECT sealed FROM sealed_secrets WHERE name = 'crm-key') WHERE name = 'notes-key'",
+    )
     assert isinstance(vault.open("notes-key"), Refusal)
     assert vault.open("crm-key") == "k-crm"
 
@@ -114,8 +112,8 @@ def test_vault_whose_key_is_gone_refuses(vault: VaultStore, database: Database) 
 
 
 @pytest.mark.requirement("attack-26")
-def test_vault_database_file_never_contains_the_secret(vault: VaultStore, tmp_path: Path) -> None:
+def test_vault_database_never_contains_the_secret(vault: VaultStore, database: Database) -> None:
     put(vault, "notes-key", seal_secret("notes-key", "canary-secret-0002", PUBLIC))
-    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    content = everything_in(database)
     assert b"notes-key" in content
     assert b"canary-secret-0002" not in content

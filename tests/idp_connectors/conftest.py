@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlmodel import SQLModel
@@ -24,8 +23,8 @@ from tests.outbound.samples import Clock, TableFetcher
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(f"sqlite:///{tmp_path}/people.db")
+def database(database_url: str) -> Iterator[Database]:
+    opened = Database.open(database_url)
     tables = [LocalAccountRow.__table__, LoginAttemptRow.__table__]  # type: ignore[attr-defined]  # SQLModel's own
     opened.write_now(lambda connection: SQLModel.metadata.create_all(connection, tables=tables))
     yield opened

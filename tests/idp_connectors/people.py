@@ -1,7 +1,6 @@
 """Local accounts in a real database, with argon2id that takes no time."""
 
 import asyncio
-import sqlite3
 from collections.abc import Coroutine
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ from idp_connectors.workforce.local_accounts import LocalAccounts, LocalAccounts
 from idp_connectors.workforce.login import LoginFailure
 from idp_connectors.workforce.parts import WorkforceParts
 from idp_connectors.workforce.password_hashing import PasswordHashing
+from tests.databases import stored
 from tests.idp_connectors.samples import NOW, cheap
 
 T = TypeVar("T")
@@ -66,7 +66,4 @@ def failure(
 
 
 def hash_of(database: Database) -> str:
-    with sqlite3.connect(database.path) as outside:
-        found = str(outside.execute("SELECT password_hash FROM local_accounts").fetchone()[0])
-    outside.close()
-    return found
+    return str(stored(database, "SELECT password_hash FROM local_accounts"))

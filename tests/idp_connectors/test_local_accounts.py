@@ -1,6 +1,4 @@
-import sqlite3
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +12,7 @@ from idp_connectors.workforce.login import LoginFailureCode
 from idp_connectors.workforce.parts import WorkforceParts
 from idp_connectors.workforce.password_hashing import PasswordHashing
 from registry.snapshot import ProviderRecord
+from tests.databases import change, everything_in
 from tests.idp_connectors.people import (
     PASSWORD,
     Hashing,
@@ -189,11 +188,11 @@ def test_accounts_are_listed_without_their_hashes(local: LocalAccounts) -> None:
 
 @pytest.mark.requirement("attack-26")
 def test_database_holds_argon2id_hashes_and_never_a_password(
-    local: LocalAccounts, tmp_path: Path
+    local: LocalAccounts, database: Database
 ) -> None:
     add(local)
     failure(local, "typed-password-as-name", "x")
-    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    content = everything_in(database)
     assert b"$argon2id$" in content
     assert PASSWORD.encode() not in content
     assert b"typed-password-as-name" not in content
@@ -214,9 +213,7 @@ def test_login_rehashes_when_the_parameters_have_changed(parts: WorkforceParts) 
 
 def test_damaged_hash_matches_no_password(local: LocalAccounts, database: Database) -> None:
     add(local)
-    with sqlite3.connect(database.path) as outside:
-        outside.execute("UPDATE local_accounts SET password_hash = 'rubbish'")
-    outside.close()
+    change(database, "UPDATE local_accounts SET password_hash = 'rubbish'")
     assert failure(local, password=PASSWORD).code is LoginFailureCode.INVALID_CREDENTIALS
 
 

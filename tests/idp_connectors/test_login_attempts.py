@@ -1,5 +1,4 @@
 import asyncio
-import sqlite3
 from dataclasses import replace
 
 import pytest
@@ -18,6 +17,7 @@ from idp_connectors.workforce.login_attempts import (
 )
 from idp_connectors.workforce.parts import WorkforceParts
 from idp_connectors.workforce.password_hashing import HashingBusyError
+from tests.databases import stored
 from tests.idp_connectors.people import (
     PASSWORD,
     Hashing,
@@ -134,10 +134,7 @@ def test_attempt_rows_are_bounded_and_keep_the_name_under_attack(database: Datab
         assert run(attempts.begin("local", "alice", NOW)) == 0
     for number in range(100):
         run(attempts.begin("local", f"invented{number}", NOW))
-    with sqlite3.connect(database.path) as outside:
-        count = outside.execute("SELECT count(*) FROM login_attempts").fetchone()[0]
-    outside.close()
-    assert count <= 20
+    assert stored(database, "SELECT count(*) FROM login_attempts") <= 20
     assert run(attempts.begin("local", "alice", NOW)) > 0
 
 

@@ -1,7 +1,6 @@
-"""A registry in a real SQLite file."""
+"""A registry in a real database of each kind."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from sqlmodel import SQLModel
@@ -22,12 +21,12 @@ from tests.registry.samples import (
 
 
 @pytest.fixture
-def open_database(tmp_path: Path) -> Iterator[Callable[[], Database]]:
-    """Opens the one file of a test, any number of times."""
+def open_database(database_url: str) -> Iterator[Callable[[], Database]]:
+    """Opens the one database of a test, any number of times."""
     opened: list[Database] = []
 
     def open_it() -> Database:
-        database = Database.open(f"sqlite:///{tmp_path}/countersign.db")
+        database = Database.open(database_url)
         opened.append(database)
         return database
 

@@ -1,4 +1,4 @@
-"""A process of its own on a registry: `contender.py FILE NAME COUNT` blocks COUNT tokens."""
+"""A process of its own on a registry: `contender.py URL NAME COUNT` blocks COUNT tokens."""
 
 import asyncio
 import sys
@@ -21,7 +21,7 @@ async def block_many(revocations: RevocationStore, name: str, count: int) -> lis
 
 
 def main() -> None:
-    database = Database.open(f"sqlite:///{sys.argv[1]}")
+    database = Database.open(sys.argv[1])
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()

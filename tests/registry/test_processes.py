@@ -20,8 +20,8 @@ EACH = 150
 
 
 @contextmanager
-def contender(path: Path, name: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.registry.contender", str(path), name, str(EACH)]
+def contender(url: str, name: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.registry.contender", url, name, str(EACH)]
     with subprocess.Popen(  # noqa: S603 - our own interpreter and module
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
     ) as process:
@@ -45,8 +45,10 @@ def sequences_of(process: subprocess.Popen[str]) -> list[int]:
 
 
 @pytest.mark.requirement("trap-gapless-revocations")
-def test_two_processes_append_to_one_gapless_sequence(database: Database) -> None:
-    with contender(database.path, "first") as first, contender(database.path, "second") as second:
+def test_two_processes_append_to_one_gapless_sequence(
+    database: Database, database_url: str
+) -> None:
+    with contender(database_url, "first") as first, contender(database_url, "second") as second:
         started(first)
         started(second)
         numbers = sequences_of(first) + sequences_of(second)
@@ -57,7 +59,7 @@ def test_two_processes_append_to_one_gapless_sequence(database: Database) -> Non
 
 @pytest.mark.requirement("C57")
 def test_live_registry_follows_another_process_event_by_event(
-    database: Database, live: LiveRegistry
+    database: Database, database_url: str, live: LiveRegistry
 ) -> None:
     async def scenario(process: subprocess.Popen[str]) -> list[int]:
         following = asyncio.create_task(live.run())
@@ -69,6 +71,26 @@ def test_live_registry_follows_another_process_event_by_event(
             await following
         return [0 if isinstance(notice, str) else notice.sequence for notice in seen]
 
-    with contender(database.path, "other") as process:
+    with contender(database_url, "other") as process:
         assert asyncio.run(scenario(process)) == list(range(1, EACH + 1))
     assert live.blocks == RevocationStore(database).state()
+
+
+@pytest.mark.requirement("trap-gapless-revocations")
+def test_reader_never_sees_a_number_before_a_smaller_one(
+    database: Database, database_url: str
+) -> None:
+    """Whoever has read up to a number and goes on from there must have missed none."""
+    revocations, seen = RevocationStore(database), 0
+    with (
+        contender(database_url, "first") as first,
+        contender(database_url, "second") as second,
+        contender(database_url, "third") as third,
+    ):
+        for process in (first, second, third):
+            started(process)
+        while seen < 3 * EACH:
+            news = [event.sequence for event in revocations.events_after(seen)]
+            assert news == list(range(seen + 1, seen + 1 + len(news)))
+            seen += len(news)
+            assert revocations.sequence() >= seen
