@@ -9,6 +9,7 @@ Left out: retrying a work. A work runs at most once. What is retried is taking t
 new connection: the old one may be of before a restart of the database.
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, RootTransaction
-from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError, SQLAlchemyError
 
 from database.backend import Backend
 from database.errors import DatabaseBusyError, DatabaseClosedError, DatabaseUnavailableError
@@ -206,6 +207,10 @@ def _translated(error: Exception) -> Exception:
 
 
 def _discard(connection: Connection | None) -> None:
-    if connection is not None:
+    """INVARIANT: never raises, whatever has become of the connection: the writer must go on."""
+    if connection is None or connection.closed:
+        return
+    with contextlib.suppress(SQLAlchemyError):
         connection.invalidate()
+    with contextlib.suppress(SQLAlchemyError):
         connection.close()

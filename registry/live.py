@@ -134,12 +134,19 @@ class LiveRegistry:
 
     async def run(self) -> None:
         """Follow the database until cancelled."""
+        failing: str | None = None  # said once, not forty times a second
         while True:
             await asyncio.sleep(POLL_SECONDS)
             try:
                 await self.refresh()
             except (DatabaseError, UnpublishableRegistryError) as error:
-                _LOG.exception("registry.refresh_failed", error=type(error).__name__)
+                if failing != str(error):
+                    failing = str(error)
+                    _LOG.exception("registry.refresh_failed", error=type(error).__name__)
+            else:
+                if failing is not None:
+                    failing = None
+                    _LOG.info("registry.refreshed_again")
 
     async def refresh(self) -> None:
         """Take in what was committed since; call it after a write that must be seen at once."""

@@ -132,6 +132,24 @@ def test_stopped_server_is_refused_at_once_and_served_again_when_it_is_back(
     assert each_ms < 50
 
 
+@pytest.mark.requirement("trap-lost-write")
+def test_writer_outlives_a_server_that_went_away_before_anybody_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend.PostgresqlBackend, "require_reachable", lambda _: None)
+    with postgresql.running(tmp_path) as server, server.database() as url:
+        database = Database.open(url)
+        database.write_now(create_notes)
+        server.stop()
+        for _ in range(3):
+            with pytest.raises(DatabaseUnavailableError):
+                database.write_now(lambda connection: put_note(connection, 1, "refused"))
+        server.start()
+        database.write_now(lambda connection: put_note(connection, 2, "again"))
+        assert database.read(note_texts) == ["again"]
+        database.close()
+
+
 def knows_of_commits(database: Database) -> bool:
     try:
         database.data_version()
