@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from audit_log.spool import SpoolUnavailable
-from database.errors import DatabaseError
+from database.errors import DatabaseError, UnstorableValueError
 from idp_connectors.workforce.password_hashing import HashingBusyError
 from registry.declared import Problem
 from registry.policy_activation import PolicyRefusedError
@@ -168,6 +168,7 @@ _ANSWERS: Final[
     ((ToolChangedError,), _tools_changed),
     ((UnknownServerError, UnknownToolError), lambda error: not_found(str(error))),
     ((InvalidSubjectError,), lambda error: invalid_request(str(error))),
+    ((UnstorableValueError,), lambda _: invalid_request("A value cannot be stored.")),
     ((SpoolUnavailable, DatabaseError, HashingBusyError), _unavailable),
 )
 

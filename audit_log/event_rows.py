@@ -16,6 +16,8 @@ from audit_log.event import AuditEvent
 
 _encode = msgspec.json.Encoder().encode
 
+MAXIMUM_EVENT_ID_LENGTH: Final = 128
+MAXIMUM_SOURCE_LENGTH: Final = 192
 SEARCHED: Final = (
     "type",
     "outcome",
@@ -50,8 +52,8 @@ class AuditEventRow(SQLModel, table=True):
         primary_key=True,
         sa_type=BigInteger().with_variant(Integer, "sqlite"),
     )
-    event_id: str = Field(unique=True, sa_type=String(128))
-    source: str = Field(sa_type=String(192))
+    event_id: str = Field(unique=True, sa_type=String(MAXIMUM_EVENT_ID_LENGTH))
+    source: str = Field(sa_type=String(MAXIMUM_SOURCE_LENGTH))
     sequence: int = Field(sa_type=BigInteger)
     timestamp_ms: int = Field(sa_type=BigInteger, index=True)
     received_at_ms: int = Field(sa_type=BigInteger)
@@ -78,7 +80,7 @@ class AuditSourceRow(SQLModel, table=True):
 
     __tablename__ = "audit_sources"
 
-    source: str = Field(primary_key=True, sa_type=String(192))
+    source: str = Field(primary_key=True, sa_type=String(MAXIMUM_SOURCE_LENGTH))
     high_water: int = Field(sa_type=BigInteger)
     is_stopped: bool
     first_reported_at_ms: int = Field(sa_type=BigInteger)
@@ -96,7 +98,7 @@ def event_values(event: AuditEvent, received_at_ms: int) -> dict[str, Any]:
     Raises:
         ValueError: its timestamp is no ISO 8601 moment with an offset.
     """
-    columns = {name: getattr(event, name) for name in SEARCHED}
+    columns = {name: searchable(getattr(event, name)) for name in SEARCHED}
     return {
         **columns,
         "event_id": event.event_id,
@@ -108,6 +110,11 @@ def event_values(event: AuditEvent, received_at_ms: int) -> dict[str, Any]:
         "outcome": event.outcome.value,
         "body": _encode(event).decode(),
     }
+
+
+def searchable(text: str | None) -> str | None:
+    """What is searched of a text: PostgreSQL has none with NUL. The body keeps it as it was."""
+    return None if text is None else text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def timestamp_ms(timestamp: str) -> int:

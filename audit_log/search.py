@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, select
 
 from audit_log.event import AuditEvent, EventType, Outcome, source_owner
-from audit_log.event_rows import EVENTS
+from audit_log.event_rows import EVENTS, searchable
 from audit_log.gateway_events import SOURCE_PREFIX
 
 MAXIMUM_DECISION_EVENTS: Final = 100  # of each side: an intent and an outcome; the exchanges
@@ -52,7 +52,7 @@ def find_events(
     for each in fields(wanted):
         value = getattr(wanted, each.name)
         if value is not None and not each.name.endswith("_ms"):
-            query = query.where(EVENTS.c[each.name] == str(value))
+            query = query.where(EVENTS.c[each.name] == searchable(str(value)))
     if wanted.since_ms is not None:
         query = query.where(EVENTS.c.timestamp_ms >= wanted.since_ms)
     if wanted.until_ms is not None:

@@ -23,7 +23,13 @@ from sqlalchemy import Connection, func, insert, or_, select, update
 
 from audit_log.completeness import Completeness, completeness
 from audit_log.event import AuditEvent, EventType, source_owner
-from audit_log.event_rows import EVENTS, SOURCES, event_values
+from audit_log.event_rows import (
+    EVENTS,
+    MAXIMUM_EVENT_ID_LENGTH,
+    MAXIMUM_SOURCE_LENGTH,
+    SOURCES,
+    event_values,
+)
 from audit_log.gateway_events import SOURCE_PREFIX, gateway_event_problem
 from audit_log.search import AuditFilter, FoundEvent, events_of_decision, find_events
 from database.engine import Database
@@ -168,8 +174,12 @@ def _require_well_formed(source: str, high_water: int, events: Sequence[AuditEve
         raise IngestRefusedError(f"more than {MAXIMUM_BATCH_EVENTS} events at once")
     if high_water < 0:
         raise IngestRefusedError("high_water is negative")
+    if len(source) > MAXIMUM_SOURCE_LENGTH or "\0" in source:
+        raise IngestRefusedError("no source is called that")
     previous = 0
     for event in events:
+        if len(event.event_id) > MAXIMUM_EVENT_ID_LENGTH or "\0" in event.event_id:
+            raise IngestRefusedError("no event is called that")
         if event.source != source:
             raise IngestRefusedError("an event is of another source than its batch")
         if not previous < event.sequence <= high_water:

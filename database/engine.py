@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from database import naming
@@ -21,6 +21,7 @@ from database.errors import (
     DatabaseBusyError,
     DatabaseError,
     DatabaseUnavailableError,
+    UnstorableValueError,
     UnsupportedDatabaseError,
 )
 from database.postgresql import PostgresqlBackend
@@ -83,6 +84,8 @@ class Database:
                 if not error.connection_invalidated:
                     raise
             return self._read(work)
+        except DataError as error:
+            raise UnstorableValueError("the database cannot hold what was looked for") from error
         except DBAPIError as error:
             raise DatabaseUnavailableError("the database could not be read") from error
         except PoolTimeoutError as error:

@@ -17,6 +17,13 @@ class DatabaseUnavailableError(DatabaseError):
     """The database cannot be opened or reached."""
 
 
+class UnstorableValueError(DatabaseError):
+    """A value is none the database can hold: a text with NUL, one too long, a number too large.
+
+    Says PostgreSQL; SQLite keeps nearly everything. The same request will fail again.
+    """
+
+
 class DatabaseBusyError(DatabaseError):
     """The write queue is full, or another process held the write lock for too long."""
 

@@ -6,7 +6,8 @@ so what a lost connection or a pooler swallowed is seen a second later.
 
 The thread also knows whether the database is there. While connecting fails, `require_reachable`
 refuses at once what would only wait. Once nothing was confirmed for three seconds, by an answer
-over this connection, both refuse: whoever follows the database then grows stale and fails closed. Every wait of the thread is bounded (`database.postgresql_url`); it tries again for ever.
+over this connection, both refuse: whoever follows the database then grows stale and fails closed.
+Every wait of the thread is bounded (`database.postgresql_url`); it tries again for ever.
 """
 
 import os

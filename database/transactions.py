@@ -19,10 +19,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, RootTransaction
-from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    PendingRollbackError,
+    SQLAlchemyError,
+)
 
 from database.backend import Backend
-from database.errors import DatabaseBusyError, DatabaseClosedError, DatabaseUnavailableError
+from database.errors import (
+    DatabaseBusyError,
+    DatabaseClosedError,
+    DatabaseUnavailableError,
+    UnstorableValueError,
+)
 
 MAXIMUM_QUEUED_WORKS: Final = 10_000  # beyond this a caller is refused instead of kept waiting
 MAXIMUM_GROUP_SECONDS: Final = 0.02  # then commit: other processes want the write lock as well
@@ -199,6 +210,10 @@ def _translated(error: Exception) -> Exception:
     """The database's own failures as ours; an IntegrityError is for the work's caller to read."""
     if isinstance(error, IntegrityError):
         return error
+    if isinstance(error, DataError):
+        unstorable = UnstorableValueError("the database cannot hold a value of the write")
+        unstorable.__cause__ = error
+        return unstorable
     if isinstance(error, DBAPIError | PendingRollbackError):
         unavailable = DatabaseUnavailableError("the database did not accept the write")
         unavailable.__cause__ = error

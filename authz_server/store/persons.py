@@ -71,8 +71,7 @@ class PersonStore:
         )
 
         def work(connection: Connection) -> str:
-            # Read and insert are one write transaction: BEGIN IMMEDIATE on SQLite; elsewhere the
-            # unique constraint refuses the second of two first logins, which then logs in again.
+            # Read and insert are one write: of two first logins at once the second finds the row.
             sub = connection.execute(
                 update(PersonRow)
                 .where(*same_person)

@@ -124,6 +124,8 @@ def test_store_event_id_of_another_source_is_refused_whole(store: AuditStore) ->
         (events(0, 0), 1, "rise"),
         (events(1, 1_001), 1_001, "at once"),
         ([msgspec.structs.replace(events(1, 1)[0], timestamp="yesterday")], 1, "timestamp"),
+        ([msgspec.structs.replace(events(1, 1)[0], event_id="e" * 129)], 1, "called"),
+        ([msgspec.structs.replace(events(1, 1)[0], event_id="evt\0")], 1, "called"),
         (
             [msgspec.structs.replace(events(1, 1)[0], timestamp="2026-11-21T00:00:00.000")],
             1,
@@ -141,6 +143,19 @@ def test_store_malformed_batch_is_refused(
 
 
 @pytest.mark.requirement("audit-complete")
+def test_store_text_that_postgresql_has_no_column_for_is_kept_and_found(store: AuditStore) -> None:
+    """Else one such event would hold up every later one of its gateway."""
+    (event,) = events(1, 1)
+    strange = msgspec.structs.replace(event, agent="a\0gent")
+
+    assert ingest(store, [strange]) == 1
+    assert ingest(store, [strange]) == 1
+
+    result = store.search(AuditFilter(agent="a\0gent"))
+    assert [each.event.agent for each in result.events] == ["a\0gent"]
+    assert store.search(AuditFilter(agent="agent")).events == ()
+
+
 def test_store_gap_makes_answers_incomplete_until_it_is_filled(store: AuditStore) -> None:
     ingest(store, events(3, 4))
     ingest(store, events(7, 8), high_water=9)

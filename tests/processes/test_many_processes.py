@@ -141,7 +141,7 @@ def test_kill_said_to_either_server_is_acknowledged_by_all_three_gateways(
         asked = time.monotonic()
         block = api.call("POST", "/blocks", json=body)
         try:
-            refused = {}
+            refused: dict[str, float] = {}
             while len(refused) < len(agents):
                 assert time.monotonic() - asked < 10
                 for agent in agents:

@@ -1,7 +1,7 @@
-"""Two authorization servers on one SQLite database are one server: what is used is used in both.
+"""Two authorization servers on one database are one server: what is used is used in both.
 
 The second listens on another port, with the same issuer, database and keys. Twenty parallel uses
-of one thing, alternating between both: exactly one success.
+of one thing, alternating between both: exactly one success. On SQLite and on PostgreSQL.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import pytest
 from compose.demo.browser import Browser, Form, Page, log_in_and_allow
 from compose.demo.stack import COUNTERSIGN, Stack
 from countersign.admin_client import AdminClient
+from tests.databases import POSTGRESQL
 from tests.gateways import DIGEST, TestGateway, decision, now
 from tests.stack import (
     CALLBACK,
@@ -64,9 +65,19 @@ class Pair:
         return in_parallel(TIMES, lambda: send(self.both[(n := next(numbers)) % 2], n))
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    with running_stack(tmp_path_factory.mktemp("stack"), prepared=False) as stack:
+@pytest.fixture(scope="module", params=["sqlite", POSTGRESQL])
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
+    with contextlib.ExitStack() as opened:
+        environment = {}
+        if request.param == "postgresql":
+            server = request.getfixturevalue("postgresql_server")
+            environment["COUNTERSIGN_DATABASE_URL"] = opened.enter_context(server.database())
+        directory = tmp_path_factory.mktemp("stack")
+        stack = opened.enter_context(
+            running_stack(directory, environment=environment, prepared=False)
+        )
         objects = demo_objects(stack)
         for each in objects:
             if (each["kind"], each["name"]) == ("CredentialProvider", "crm-token"):

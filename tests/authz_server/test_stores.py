@@ -1,0 +1,258 @@
+"""What every store of the authorization server promises, on both databases.
+
+Two `Database` objects stand for two processes. Whatever is used once is used once in both; who
+comes second is told so; and what somebody else holds is not touched.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from dataclasses import replace
+from itertools import count
+from typing import Any, TypeVar
+
+import pytest
+from sqlmodel import SQLModel
+
+import countersign.migrations.tables  # noqa: F401 - every table there is
+from admin_console.setup_codes import SetupCodes
+from authz_server.store import interactions
+from authz_server.store.codes import CODE_LIFETIME_SECONDS, CodeGrant, CodeStore
+from authz_server.store.consents import Consent, ConsentStore
+from authz_server.store.interactions import AuthorizationRequest, InteractionStore
+from authz_server.store.persons import PersonStore
+from authz_server.store.sessions import SESSION_LIFETIME_SECONDS, SessionStore
+from database.engine import Database
+from idp_connectors.evidence import Person
+from registry.acks import Ack, AckStore
+
+T = TypeVar("T")
+NOW = 1_800_000_000
+TIMES = 20
+
+ALICE = Person(
+    "local", "https://as.example.com", "acc_alice", "Alice Ærø 🎈", ("local/staff",), "pwd", NOW
+)
+GRANT = CodeGrant(
+    client_id="support-bot",
+    agent="support-bot",
+    redirect_uri="http://127.0.0.1/callback",
+    code_challenge="c" * 43,
+    resource="https://gw.example.com/crm/mcp",
+    scope="mcp:tools",
+    details=(),
+    nonce=None,
+    dpop_jkt=None,
+    sub="usr_alice",
+    person=ALICE,
+    sid="ses_1",
+    session_created_at=NOW,
+    valid_until=NOW + 600,
+    gid="grt_1",
+    invocation="inv_1",
+    token_id="tok_1",
+    transaction="txn_1",
+    created_at=NOW,
+)
+REQUEST = AuthorizationRequest(
+    client_id="support-bot",
+    agent="support-bot",
+    server="crm",
+    redirect_uri="http://127.0.0.1/callback",
+    state="s",
+    code_challenge="c" * 43,
+    resource="https://gw.example.com/crm/mcp",
+    scope="mcp:tools",
+    tools=("get_account",),
+    nonce=None,
+    dpop_jkt=None,
+    fresh_login=False,
+    ask_consent=False,
+    silent=False,
+    login_not_before=0,
+)
+CONSENT = Consent(
+    gid="grt_1",
+    sub="usr_alice",
+    agent="support-bot",
+    server="crm",
+    tools={"get_account": "sha-256:a"},
+    scope="mcp:tools",
+    created_at=NOW,
+    expires_at=NOW + 100,
+)
+
+
+@pytest.fixture
+def both(database_url: str) -> Iterator[tuple[Database, Database]]:
+    """One database, opened by two."""
+    opened = Database.open(database_url), Database.open(database_url)
+    opened[0].write_now(SQLModel.metadata.create_all)
+    yield opened
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def database(both: tuple[Database, Database]) -> Database:
+    return both[0]
+
+
+def random() -> Any:
+    """Different at each call."""
+    numbers = count(1)
+    return lambda size: next(numbers).to_bytes(size, "big")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+def at_once(works: list[Coroutine[Any, Any, T]]) -> list[T]:
+    async def scenario() -> list[T]:
+        return list(await asyncio.gather(*works))
+
+    return run(scenario())
+
+
+# --- authorization codes --------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("trap-one-winner")
+def test_code_consumed_twenty_times_in_two_processes_has_one_winner(
+    both: tuple[Database, Database],
+) -> None:
+    stores = [CodeStore(each) for each in both]
+    run(stores[0].save("code", GRANT))
+    found = stores[1].find("code")
+    assert found is not None
+    assert found.grant == GRANT  # every character and number, whichever process wrote it
+    won = at_once([stores[n % 2].consume(found.digest, NOW + 1) for n in range(TIMES)])
+    assert won.count(True) == 1
+    used = stores[0].find("code")
+    assert used is not None
+    assert used.used_at == NOW + 1
+
+
+def test_code_that_expired_or_was_never_issued_is_not_consumed(database: Database) -> None:
+    store = CodeStore(database)
+    run(store.save("code", GRANT))
+    found = store.find("code")
+    assert found is not None
+    assert store.find("another") is None
+    assert not run(store.consume(found.digest, NOW + CODE_LIFETIME_SECONDS))
+    assert not run(store.consume("0" * 64, NOW))
+    assert run(store.consume(found.digest, NOW))
+
+
+# --- login sessions -------------------------------------------------------------------------------
+
+
+def test_session_is_found_by_its_cookie_alone_until_it_ends(
+    both: tuple[Database, Database],
+) -> None:
+    here, there = (SessionStore(each, random()) for each in both)
+    started = run(here.start("usr_alice", ALICE, NOW))
+    assert there.find(started.cookie_value, NOW) == started.session
+    assert there.find(started.session.sid, NOW) is None
+    assert there.find(started.cookie_value, NOW + SESSION_LIFETIME_SECONDS) is None
+    run(there.end(started.session.sid))
+    assert here.find(started.cookie_value, NOW) is None
+
+
+def test_session_of_a_new_login_replaces_the_one_before_it_in_that_browser(
+    database: Database,
+) -> None:
+    store = SessionStore(database, random())
+    first = run(store.start("usr_alice", ALICE, NOW))
+    other = run(store.start("usr_bob", replace(ALICE, subject="acc_bob"), NOW))
+    second = run(store.start("usr_alice", ALICE, NOW, replacing=first.cookie_value))
+    found = [store.find(each.cookie_value, NOW) for each in (first, second, other)]
+    assert found == [None, second.session, other.session]
+
+
+# --- consents, persons, interactions --------------------------------------------------------------
+
+
+def test_consent_is_found_by_person_agent_and_server_until_it_ends(database: Database) -> None:
+    store = ConsentStore(database)
+    run(store.grant(CONSENT, NOW))
+    later = replace(CONSENT, gid="grt_2", created_at=NOW + 1, expires_at=NOW + 50)
+    run(store.grant(later, NOW + 1))
+    assert store.living("usr_alice", "support-bot", "crm", NOW + 2) == (later, CONSENT)
+    assert store.living("usr_alice", "support-bot", "crm", NOW + 50) == (CONSENT,)
+    for other in (
+        ("usr_bob", "support-bot", "crm"),
+        ("usr_alice", "other-bot", "crm"),
+        ("usr_alice", "support-bot", "notes"),
+    ):
+        assert store.living(*other, NOW) == ()
+
+
+def test_person_who_logs_in_first_in_two_processes_at_once_is_one_person(
+    both: tuple[Database, Database],
+) -> None:
+    fresh = random()
+    stores = [PersonStore(each, fresh) for each in both]
+    known = at_once([stores[n % 2].remember(ALICE, NOW) for n in range(TIMES)])
+    assert len({person.sub for person in known}) == 1
+    assert stores[0].find(known[0].sub) == known[0]
+    namesake = run(stores[0].remember(replace(ALICE, issuer="https://other.example.com"), NOW))
+    assert namesake.sub != known[0].sub
+
+
+@pytest.mark.requirement("trap-one-winner")
+def test_interaction_is_finished_once_and_only_by_its_browser(
+    both: tuple[Database, Database],
+) -> None:
+    stores = [InteractionStore(each, random()) for each in both]
+    started = run(stores[0].start(REQUEST, "browser", NOW))
+    assert started is not None
+    assert stores[1].find(started.interaction_id, "browser", NOW) == started
+    assert stores[1].find(started.interaction_id, "another browser", NOW) is None
+    assert stores[1].find(started.interaction_id, "browser", started.expires_at) is None
+    finished = at_once(
+        [stores[n % 2].finish(started.interaction_id, NOW) for n in range(TIMES)],
+    )
+    assert finished.count(True) == 1
+    assert stores[0].find(started.interaction_id, "browser", NOW) is None
+
+
+def test_interactions_beyond_the_bound_make_room_by_the_oldest(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interactions, "MAXIMUM_OPEN", 5)
+    monkeypatch.setattr(interactions, "EVICTED_AT_ONCE", 2)
+    store = InteractionStore(database, random())
+    started = [run(store.start(REQUEST, "browser", NOW + n)) for n in range(6)]
+    ids = [each.interaction_id for each in started if each is not None]
+    found = [store.find(each, "browser", NOW + 6) is not None for each in ids]
+    assert found == [False, False, True, True, True, True]
+
+
+# --- codes of operators, words of gateways --------------------------------------------------------
+
+
+@pytest.mark.requirement("trap-one-winner")
+def test_setup_code_used_twenty_times_in_two_processes_has_one_winner(
+    both: tuple[Database, Database],
+) -> None:
+    fresh = random()
+    stores = [SetupCodes(each, random=fresh) for each in both]
+    replaced = stores[0].create_now(NOW)
+    code = stores[1].create_now(NOW)
+    assert code is not None
+    assert replaced is not None
+    assert not run(stores[0].use(replaced, NOW))
+    assert at_once([stores[n % 2].use(code, NOW) for n in range(TIMES)]).count(True) == 1
+    run(stores[0].release(code))
+    assert run(stores[1].use(code, NOW))
+
+
+def test_acknowledgement_sent_to_both_servers_is_kept_once(
+    both: tuple[Database, Database],
+) -> None:
+    stores = [AckStore(each) for each in both]
+    acks = [Ack("main", "worker", sequence, 1, NOW, NOW) for sequence in (1, 2)]
+    at_once([stores[n % 2].record_ack(acks[n // 2 % 2]) for n in range(TIMES)])
+    assert stores[0].acks_for(1) == (acks[0],)
+    assert stores[1].acks_for(2) == (acks[1],)
