@@ -68,7 +68,10 @@ class AuthzServerSettings(ProcessSettings):
     )
     run_dir: Path = Field(default=Path("countersign-run"), description="Unix sockets")
     database_url: str | None = Field(
-        default=None, description="default: sqlite in the data directory"
+        default=None,
+        repr=False,  # it may hold a password
+        description="`sqlite:///PATH` or `postgresql+psycopg://USER@HOST/NAME`, see "
+        "guides/postgresql.md; default: SQLite in the data directory",
     )
     lease_seconds: float = Field(
         default=3.0, ge=1.0, le=30.0, description="a gateway without news this long refuses"

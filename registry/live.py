@@ -9,7 +9,8 @@ subscriber that does not keep up is not waited for: what it missed is dropped an
 resync, that is to fetch the snapshot, which contains everything.
 
 Fails closed: while the database cannot be read `is_stale` grows true; whoever sends heartbeats or
-issues tokens must ask it.
+issues tokens must ask it. The same, for good, when the numbers went back: the database was put back
+from an old copy under us, or failed over to one, and what is missing from it nobody can say.
 """
 
 import asyncio
@@ -39,6 +40,10 @@ T = TypeVar("T")
 Notice = RevocationEvent | Literal["snapshot", "resync"]
 
 _LOG: Final = structlog.get_logger(__name__)
+
+
+class RewoundDatabaseError(DatabaseError):
+    """The database is older than what we have read from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,7 @@ class LiveRegistry:
         self._monotonic = monotonic
         self._seen_version: int | None = None
         self._read_at = monotonic()
+        self._is_rewound = False
         self._subscribers: set[Subscription] = set()
         self._changed = asyncio.Event()
         self._refreshing = asyncio.Lock()
@@ -181,11 +187,23 @@ class LiveRegistry:
     async def _take_in(self) -> None:
         """Revocations first: they are what somebody waits for."""
         counted = await self._read(values)
+        self._require_onward(counted)
         if counted.get(REVOCATION_SEQUENCE, 0) != self._state.blocks.sequence:
             await self._take_in_revocations()
         if counted.get(REGISTRY_VERSION, 0) != self._state.snapshot.version:
             snapshot = await self._read(self._compiled)
             self._swap(replace(self._state, snapshot=snapshot), "snapshot")
+
+    def _require_onward(self, counted: dict[str, int]) -> None:
+        """Fail for ever once a number went back: a later event may get one that we have seen."""
+        state = self._state
+        self._is_rewound = (
+            self._is_rewound
+            or counted.get(REVOCATION_SEQUENCE, 0) < state.blocks.sequence
+            or counted.get(REGISTRY_VERSION, 0) < state.snapshot.version
+        )
+        if self._is_rewound:
+            raise RewoundDatabaseError("the database was put back; restart when it is right")
 
     async def _take_in_revocations(self) -> None:
         events: tuple[RevocationEvent, ...] | None = None

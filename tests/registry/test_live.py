@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from sqlalchemy import Connection, text
 
 from database.engine import Database
 from database.errors import DatabaseError
 from registry.blocks import BlockKind, RevocationEvent
-from registry.live import LiveRegistry, Notice
+from registry.live import LiveRegistry, Notice, RewoundDatabaseError
 from registry.revocations import RevocationStore
 from tests.registry.samples import (
     ISSUER,
@@ -224,6 +225,33 @@ def test_unreadable_database_makes_the_picture_stale_and_following_goes_on(
             await block(registry, "a")
             await asyncio.wait_for(live.changed(after_version=0, after_sequence=0), 5)
             assert not live.is_stale(3.0)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.requirement("trap-stale-registry")
+def test_database_put_back_from_an_old_copy_is_never_believed_again(
+    registry: Registry, live: LiveRegistry, clock: FakeClock
+) -> None:
+    """A new revocation gets a number that was seen already: nobody would take it in."""
+
+    def put_back(connection: Connection) -> None:
+        connection.execute(text("DELETE FROM revocations WHERE sequence = 2"))
+        connection.execute(
+            text("UPDATE registry_counters SET value = 1 WHERE name = 'revocation_sequence'")
+        )
+
+    async def scenario() -> None:
+        await block(registry, "a")
+        await block(registry, "b")
+        await live.refresh()
+        await registry.database.write(put_back)
+        clock.advance(10)
+        for _ in range(2):
+            with pytest.raises(RewoundDatabaseError):
+                await live.refresh()
+            await block(registry, "another")  # now the numbers are as before, or larger
+        assert live.is_stale(3.0)
 
     asyncio.run(scenario())
 
