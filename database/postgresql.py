@@ -75,8 +75,10 @@ class PostgresqlBackend:
             opened._news.start()
         except DBAPIError as error:
             opened.close()
+            # What libpq says names host, user and file, never a password.
+            why = str(error.orig).partition("\n")[0]
             raise DatabaseUnavailableError(
-                f"cannot reach the database {url.database} on {url.host or 'this machine'}"
+                f"cannot reach the database {url.database}: {why}"
             ) from error
         except BaseException:
             opened.close()

@@ -75,3 +75,9 @@ def test_listener_for_client_certificates_is_configured_whole_or_not_at_all(miss
 def test_listener_for_client_certificates_is_https_even_on_loopback() -> None:
     with pytest.raises(ValidationError, match="must be https"):
         AuthzServerSettings.model_validate(MTLS | {"mtls_base_url": "http://127.0.0.1:8443"})
+
+
+def test_database_url_with_a_password_is_not_in_the_text_of_the_settings() -> None:
+    settings = AuthzServerSettings(database_url="postgresql+psycopg://u:hunter2@db/countersign")
+    assert "hunter2" not in repr(settings)
+    assert settings.database.endswith("hunter2@db/countersign")

@@ -309,7 +309,8 @@ def test_settings_that_are_wrong_are_all_told_at_start_with_exit_2(
     ("url", "says"),
     [
         ("sqlite:////nonexistent/directory/countersign.db", "/nonexistent/directory"),
-        ("postgresql+psycopg://127.0.0.1:9/x", "postgresql is not supported yet"),
+        ("postgresql+psycopg://u:secret@127.0.0.1:9/x", "cannot reach the database x"),
+        ("postgresql+psycopg://u:secret@127.0.0.1:9/x?sslmode=prefer", "sslmode"),
         ("mysql://127.0.0.1/x", "sqlite:///PATH"),
         ("not a url", "cannot be read"),
     ],
@@ -322,6 +323,7 @@ def test_database_that_cannot_be_reached_at_start_is_said_in_a_sentence(
     fresh.http.close()
     assert status in {1, 2}, output
     assert says in output
+    assert "secret" not in output
     assert 0 < len(output) < 2_000
 
 
