@@ -49,7 +49,7 @@ def database_url(empty_database_url: NewUrl) -> str:
     return empty_database_url()
 
 
-def change(database: Database, statement: str) -> None:
+def change_stored(database: Database, statement: str) -> None:
     """As somebody would who owns the database."""
     database.write_now(lambda connection: connection.execute(text(statement)).rowcount)
 

@@ -9,7 +9,7 @@ from credential_providers.vault.seal import seal_credential, seal_secret
 from credential_providers.vault.store import SealedSecretRow, SecretVersion, VaultStore
 from database.engine import Database
 from tests.credential_providers.samples import GATEWAY_KEY, VAULT_KEY
-from tests.databases import change, everything_in
+from tests.databases import change_stored, everything_in
 from token_exchange.claims import Refusal
 
 PUBLIC = VAULT_KEY.as_dict(private=False)
@@ -95,7 +95,7 @@ def test_vault_row_moved_under_another_name_does_not_open(
 ) -> None:
     put(vault, "notes-key", seal_secret("notes-key", "k-notes", PUBLIC))
     put(vault, "crm-key", seal_secret("crm-key", "k-crm", PUBLIC))
-    change(
+    change_stored(
         database,
         "UPDATE sealed_secrets SET sealed ="
         " (SELECT sealed FROM sealed_secrets WHERE name = 'crm-key') WHERE name = 'notes-key'",

@@ -12,7 +12,7 @@ from idp_connectors.workforce.login import LoginFailureCode
 from idp_connectors.workforce.parts import WorkforceParts
 from idp_connectors.workforce.password_hashing import PasswordHashing
 from registry.snapshot import ProviderRecord
-from tests.databases import change, everything_in
+from tests.databases import change_stored, everything_in
 from tests.idp_connectors.people import (
     PASSWORD,
     Hashing,
@@ -213,7 +213,7 @@ def test_login_rehashes_when_the_parameters_have_changed(parts: WorkforceParts) 
 
 def test_damaged_hash_matches_no_password(local: LocalAccounts, database: Database) -> None:
     add(local)
-    change(database, "UPDATE local_accounts SET password_hash = 'rubbish'")
+    change_stored(database, "UPDATE local_accounts SET password_hash = 'rubbish'")
     assert failure(local, password=PASSWORD).code is LoginFailureCode.INVALID_CREDENTIALS
 
 
