@@ -122,7 +122,6 @@ def _forget_oldest_workers(connection: Connection, gateway: str) -> None:
         .where(col(AckRow.gateway) == gateway)
         .group_by(col(AckRow.worker))
         .order_by(latest.desc(), col(AckRow.worker))
-        .limit(-1)
         .offset(MAXIMUM_WORKERS_PER_GATEWAY)
     )
     workers = tuple(connection.scalars(beyond))

@@ -19,11 +19,19 @@ from authz_server.store import interactions
 from authz_server.store.codes import CODE_LIFETIME_SECONDS, CodeGrant, CodeStore
 from authz_server.store.consents import Consent, ConsentStore
 from authz_server.store.interactions import AuthorizationRequest, InteractionStore
+from authz_server.store.person_cuts import Ending, PersonCut, PersonCuts
 from authz_server.store.persons import PersonStore
+from authz_server.store.refresh_tokens import RefreshGrant, RefreshTokenStore
+from authz_server.store.replay import OnceKind, UsedOnce
 from authz_server.store.sessions import SESSION_LIFETIME_SECONDS, SessionStore
+from authz_server.store.upstream_logins import UpstreamLoginStore
+from authz_server.store.upstream_sessions import UpstreamSession, UpstreamSessionStore
 from database.engine import Database
 from idp_connectors.evidence import Person
 from registry.acks import Ack, AckStore
+from registry.blocks import BlockKind, Subject
+from registry.revocations import RevocationStore
+from token_exchange.claims import JwkThumbprint
 
 T = TypeVar("T")
 NOW = 1_800_000_000
@@ -256,3 +264,89 @@ def test_acknowledgement_sent_to_both_servers_is_kept_once(
     at_once([stores[n % 2].record_ack(acks[n // 2 % 2]) for n in range(TIMES)])
     assert stores[0].acks_for(1) == (acks[0],)
     assert stores[1].acks_for(2) == (acks[1],)
+
+
+# --- refresh token families, logins elsewhere, what cuts persons off ------------------------------
+
+FAMILY = RefreshGrant(
+    client_id="support-bot",
+    agent="support-bot",
+    resource="https://gw.example.com/crm/mcp",
+    scope="mcp:tools offline_access",
+    details=(),
+    key=JwkThumbprint("k" * 43),
+    sub="usr_alice",
+    sid="ses_1",
+    session_created_at=NOW,
+    gid="grt_1",
+    invocation="inv_1",
+    transaction="txn_1",
+    created_at=NOW,
+    expires_at=NOW + 600,
+)
+
+
+@pytest.mark.requirement("attack-14")
+def test_refresh_token_rotated_twenty_times_in_two_processes_has_one_winner(
+    both: tuple[Database, Database],
+) -> None:
+    stores = [RefreshTokenStore(each) for each in both]
+    run(stores[0].begin("fam_1", "first", FAMILY))
+    found = stores[1].find("first")
+    assert found is not None
+    assert (found.grant, found.is_used, found.is_revoked) == (FAMILY, False, False)
+    won = at_once([stores[n % 2].rotate(found, f"next-{n}", NOW + 1) for n in range(TIMES)])
+    assert won.count(True) == 1
+    again = stores[0].find("first")
+    assert again is not None
+    assert again.is_used
+    successors = [stores[1].find(f"next-{n}") for n in range(TIMES)]
+    assert [each is not None for each in successors] == won
+
+
+@pytest.mark.requirement("attack-14")
+def test_refresh_family_that_ended_yields_nothing(both: tuple[Database, Database]) -> None:
+    here, there = (RefreshTokenStore(each) for each in both)
+    run(here.begin("fam_1", "first", FAMILY))
+    run(here.begin("fam_2", "second", FAMILY))
+    first, second = here.find("first"), here.find("second")
+    assert first is not None
+    assert second is not None
+    assert not run(there.rotate(first, "late", FAMILY.expires_at))
+    run(there.revoke("fam_1", NOW))
+    assert not run(here.rotate(first, "late", NOW))
+    assert run(here.rotate(second, "next", NOW))  # a family of its own
+    run(here.begin("fam_3", "third", replace(FAMILY, created_at=FAMILY.expires_at)))
+    assert there.find("first") is None
+
+
+@pytest.mark.requirement("attack-12")
+def test_login_elsewhere_is_used_once_in_two_processes(both: tuple[Database, Database]) -> None:
+    stores = [UpstreamLoginStore(each) for each in both]
+    run(stores[0].start("itx_1", "corp", "state", "browser", NOW))
+    assert stores[1].find("state", "other browser", "corp", NOW) is None
+    assert stores[1].find("state", "browser", "other", NOW) is None
+    found = stores[1].find("state", "browser", "corp", NOW)
+    assert found is not None
+    assert stores[1].find("state", "browser", "corp", found.expires_at) is None
+    used = at_once([stores[n % 2].use("state") for n in range(TIMES)])
+    assert used.count(True) == 1
+
+
+@pytest.mark.requirement("trap-person-change-twice")
+def test_person_is_cut_off_once_however_many_processes_hear_of_it(
+    both: tuple[Database, Database],
+) -> None:
+    sessions = SessionStore(both[0], random())
+    started = run(sessions.start("usr_alice", ALICE, NOW))
+    came_from = UpstreamSession(started.session.sid, "usr_alice", "corp", "kc-session")
+    run(UpstreamSessionStore(both[0]).remember(came_from, NOW))
+    once = UsedOnce(OnceKind.DECISION, "corp", "event-1", NOW + 600)
+    sids = [started.session.sid]
+    cut = PersonCut(once, ["usr_alice"], Ending.NAMED, sids, "logged out", "test")
+    applied = at_once([PersonCuts(both[n % 2]).apply(cut, NOW * 1000) for n in range(TIMES)])
+    assert applied.count(True) == 1
+    assert sessions.find(started.cookie_value, NOW) is None
+    assert UpstreamSessionStore(both[1]).sids("corp", "kc-session") == ()
+    epochs = RevocationStore(both[1]).state()
+    assert epochs.first_hit((Subject(BlockKind.CLAIMS, "usr_alice"),), NOW) is not None
