@@ -45,6 +45,7 @@ from idp_connectors.workforce.parts import WorkforceParts
 from idp_connectors.workforce.password_hashing import PasswordHashing
 from idp_connectors.workload.attestation_listener import AttestationParts
 from idp_connectors.workload.catalog import WorkloadVerifiers, unix_process_providers
+from idp_connectors.workload.operator_lockout import lockout_check, own_processes
 from idp_connectors.workload.verifier import WorkloadParts
 from outbound.discovery import DiscoveryCache
 from outbound.fetcher import Fetcher
@@ -98,7 +99,13 @@ async def compose_authz_server(
         now_ms=int(clock() * 1000),
     )
     models = settings_models()
-    objects = RegistryStore(database, issuer=issuer, settings_models=models, clock=clock)
+    objects = RegistryStore(
+        database,
+        issuer=issuer,
+        settings_models=models,
+        clock=clock,
+        machine_check=lockout_check(own_processes()),
+    )
     # Policies shipped with a newer release join the set like an operator's change would.
     await objects.apply(objects.plan(()), "countersign")
     live = LiveRegistry(database, issuer=issuer, settings_models=models, monotonic=time.monotonic)

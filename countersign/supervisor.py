@@ -28,6 +28,8 @@ FIRST_BACKOFF_SECONDS: Final = 0.2
 LAST_BACKOFF_SECONDS: Final = 5.0
 HEALTHY_SECONDS: Final = 10.0  # a child that lived this long starts again without delay
 POLL_SECONDS: Final = 0.1
+LAST_JOIN_BACKOFF_SECONDS: Final = 60.0
+WAITING: Final = "waiting for the Gateway object"
 ADMIN_SECONDS: Final = 5.0
 GRACE_SECONDS: Final = 5.0
 ENROLMENT_FILE: Final = "enrolment.json"
@@ -91,20 +93,26 @@ class Supervisor:
 
     async def _join_code(self) -> str | None:
         """A join code for a gateway that is not enrolled yet; waits for its Gateway object."""
-        said = False
+        said: str | None = None
+        pause = POLL_SECONDS
         while not (self._settings.state_dir / ENROLMENT_FILE).exists():
             try:
                 code = await asyncio.to_thread(self._request_join_code)
             except AdminError as error:
                 if error.code != "unreachable":
-                    _logger.warning("gateway.join_refused", code=error.code)
+                    # Each attempt is audited: a refusal that stays is asked about ever more rarely.
+                    pause = min(LAST_JOIN_BACKOFF_SECONDS, pause * 2)
+                    if said != error.description:
+                        said = error.description
+                        _logger.warning("gateway.join_refused", code=error.code, reason=said)
             else:
+                pause = POLL_SECONDS
                 if code is not None:
                     return code
-                if not said:
-                    said = True
+                if said != WAITING:
+                    said = WAITING
                     _logger.info("gateway.waiting_for_object", gateway=self._settings.gateway)
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(pause)
         return None
 
     def _request_join_code(self) -> str | None:

@@ -1,10 +1,10 @@
 """What a set of documents would change, as values: computed by a plan, shown as a diff, applied."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from registry.declared import ObjectKey, Problem
+from registry.declared import DeclaredSet, ObjectKey, Problem
 from registry.difference import FieldDifference, differences
 from registry.history import ChangeAction
 from registry.object_rows import StoredObject
@@ -31,6 +31,10 @@ class ObjectChange:
     def differences(self) -> tuple[FieldDifference, ...]:
         """The fields that change."""
         return differences(self.before, self.after)
+
+
+# What only a server can say of effective changes and the set after them: it knows its machine.
+MachineCheck = Callable[[Sequence[ObjectChange], DeclaredSet], Iterable[Problem]]
 
 
 @dataclass(frozen=True, slots=True)

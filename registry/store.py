@@ -17,7 +17,13 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from database.engine import Database
-from registry.changes import ChangePlan, ObjectChange, planned_changes, specs_after
+from registry.changes import (
+    ChangePlan,
+    MachineCheck,
+    ObjectChange,
+    planned_changes,
+    specs_after,
+)
 from registry.counters import REGISTRY_VERSION, next_value, value_of
 from registry.declared import DeclaredSet, ObjectKey, Problem, SettingsModels
 from registry.enrolment import forget_gateway
@@ -48,6 +54,11 @@ from registry.snapshot import PolicyDocument, RegistrySnapshot
 from registry.tool_definitions import forget_server
 
 Clock = Callable[[], float]
+
+
+def _no_machine(_changes: Sequence[ObjectChange], _declared: DeclaredSet) -> tuple[Problem, ...]:
+    """A store outside a server knows of no machine."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +104,15 @@ class RegistryStore:
         settings_models: SettingsModels,
         clock: Clock,
         compiler: PolicyCompiler = compile_policies,
+        machine_check: MachineCheck = _no_machine,
     ) -> None:
+        """`machine_check`: what only the server can say of a change, knowing its own machine."""
         self._database = database
         self._issuer = issuer
         self._settings_models = settings_models
         self._clock = clock
         self._compiler = compiler
+        self._machine_check = machine_check
         self._shipped = shipped_policies()
 
     def plan(
@@ -155,6 +169,9 @@ class RegistryStore:
         found = (*problems, *invalid)
         if not found:
             found = problems_of(declared, self._issuer)
+        if not found:
+            effective = [each for each in changes if each.action is not ChangeAction.UNCHANGED]
+            found = tuple(self._machine_check(effective, declared))
         if found:
             return _Judged(ChangePlan(stored.version, changes, found), (), None)
         return self._judge_policies(connection, stored, changes, declared)

@@ -35,7 +35,14 @@ def local_operator_refusal(
         return _refused("admin.local_ancestors", "the peer's ancestors are not known")
     agent = descends_from_agent(peer, agents, trust_providers)
     if agent is not None:
-        return _refused("admin.local_agent", f"the peer is, or descends from, agent {agent}")
+        rules = ", ".join(f"{name}: {value}" for name, value in agents[agent].match.items())
+        return _refused(
+            "admin.local_agent",
+            f"the peer is, or descends from, agent {agent}",
+            f"This local process is, or descends from, what Agent {agent} describes ({rules}), so"
+            " it may not administer the server. Log in as an admin, and match the agent by a user"
+            " or a unix.unit of its own.",
+        )
     return None
 
 
@@ -68,10 +75,12 @@ def attests_scripts(trust_providers: Mapping[str, ProviderRecord]) -> bool:
     )
 
 
-def _refused(rule: str, detail: str) -> Refusal:
+def _refused(
+    rule: str, detail: str, description: str = "This local process may not administer the server."
+) -> Refusal:
     return Refusal(
         code="access_denied",
-        description="This local process may not administer the server.",
+        description=description,
         detail=detail,
         rule=rule,
     )

@@ -113,6 +113,8 @@ def test_peer_that_is_or_descends_from_an_agent_is_not_the_operator(who: PeerIde
     refusal = refusal_of(who, agent(match=UNIT))
     assert refusal is not None
     assert refusal.rule == "admin.local_agent"
+    assert "Agent support-bot" in refusal.description
+    assert "unix.unit: bot.service" in refusal.description
 
 
 @pytest.mark.requirement("trap-agent-as-admin")

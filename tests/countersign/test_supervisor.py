@@ -1,0 +1,39 @@
+"""The supervisor asks for a join code: patiently, and saying a refusal once."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import structlog
+
+from countersign.admin_client import AdminError
+from countersign.settings import ServeSettings
+from countersign.supervisor import LAST_JOIN_BACKOFF_SECONDS, Supervisor
+
+
+def test_refused_join_is_said_once_and_asked_ever_more_rarely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[str | AdminError] = [AdminError("access_denied", "an Agent is you")] * 12
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def at_once(asked: object) -> str:
+        del asked
+        answer = answers.pop(0) if answers else "code"
+        if isinstance(answer, AdminError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "to_thread", at_once)
+    made = Supervisor(ServeSettings(state_dir=tmp_path), lambda: 0.0)
+    with structlog.testing.capture_logs() as logged:
+        assert asyncio.run(made._join_code()) == "code"
+    assert [(each["event"], each["reason"]) for each in logged] == [
+        ("gateway.join_refused", "an Agent is you")
+    ]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LAST_JOIN_BACKOFF_SECONDS
