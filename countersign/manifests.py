@@ -1,10 +1,13 @@
 """Reads the YAML documents an operator writes, and remembers on which line each field stands.
 
-Shape only: one document is `kind / name / spec`. A mistake is reported as file, line and what
-would be right; what the registry finds wrong later is mapped back to the line of the field.
+Shape only: one document is `kind / name / spec`, or a list of such; what `get` adds to one (its
+version, author and time) is passed over. A `*.cedar` file is the Policy named as the file. A
+mistake is reported as file, line and what would be right; what the registry finds wrong later is
+mapped back to the line of the field.
 """
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from countersign.yaml_text import ADDED_FIELDS
 from registry.objects import KINDS, DeclaredObject
 
+STANDARD_INPUT = Path("-")
+CEDAR = ".cedar"
 MAXIMUM_FILE_BYTES = 4_194_304
 MAXIMUM_FIELDS = 100_000
 MAXIMUM_DEPTH = 64  # as the admin API; an alias of itself has no end
@@ -62,12 +68,13 @@ class Manifest:
 
 
 def read_manifests(path: Path) -> tuple[list[Manifest], list[ManifestError]]:
-    """Every document of a file, or of the `*.yaml` files of a directory in name order."""
-    files = sorted(path.glob("*.y*ml")) if path.is_dir() else [path]
+    """Every document of a file, or of a directory's `*.yaml` and `*.cedar` files in name order."""
+    is_directory = path != STANDARD_INPUT and path.is_dir()
+    files = sorted([*path.glob("*.y*ml"), *path.glob("*" + CEDAR)]) if is_directory else [path]
     found: list[Manifest] = []
     problems: list[ManifestError] = []
     if not files:
-        problems.append(ManifestError(path, 1, "", "no .yaml file here"))
+        problems.append(ManifestError(path, 1, "", "no .yaml or .cedar file here"))
     for file in files:
         try:
             found.extend(_read_file(file))
@@ -92,18 +99,13 @@ def read_manifests(path: Path) -> tuple[list[Manifest], list[ManifestError]]:
 
 
 def _read_file(file: Path) -> list[Manifest]:
-    try:
-        if file.stat().st_size > MAXIMUM_FILE_BYTES:
-            raise ManifestError(file, 1, "", f"larger than {MAXIMUM_FILE_BYTES} bytes")
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ManifestError(file, 1, "", error.strerror or str(error)) from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(file, 1, "", "not UTF-8 text") from error
+    text = _text_of(file)
+    if file.suffix == CEDAR:
+        return [_policy(file, text)]
     try:
         _require_shallow(file, text)
         nodes = list(yaml.compose_all(text, yaml.CSafeLoader))
-        return [_manifest(file, node) for node in nodes]
+        return [_manifest(file, node) for whole in nodes for node in _documents(whole)]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = 1 if mark is None else mark.line + 1
@@ -111,6 +113,33 @@ def _read_file(file: Path) -> list[Manifest]:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ManifestError(file, line, "", error.reason) from error
+
+
+def _text_of(file: Path) -> str:
+    try:
+        if file == STANDARD_INPUT:
+            content = sys.stdin.buffer.read(MAXIMUM_FILE_BYTES + 1)
+        else:
+            with file.open("rb") as opened:
+                content = opened.read(MAXIMUM_FILE_BYTES + 1)
+        if len(content) > MAXIMUM_FILE_BYTES:
+            raise ManifestError(file, 1, "", f"larger than {MAXIMUM_FILE_BYTES} bytes")
+        return content.decode()
+    except OSError as error:
+        raise ManifestError(file, 1, "", error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(file, 1, "", "not UTF-8 text") from error
+
+
+def _documents(node: yaml.Node) -> list[yaml.Node]:
+    """A list of objects, as a program would print them, is its objects."""
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else [node]
+
+
+def _policy(file: Path, text: str) -> Manifest:
+    document = {"kind": "Policy", "name": file.stem, "spec": {"cedar": text}}
+    lines = {"": 1, "spec.cedar": 1, "spec.cedar:": 0}  # its first line is line 1
+    return Manifest(_declared(file, document, lines), file, lines)
 
 
 def _require_shallow(file: Path, text: str) -> None:
@@ -135,8 +164,13 @@ def _manifest(file: Path, node: yaml.Node) -> Manifest:
     document = _plain(file, node, "", lines, 0)
     if not isinstance(document, dict):
         raise ManifestError(file, lines[""], "", "a document must be kind, name and spec")
+    given = {name: value for name, value in document.items() if name not in ADDED_FIELDS}
+    return Manifest(_declared(file, given, lines), file, lines)
+
+
+def _declared(file: Path, document: dict[str, Any], lines: dict[str, int]) -> DeclaredObject:
     try:
-        return Manifest(DeclaredObject.model_validate(document), file, lines)
+        return DeclaredObject.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])

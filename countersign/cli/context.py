@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +18,7 @@ from rich.text import Text
 from countersign.admin_client import AdminClient, AdminError
 from countersign.login_file import LoginDirectory
 from countersign.settings import ClientSettings
+from countersign.yaml_text import yaml_of
 
 # Unicode categories: control, format (direction overrides among them), surrogate, separators.
 INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -81,6 +81,10 @@ class CommandContext:
         if not self.quiet and self.output is Output.TABLE:
             self.console.print(text, highlight=False, markup=False)
 
+    def write(self, text: str) -> None:
+        """`text` as it is: what another program reads must not be folded or decorated."""
+        self.console.out(text, highlight=False, end="")
+
     def show(self, value: Any, columns: dict[str, Callable[[Any], str]] | None = None) -> None:  # noqa: ANN401
         """Print a value: rows as a table by `columns`, or whole as JSON or YAML.
 
@@ -90,8 +94,7 @@ class CommandContext:
         if self.output is Output.JSON:
             self.console.print_json(json.dumps(value), ensure_ascii=True)
         elif self.output is Output.YAML or columns is None:
-            text = yaml.safe_dump(value, sort_keys=False, allow_unicode=False)
-            self.console.print(text, highlight=False, markup=False, end="", soft_wrap=True)
+            self.write(yaml_of(value))
         else:
             table = Table(box=None, pad_edge=False, header_style="bold")
             for title in columns:
@@ -120,6 +123,26 @@ def context_of(command: typer.Context) -> CommandContext:
         message = "the command line was not prepared"
         raise TypeError(message)
     return prepared
+
+
+def require_yes(question: str, *, yes: bool) -> None:
+    """Ask, unless `--yes` was given.
+
+    Raises:
+        AdminError: Nobody is there to answer.
+        typer.Exit: The answer was no.
+    """
+    if yes:
+        return
+    try:
+        agreed = typer.confirm(question)
+    except typer.Abort as end:
+        if typer.get_text_stream("stdin").isatty():
+            raise
+        description = "nobody is at the terminal to answer; give --yes"
+        raise AdminError("not_confirmed", description) from end
+    if not agreed:
+        raise typer.Exit(1)
 
 
 def explain(error: AdminError, errors: Console) -> None:

@@ -22,6 +22,7 @@ from countersign.cli import (
     tools,
 )
 from countersign.cli.context import CommandContext, Output, explain
+from countersign.cli.output_option import with_output_everywhere
 from countersign.settings import ClientSettings
 
 PIPE_COLUMNS = 240
@@ -85,7 +86,7 @@ def main() -> None:
     """Run a command; refusals exit 1, a wrong command line exits 2, all without a stack trace."""
     errors = _console(stderr=True)
     try:
-        app()
+        with_output_everywhere(app, without=PROCESSES)()
     except AdminError as error:
         explain(error, errors)
         sys.exit(1)

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from countersign.admin_client import AdminError, Problem
-from countersign.cli.context import CommandContext, context_of, visible
-from countersign.manifests import Manifest, read_manifests
+from countersign.cli.context import CommandContext, Output, context_of, require_yes, visible
+from countersign.manifests import STANDARD_INPUT, Manifest, read_manifests
+from countersign.yaml_text import documents_of
 
 COLUMNS: dict[str, Callable[[Any], str]] = {
     "KIND": lambda row: row["kind"],
@@ -29,7 +30,12 @@ def register(app: typer.Typer) -> None:
 def apply(
     command: typer.Context,
     *,
-    file: Annotated[Path, typer.Option("--file", "-f", help="A YAML file or a directory of them.")],
+    file: Annotated[
+        Path,
+        typer.Option(
+            "--file", "-f", help="A YAML or .cedar file, a directory of them, or - for a pipe."
+        ),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Show the difference and change nothing.")] = False,
     wait: Annotated[
@@ -38,6 +44,8 @@ def apply(
 ) -> None:
     """Declare objects: shows what would change, asks, and writes it as one version."""
     context = context_of(command)
+    if file == STANDARD_INPUT and not (yes or dry_run):
+        raise AdminError("not_confirmed", "the objects come from the pipe, so no answer can: --yes")
     manifests = _manifests(context, file)
     body = {"objects": [manifest.declared.model_dump() for manifest in manifests]}
     with context.admin() as admin:
@@ -51,8 +59,7 @@ def apply(
                 context.say("Nothing changed.")
                 _await_policies(context, admin.call, plan, wait)
                 return
-            if not yes and not typer.confirm("Apply these changes?"):
-                raise typer.Exit(1)
+            require_yes("Apply these changes?", yes=yes)
             applied = admin.call("POST", "/objects", json=body)
         except AdminError as error:
             raise _with_lines(error, manifests) from error
@@ -121,14 +128,25 @@ def get(
     kind: Annotated[str | None, typer.Argument(help="A kind, such as Agent.")] = None,
     name: Annotated[str | None, typer.Argument(help="One object of it.")] = None,
 ) -> None:
-    """Show declared objects: all, of one kind, or one whole."""
+    """Show declared objects: all, of one kind, or one whole.
+
+    As YAML (`-o yaml`) they are what `apply -f -` takes.
+    """
     context = context_of(command)
     with context.admin() as admin:
         if kind is not None and name is not None:
-            context.show(admin.call("GET", f"/objects/{kind}/{name}"))
+            found = admin.call("GET", f"/objects/{kind}/{name}")
+            if context.output is Output.JSON:
+                context.show(found)
+            else:
+                context.write(documents_of([found]))
             return
         path = "/objects" if kind is None else f"/objects/{kind}"
-        context.show(admin.call("GET", path)["objects"], COLUMNS)
+        rows = admin.call("GET", path)["objects"]
+        if context.output is Output.YAML:
+            context.write(documents_of(rows))
+        else:
+            context.show(rows, COLUMNS)
 
 
 def delete(
@@ -140,8 +158,7 @@ def delete(
 ) -> None:
     """Delete one object. Its history stays."""
     context = context_of(command)
-    if not yes and not typer.confirm(f"Delete {kind}/{name}?"):
-        raise typer.Exit(1)
+    require_yes(f"Delete {kind}/{name}?", yes=yes)
     with context.admin() as admin:
         admin.call("DELETE", f"/objects/{kind}/{name}")
     context.say(f"Deleted {kind}/{name}.")

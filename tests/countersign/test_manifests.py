@@ -1,10 +1,17 @@
 """Reading an operator's YAML: every mistake has a file, a line and what would be right."""
 
+import io
+import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from countersign.manifests import read_manifests
+from countersign.yaml_text import documents_of
+
+CEDAR = '@id("a")\npermit (principal, action, resource);\n'
 
 AGENT = """\
 kind: Agent
@@ -113,3 +120,49 @@ def test_manifest_knows_the_line_of_an_item_and_of_a_line_of_text(tmp_path: Path
     assert manifest.line_of("spec.cedar:2") == 9
     assert manifest.line_of("spec.cedar") == 7
     assert manifest.line_of("spec.nothing:3") == 3
+
+
+def test_manifest_of_a_list_and_of_what_get_prints_is_its_objects(tmp_path: Path) -> None:
+    shown = {"version": 7, "author": "usr_olga", "changed_at": "2026-01-01T00:00:00Z"}
+    policy = {"kind": "Policy", "name": "one", "spec": {"cedar": "permit(\n  principal\n);\n"}}
+    file = tmp_path / "all.json"
+    file.write_text(json.dumps([policy | shown, policy | shown | {"name": "two"}]))
+    manifests, problems = read_manifests(file)
+    assert problems == []
+    assert [each.declared.model_dump() for each in manifests] == [policy, policy | {"name": "two"}]
+
+
+def test_documents_printed_by_get_are_read_back_whole(tmp_path: Path) -> None:
+    objects: list[dict[str, Any]] = [
+        {"kind": "Policy", "name": "one", "spec": {"cedar": CEDAR}, "version": 3},
+        {"kind": "Agent", "name": "bot", "spec": {"match": {"unix.uid": "1001"}, "since": ":x:"}},
+    ]
+    text = documents_of(objects)
+    assert "cedar: |\n" in text
+    assert "version" not in text
+    file = tmp_path / "all.yaml"
+    file.write_text(text)
+    manifests, problems = read_manifests(file)
+    assert problems == []
+    assert [each.declared.spec for each in manifests] == [each["spec"] for each in objects]
+
+
+def test_cedar_file_is_the_policy_named_as_the_file(tmp_path: Path) -> None:
+    (tmp_path / "agents.yaml").write_text(AGENT)
+    (tmp_path / "helpdesk.cedar").write_text(CEDAR)
+    manifests, problems = read_manifests(tmp_path)
+    assert problems == []
+    policy = manifests[1]
+    assert (policy.declared.kind, policy.declared.name) == ("Policy", "helpdesk")
+    assert policy.declared.spec == {"cedar": CEDAR}
+    assert policy.line_of("spec.cedar:2") == 2
+    (tmp_path / "Not A Name.cedar").write_text(CEDAR)
+    _, problems = read_manifests(tmp_path)
+    assert [problem.field for problem in problems] == ["name"]
+
+
+def test_manifest_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(AGENT.encode())))
+    manifests, problems = read_manifests(Path("-"))
+    assert problems == []
+    assert [each.declared.name for each in manifests] == ["support-bot"]
