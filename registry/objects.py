@@ -40,7 +40,7 @@ class TypedSpec(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     type: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")] = Field(
-        description="Which connector or provider; `countersign get types` lists them."
+        description="Which connector or provider; docs/objects.md lists them."
     )
 
 

@@ -17,6 +17,7 @@ from countersign.settings import (
     ServeSettings,
     StdioHostSettings,
 )
+from tests.objects_page import objects_page
 from tests.requirements import REQUIREMENTS
 
 ROOT = Path(__file__).parent.parent
@@ -149,7 +150,12 @@ def _section_order(key: tuple[str, str]) -> tuple[str, list[int]]:
     return key[0], [int(number) for number in key[1].removeprefix("§").split(".")]
 
 
-PAGES = {"specs.md": specs_page, "settings.md": settings_page, "requirements.md": requirements_page}
+PAGES = {
+    "specs.md": specs_page,
+    "settings.md": settings_page,
+    "requirements.md": requirements_page,
+    "objects.md": objects_page,
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -8,6 +8,7 @@ import typer
 
 from countersign.admin_client import AdminError, Problem
 from countersign.cli.context import CommandContext, Output, context_of, require_yes, visible
+from countersign.cli.kinds import kind_named
 from countersign.manifests import STANDARD_INPUT, Manifest, read_manifests
 from countersign.yaml_text import documents_of
 
@@ -133,6 +134,7 @@ def get(
     As YAML (`-o yaml`) they are what `apply -f -` takes.
     """
     context = context_of(command)
+    kind = None if kind is None else kind_named(kind)
     with context.admin() as admin:
         if kind is not None and name is not None:
             found = admin.call("GET", f"/objects/{kind}/{name}")
@@ -158,6 +160,7 @@ def delete(
 ) -> None:
     """Delete one object. Its history stays."""
     context = context_of(command)
+    kind = kind_named(kind)
     require_yes(f"Delete {kind}/{name}?", yes=yes)
     with context.admin() as admin:
         admin.call("DELETE", f"/objects/{kind}/{name}")
