@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -64,8 +65,17 @@ def run_authz_server(settings: AuthzServerSettings, clock: Clock) -> None:
     """Run an authorization server until SIGTERM or SIGINT."""
     raise_limit()
     _make_directories(settings)
-    upgrade(settings.database)
-    uvloop.run(_authz_server(settings, clock))
+    # First the port: a second server of the same settings must not migrate the first one's
+    # database, nor write another setup code over its file.
+    listener = listen(
+        settings.listen_host,
+        settings.listen_port,
+        setting="COUNTERSIGN_LISTEN_PORT",
+        backlog=backlog_for(connections_allowed()),
+    )
+    with contextlib.closing(listener):
+        upgrade(settings.database)
+        uvloop.run(_authz_server(settings, clock, listener))
 
 
 def _make_directories(settings: AuthzServerSettings) -> None:
@@ -74,7 +84,9 @@ def _make_directories(settings: AuthzServerSettings) -> None:
     settings.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
 
 
-async def _authz_server(settings: AuthzServerSettings, clock: Clock) -> None:
+async def _authz_server(
+    settings: AuthzServerSettings, clock: Clock, listener: socket.socket
+) -> None:
     stopping = _stop_signal()
     database = Database.open(settings.database)
     with contextlib.closing(database):
@@ -85,7 +97,7 @@ async def _authz_server(settings: AuthzServerSettings, clock: Clock) -> None:
             async with (
                 _following(server),
                 _attesting(server),
-                _serving(server, room),
+                _serving(server, listener, room),
                 _taking_certificates(server, room),
             ):
                 _logger.info("authz_server.serving", issuer=settings.issuer)
@@ -132,7 +144,7 @@ async def _attesting(server: AuthzServer) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _serving(server: AuthzServer, room: Room) -> AsyncIterator[None]:
+async def _serving(server: AuthzServer, listener: socket.socket, room: Room) -> AsyncIterator[None]:
     """The public listener and the local admin socket; both finish what is under way at the end."""
     settings = server.settings
     admin = Mount("/admin/v1", create_admin_app(server.admin))
@@ -160,14 +172,7 @@ async def _serving(server: AuthzServer, room: Room) -> AsyncIterator[None]:
     )
     admin_socket = settings.run_dir / ADMIN_SOCKET
     listeners = (
-        (
-            public,
-            listen(
-                settings.listen_host,
-                settings.listen_port,
-                backlog=backlog_for(connections_allowed()),
-            ),
-        ),
+        (public, listener),
         (local, bind_unix_socket(admin_socket, mode=0o600)),
     )
     async with _running(*listeners):
@@ -192,7 +197,12 @@ async def _taking_certificates(server: AuthzServer, room: Room) -> AsyncIterator
         tls=context.entry(),
     )
     backlog = backlog_for(connections_allowed())
-    listener = listen(settings.listen_host, settings.mtls_listen_port, backlog=backlog)
+    listener = listen(
+        settings.listen_host,
+        settings.mtls_listen_port,
+        setting="COUNTERSIGN_MTLS_LISTEN_PORT",
+        backlog=backlog,
+    )
     async with asyncio.TaskGroup() as tasks, _running((public, listener)):
         refreshing = tasks.create_task(context.run())
         try:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Callable
 from types import new_class
@@ -21,6 +22,7 @@ from audit_log.spool import Spool
 from countersign.bounded_connections import Room, bounded_connections
 from countersign.descriptors import backlog_for, connections_allowed, raise_limit
 from countersign.settings import McpGatewaySettings
+from countersign.web_server import listen
 from mcp_gateway.assembly import gateway_app
 from mcp_gateway.authority import HttpAuthority
 from mcp_gateway.enrolment import (
@@ -48,13 +50,21 @@ def run_mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: str |
 
     Raises:
         EnrolmentError: It is not enrolled and has no join code, or the code was refused.
+        OSError: Its port is taken, or not ours.
     """
     raise_limit()
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    uvloop.run(_mcp_gateway(settings, clock, join_code))
+    # First the port: a process that cannot serve must not use up its join code.
+    listener = listen(
+        settings.gateway_host, settings.gateway_port, setting="COUNTERSIGN_GATEWAY_PORT"
+    )
+    with contextlib.closing(listener):
+        uvloop.run(_mcp_gateway(settings, clock, join_code, listener))
 
 
-async def _mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: str | None) -> None:
+async def _mcp_gateway(
+    settings: McpGatewaySettings, clock: Clock, join_code: str | None, listener: socket.socket
+) -> None:
     key = GatewayKey.load_or_create(settings.state_dir / KEY_FILE, secrets.token_bytes)
     is_first_start = not (settings.state_dir / ENROLMENT_FILE).exists()
     identity = await _identity(settings, key, clock, join_code)
@@ -91,7 +101,7 @@ async def _mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: st
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, setattr, server, "should_exit", True)
         _logger.info("mcp_gateway.starting", gateway=identity.gateway, issuer=identity.issuer)
-        await server.serve()
+        await server.serve([listener])
 
 
 def _connections_allowed() -> int:

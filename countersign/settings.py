@@ -4,15 +4,18 @@ A value comes from the command line, else from `COUNTERSIGN_<NAME>`, else from t
 is the strict choice. All problems are reported at once, at start.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+HTTP_PORT: Final = 80
 
 
 def _require_public_url(url: str) -> str:
@@ -60,7 +63,9 @@ class AuthzServerSettings(ProcessSettings):
 
     issuer: PublicUrl = "http://127.0.0.1:8700"
     listen_host: str = "127.0.0.1"
-    listen_port: int = Field(default=8700, ge=1, le=65535)
+    listen_port: int = Field(
+        default=8700, ge=1, le=65535, description="follows the port of a loopback issuer"
+    )
     data_dir: Path = Field(default=Path("countersign-data"), description="database and audit spool")
     keys_dir: Path = Field(
         default=Path("countersign-keys"),
@@ -103,6 +108,16 @@ class AuthzServerSettings(ProcessSettings):
             message = "mtls_base_url must be https: the listener speaks nothing else"
             raise ValueError(message)
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listen_where_the_issuer_says(cls, given: dict[str, object]) -> dict[str, object]:
+        """Clients go to the issuer: on loopback nothing else usually listens there."""
+        parts = urlsplit(str(given.get("issuer", "")))
+        if "listen_port" not in given and parts.scheme == "http":
+            with contextlib.suppress(ValueError):  # the issuer's own check says what is wrong
+                return {**given, "listen_port": parts.port or HTTP_PORT}
+        return given
 
     @model_validator(mode="after")
     def _keys_apart_from_data(self) -> Self:

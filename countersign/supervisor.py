@@ -46,6 +46,8 @@ class Supervisor:
     async def run(self) -> int:
         """Until SIGTERM or SIGINT; 1 when a child had to be killed, else 0.
 
+        A child that cannot start at all, for a reason it has told itself, ends both: its status.
+
         The gateway drains first: its last audit events still need the authorization server.
         """
         stopping = asyncio.Event()
@@ -61,11 +63,16 @@ class Supervisor:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-        return 1 if self._killed else 0
+        failed = [task.result() for task in (authority, gateway) if not task.cancelled()]
+        return failed[0] if failed else int(self._killed)
 
-    async def _keep(self, name: str, join_code: Callable[[], Awaitable[str | None]]) -> None:
-        """Run the child again and again; cancelling drains it."""
+    async def _keep(self, name: str, join_code: Callable[[], Awaitable[str | None]]) -> int:
+        """Run the child again and again; cancelling drains it.
+
+        Returns only when its first start failed (not when somebody killed it): the status.
+        """
         backoff = FIRST_BACKOFF_SECONDS
+        is_first = True
         while True:
             process = await _start(name, await join_code())
             started = self._clock()
@@ -76,6 +83,10 @@ class Supervisor:
                 raise
             if self._clock() - started > HEALTHY_SECONDS:
                 backoff = FIRST_BACKOFF_SECONDS
+            elif is_first and status > 0:
+                _logger.error("child.cannot_start", child=name, status=status)
+                return status
+            is_first = False
             _logger.warning("child.ended", child=name, status=status, restart_seconds=backoff)
             await asyncio.sleep(backoff)
             backoff = min(LAST_BACKOFF_SECONDS, backoff * 2)

@@ -55,8 +55,8 @@ def web_server(
     )
 
 
-def listen(host: str, port: int, *, backlog: int) -> socket.socket:
-    """A listening TCP socket.
+def listen(host: str, port: int, *, setting: str, backlog: int) -> socket.socket:
+    """A listening TCP socket. `setting` is what the operator would change.
 
     Raises:
         OSError: The address is taken or not ours.
@@ -70,5 +70,6 @@ def listen(host: str, port: int, *, backlog: int) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise OSError(error.errno, f"cannot listen at {host}:{port}: {error.strerror}") from error
+        reason = f"cannot listen at {host}:{port} ({setting}): {error.strerror}"
+        raise OSError(error.errno, reason) from error
     return listener

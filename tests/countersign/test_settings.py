@@ -81,3 +81,21 @@ def test_database_url_with_a_password_is_not_in_the_text_of_the_settings() -> No
     settings = AuthzServerSettings(database_url="postgresql+psycopg://u:hunter2@db/countersign")
     assert "hunter2" not in repr(settings)
     assert settings.database.endswith("hunter2@db/countersign")
+
+
+@pytest.mark.parametrize(
+    ("given", "port"),
+    [
+        ({}, 8700),
+        ({"issuer": "http://127.0.0.1:9000"}, 9000),
+        ({"issuer": "http://127.0.0.1:9000", "listen_port": "9001"}, 9001),
+        ({"issuer": "https://as.example.com"}, 8700),
+    ],
+)
+def test_listen_port_follows_a_loopback_issuer_unless_it_is_set(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], port: int
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(f"COUNTERSIGN_{name.upper()}", value)
+    assert AuthzServerSettings().listen_port == port
+    assert ServeSettings().listen_port == port

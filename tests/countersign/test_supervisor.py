@@ -37,3 +37,48 @@ def test_refused_join_is_said_once_and_asked_ever_more_rarely(
     ]
     assert pauses == sorted(pauses)
     assert pauses[-1] == LAST_JOIN_BACKOFF_SECONDS
+
+
+class Child:
+    """A process that ends at once with a status."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    async def wait(self) -> int:
+        return self.status
+
+
+def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, statuses: list[int]) -> int:
+    children = [Child(status) for status in statuses]
+
+    async def start(name: str, join_code: str | None) -> Child:
+        assert (name, join_code) == ("authz-server", None)
+        return children.pop(0)
+
+    async def sleep(seconds: float) -> None:
+        assert seconds > 0
+        if not children:
+            raise asyncio.CancelledError
+
+    async def nothing() -> None:
+        return None
+
+    monkeypatch.setattr("countersign.supervisor._start", start)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    made = Supervisor(ServeSettings(state_dir=tmp_path), lambda: 0.0)
+    with structlog.testing.capture_logs():
+        return asyncio.run(made._keep("authz-server", nothing))
+
+
+def test_child_that_cannot_start_ends_serve_with_its_status(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert kept(monkeypatch, tmp_path, [2]) == 2
+
+
+def test_child_that_was_killed_or_failed_later_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        kept(monkeypatch, tmp_path, [-9, 1, 1])
