@@ -23,8 +23,8 @@ $(VENV)/dev.stamp: requirements/dev.lock $(VENV)/run.stamp
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	@touch $@
 
-run: $(VENV)/run.stamp ## start everything and play the story; ONCE=1 ends after it
-	@$(BIN)/python -m compose.demo.story $(if $(ONCE),--once)
+run: $(VENV)/run.stamp ## start everything, play the story; ONCE=1 ends after it; PORTS=a,b,c,d
+	@$(BIN)/python -m compose.demo.story $(if $(ONCE),--once) $(if $(PORTS),--ports $(PORTS))
 
 run-keycloak: $(VENV)/run.stamp ## the same with people at a real Keycloak, installed if need be
 	@$(BIN)/python -m compose.demo.story --keycloak $(if $(ONCE),--once)

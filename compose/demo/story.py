@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from rich.console import Console
 
 from compose.demo.browser import Browser, Page, RefusedError, log_in_and_allow, to_login
 from compose.demo.people import PASSWORDS, LocalPeople, People, keycloak_people
+from compose.demo.port_owners import owner_of
 from compose.demo.stack import AgentProcess, Ports, Stack, StackError, taken_ports
 from compose.demo.welcome import welcome
 from compose.services.installing import CannotInstallError, DidNotStartError
@@ -512,9 +514,11 @@ def main() -> None:
     console = Console(highlight=False)
     taken = taken_ports([*given.ports.all, *([given.keycloak] if given.keycloak else [])])
     if taken:
-        numbers = ", ".join(str(port) for port in taken)
-        console.print(f"Ports in use: {numbers}. Is another `make run` up? Stop it first.")
+        for port in taken:
+            console.print(f"Port {port} is in use by {owner_of(port)}", markup=False)
+        console.print("Stop that, or choose others: make run PORTS=9700,9701,9711,9712")
         sys.exit(1)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it cleans up as Ctrl-C does
     directory = given.directory.absolute()
     shutil.rmtree(directory, ignore_errors=True)
     console.print("[bold]Countersign[/]: an agent, two people, two MCP servers\n")
