@@ -1,6 +1,5 @@
 """What the demo prints once the story is over and everything stays up."""
 
-import json
 import time
 
 from rich.console import Console
@@ -9,10 +8,9 @@ from compose.demo.stack import Stack
 
 
 def welcome(stack: Stack, console: Console) -> None:
-    """Print where everything is and what to paste into an MCP client; stay until Ctrl-C."""
+    """Print where everything is and how an MCP client connects; stay until Ctrl-C."""
     stack.command("restore", "agent/support-bot")
     endpoint = stack.endpoint("crm")
-    config = json.dumps({"mcpServers": {"crm": {"type": "http", "url": endpoint}}})
     console.print("\n[bold]Everything stays up until Ctrl-C.[/]")
     console.print(
         f"""
@@ -33,10 +31,8 @@ def welcome(stack: Stack, console: Console) -> None:
       http = httpx2.AsyncClient(auth=BoundToken(key, token))
       Client(streamable_http_client("{endpoint}", http_client=http))
 
-  Browser clients (Claude Desktop, VS Code, Inspector) need client id metadata documents, which
-  come in the next release; their configuration will be:
-
-      {config}
+  Which clients work today: programs on the Python SDK with that class. Claude Desktop, VS Code and
+  Inspector do not: they would have to register themselves and to prove possession of a key (DPoP).
 """,
         soft_wrap=True,
         markup=False,
