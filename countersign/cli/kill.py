@@ -1,12 +1,14 @@
 """`kill` and `restore`: one action cuts something off at every gateway."""
 
 import time
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from countersign.admin_client import AdminClient
+from countersign.admin_client import AdminClient, AdminError
 from countersign.cli.context import CommandContext, context_of, visible
+from registry.declared import suggestion
 
 # What an id of ours begins with: a name in its place would cut off nothing.
 PREFIXES = {"user": "usr_", "session": "ses_", "consent": "grt_", "run": "inv_", "token": "tok_"}
@@ -27,6 +29,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the top level."""
     app.command()(kill)
     app.command()(restore)
+    app.command()(blocks)
 
 
 Target = Annotated[
@@ -39,6 +42,9 @@ def kill(
     target: Target,
     *,
     reason: Annotated[str, typer.Option(help="Why; it goes into the audit.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Also an agent that is not declared (any more).")
+    ] = False,
 ) -> None:
     """Cut off everywhere, now: calls, open streams, tokens, new tokens.
 
@@ -47,8 +53,10 @@ def kill(
     """
     context = context_of(command)
     kind, name = _parsed(target)
-    started = time.monotonic()
     with context.admin() as admin:
+        if kind == "agent" and not force:
+            _require_declared(admin, name)
+        started = time.monotonic()
         event = admin.call(
             "POST", "/blocks", json={"kind": KINDS[kind], "id": name, "reason": reason}
         )
@@ -67,6 +75,15 @@ def kill(
         raise typer.Exit(1)
     if any(ack["applied_at_ms"] is None for ack in acks):
         raise typer.Exit(1)
+
+
+def _require_declared(admin: AdminClient, name: str) -> None:
+    """A misspelt name would cut off nobody, and look as if it had."""
+    names = [each["name"] for each in admin.call("GET", "/objects/Agent")["objects"]]
+    if name not in names:
+        near = suggestion(name, names)
+        description = f"no Agent {name!r} is declared{near}; --force blocks the name all the same"
+        raise AdminError("not_declared", description)
 
 
 def _report(
@@ -104,15 +121,42 @@ def _confirmations(admin: AdminClient, sequence: int) -> list[dict[str, Any]]:
 
 
 def restore(command: typer.Context, target: Target) -> None:
-    """Allow again. Tokens from before stay dead: whoever comes back asks for new ones."""
+    """Allow again. Tokens from before stay dead: whoever comes back asks for new ones.
+
+    Waits until the gateways have it as well; one that has not said so in time is named.
+    """
     context = context_of(command)
     kind, name = _parsed(target)
     with context.admin() as admin:
         event = admin.call("DELETE", f"/blocks/{KINDS[kind]}/{name}")
+        acks = _confirmations(admin, event["sequence"])
     context.say(
         f"{visible(target)} may come back (revocation {event['sequence']});"
         " tokens from before stay refused."
     )
+    for ack in acks:
+        if ack["applied_at_ms"] is None:
+            line = f"  {ack['worker']}: not confirmed yet; it may refuse a little longer"
+            context.errors.print(visible(line), highlight=False, markup=False)
+
+
+def blocks(command: typer.Context) -> None:
+    """List what is cut off now: what `restore` takes."""
+    context = context_of(command)
+    with context.admin() as admin:
+        rows = [row for row in admin.call("GET", "/blocks")["blocks"] if row["blocked"]]
+    words = {wire: word for word, wire in KINDS.items()}
+    context.show(
+        rows,
+        {
+            "BLOCKED": lambda row: f"{words.get(row['kind'], row['kind'])}/{row['id']}",
+            "SINCE": lambda row: _moment(row["not_before"]),
+        },
+    )
+
+
+def _moment(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds else ""
 
 
 def _parsed(target: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from countersign.cli import (
     kill,
     login,
     objects,
+    policy,
     secret,
     serve,
     tools,
@@ -41,6 +42,7 @@ app.add_typer(account.app, name="account", help="Local accounts: people without 
 app.add_typer(secret.app, name="secret", help="Secrets in the vault, sealed on this machine.")
 app.add_typer(gateway.app, name="gateway", help="Gateways: enrol a process into one.")
 app.add_typer(tools.app, name="tools", help="The tool catalogue: what agents may be shown.")
+app.add_typer(policy.app, name="policy", help="The policy set that decides.")
 app.add_typer(audit.app, name="audit", help="Who did what, for whom, and why.")
 app.add_typer(agent.app, name="agent", help="What an agent runs on its own machine.")
 

@@ -1,0 +1,94 @@
+"""`kill`, `restore`, `blocks`, `policy status`: no misspelt name is taken for a cut."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from countersign.admin_client import AdminError
+from countersign.cli.context import CommandContext
+from countersign.cli.main import PROCESSES, app
+from countersign.cli.output_option import with_output_everywhere
+
+EVENT = {"sequence": 4, "at_ms": 0, "is_known": True, "target_tokens_live_seconds": 0}
+BLOCKS = [
+    {"kind": "agent", "id": "support-bot", "blocked": True, "not_before": 1_700_000_000},
+    {"kind": "sub", "id": "usr_1", "blocked": False, "not_before": 1_700_000_000},
+]
+
+
+class Admin:
+    """The admin API with one agent; the gateway confirms at the second question."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.asked = 0
+
+    def call(self, method: str, path: str, *, json: Any = None) -> Any:
+        del json
+        self.calls.append(f"{method} {path}")
+        if path.startswith("/blocks/acks/"):
+            self.asked += 1
+            applied = 1 if self.asked > 1 else None
+            return {"acks": [{"worker": "gateway.main", "applied_at_ms": applied}]}
+        if path == "/policies/status":
+            return {"policy_version": 3, "waiting_for": ["crm/new"], "state": "waiting_for"}
+        if path == "/objects/Agent":
+            return {"objects": [{"name": "support-bot"}]}
+        return {"blocks": BLOCKS} if method == "GET" else EVENT
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Admin:
+    server = Admin()
+
+    @contextmanager
+    def admin(_context: CommandContext) -> Generator[Admin, None, None]:
+        yield server
+
+    monkeypatch.setattr(CommandContext, "admin", admin)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    return server
+
+
+def run(*arguments: str) -> None:
+    with_output_everywhere(app, without=PROCESSES)(list(arguments), standalone_mode=False)
+
+
+def test_kill_of_an_agent_nobody_declared_names_the_one_meant(server: Admin) -> None:
+    with pytest.raises(AdminError) as refused:
+        run("kill", "agent/suport-bot", "--reason", "x")
+    assert "did you mean 'support-bot'" in refused.value.description
+    assert server.calls == ["GET /objects/Agent"]
+
+
+@pytest.mark.parametrize("arguments", [("agent/support-bot",), ("agent/gone-bot", "--force")])
+def test_kill_of_a_declared_agent_or_by_force_blocks(
+    server: Admin, arguments: tuple[str, ...]
+) -> None:
+    run("kill", *arguments, "--reason", "x")
+    assert "POST /blocks" in server.calls
+
+
+def test_restore_waits_until_the_gateways_have_it(server: Admin) -> None:
+    run("restore", "agent/support-bot")
+    assert server.calls == ["DELETE /blocks/agent/support-bot", *["GET /blocks/acks/4"] * 2]
+
+
+@pytest.mark.usefixtures("server")
+def test_blocks_lists_what_restore_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    run("blocks")
+    shown = capsys.readouterr().out
+    assert "agent/support-bot" in shown
+    assert "usr_1" not in shown
+
+
+@pytest.mark.usefixtures("server")
+def test_policy_status_says_what_decides_and_what_waits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run("policy", "status")
+    shown = capsys.readouterr().out
+    assert "Policy set 3 decides." in shown
+    assert "crm/new" in shown
