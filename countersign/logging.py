@@ -64,5 +64,5 @@ def configure(settings: ProcessSettings, process: str) -> None:
         )
     )
     logging.basicConfig(level=max(level, logging.INFO), handlers=[handler], force=True)
-    for noisy in ("authlib", "httpx2", "httpcore2", "uvicorn.access"):
+    for noisy in ("alembic", "authlib", "httpx2", "httpcore2", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

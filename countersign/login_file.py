@@ -116,10 +116,17 @@ class LoginDirectory:
 
     def load(self, issuer: str) -> SavedLogin | None:
         """The login at `issuer`, unless there is none or it has expired."""
+        saved = self._saved(issuer)
+        return None if saved is None or saved.expires_at <= self._clock() else saved
+
+    def has_expired(self, issuer: str) -> bool:
+        """Whether there was a login at `issuer` that is over."""
+        saved = self._saved(issuer)
+        return saved is not None and saved.expires_at <= self._clock()
+
+    def _saved(self, issuer: str) -> SavedLogin | None:
         try:
             saved = SavedLogin(**json.loads((self._directory / "login.json").read_text()))
         except (FileNotFoundError, ValueError, TypeError):
             return None
-        if saved.issuer != issuer or saved.expires_at <= self._clock():
-            return None
-        return saved
+        return saved if saved.issuer == issuer else None

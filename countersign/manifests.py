@@ -109,7 +109,10 @@ def _read_file(file: Path) -> list[Manifest]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = 1 if mark is None else mark.line + 1
-        raise ManifestError(file, line, "", error.problem or "not YAML") from error
+        message = error.problem or "not YAML"
+        if "cannot start any token" in message and "\t" in text.splitlines()[line - 1]:
+            message = "a tab: YAML is indented with spaces"
+        raise ManifestError(file, line, "", message) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ManifestError(file, line, "", error.reason) from error
@@ -125,6 +128,8 @@ def _text_of(file: Path) -> str:
         if len(content) > MAXIMUM_FILE_BYTES:
             raise ManifestError(file, 1, "", f"larger than {MAXIMUM_FILE_BYTES} bytes")
         return content.decode()
+    except FileNotFoundError as error:
+        raise ManifestError(file, 1, "", "there is no such file or directory") from error
     except OSError as error:
         raise ManifestError(file, 1, "", error.strerror or str(error)) from error
     except UnicodeDecodeError as error:

@@ -54,6 +54,9 @@ class CommandContext:
         """The admin API, by socket if one is given, else with the saved login."""
         settings = self.settings
         if settings.admin_socket is not None:
+            if not settings.admin_socket.exists():
+                description = f"there is no socket {settings.admin_socket}: is the server running?"
+                raise AdminError("unreachable", description)
             with AdminClient(
                 settings.issuer,
                 timeout_seconds=settings.timeout_seconds,
@@ -63,6 +66,9 @@ class CommandContext:
             return
         saved = self.logins.load(settings.issuer)
         if saved is None:
+            if self.logins.has_expired(settings.issuer):
+                description = f"the login at {settings.issuer} has expired; run `countersign login`"
+                raise AdminError("login_expired", description)
             raise AdminError(
                 "not_logged_in",
                 f"no login at {settings.issuer}; run `countersign login`,"

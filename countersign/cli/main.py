@@ -1,6 +1,7 @@
 """`countersign`: the command you type. Each noun is a file beside this one."""
 
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
@@ -47,10 +48,23 @@ app.add_typer(audit.app, name="audit", help="Who did what, for whom, and why.")
 app.add_typer(agent.app, name="agent", help="What an agent runs on its own machine.")
 
 
+def _on_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"countersign {version('countersign')}")
+        except PackageNotFoundError:
+            typer.echo("countersign, from a source tree that is not installed")
+        raise typer.Exit
+
+
 @app.callback()
 def prepare(
     command: typer.Context,
     *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_on_version),
+    ] = False,
     issuer: Annotated[
         str | None, typer.Option(help="The authorization server. [env: COUNTERSIGN_ISSUER]")
     ] = None,

@@ -166,3 +166,14 @@ def test_manifest_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     manifests, problems = read_manifests(Path("-"))
     assert problems == []
     assert [each.declared.name for each in manifests] == ["support-bot"]
+
+
+def test_tab_and_missing_file_are_named(tmp_path: Path) -> None:
+    tabbed, missing = tmp_path / "tab.yaml", tmp_path / "nope.yaml"
+    tabbed.write_text("kind: Agent\nspec:\n\towner: a\n")
+    assert [str(each) for each in read_manifests(tabbed)[1]] == [
+        f"{tabbed}:3: a tab: YAML is indented with spaces"
+    ]
+    assert [str(each) for each in read_manifests(missing)[1]] == [
+        f"{missing}:1: there is no such file or directory"
+    ]
