@@ -56,7 +56,10 @@ def run_mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: str |
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     # First the port: a process that cannot serve must not use up its join code.
     listener = listen(
-        settings.gateway_host, settings.gateway_port, setting="COUNTERSIGN_GATEWAY_PORT"
+        settings.gateway_host,
+        settings.gateway_port,
+        setting="COUNTERSIGN_GATEWAY_PORT",
+        backlog=backlog_for(_connections_allowed()),
     )
     with contextlib.closing(listener):
         uvloop.run(_mcp_gateway(settings, clock, join_code, listener))

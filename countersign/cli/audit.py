@@ -5,7 +5,8 @@ from urllib.parse import quote
 
 import typer
 
-from countersign.cli.context import context_of, visible
+from countersign.cli.context import clock, context_of, visible
+from countersign.cli.moments import moment_of
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -25,6 +26,7 @@ def search(
     kind: Annotated[str | None, typer.Option("--type", help="By event type.")] = None,
     outcome: Annotated[str | None, typer.Option(help="By outcome.")] = None,
     decision: Annotated[str | None, typer.Option(help="By decision id.")] = None,
+    since: Annotated[str | None, typer.Option(help="From then on: 15m, 2h, 7d, or a time.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many.")] = 50,
 ) -> None:
     """Search the audit, newest first. Says whether the answer is complete."""
@@ -38,6 +40,7 @@ def search(
         "type": kind,
         "outcome": outcome,
         "decision": decision,
+        "since": None if since is None else moment_of(since, clock()),
         "limit": str(limit),
     }
     given = {name: value for name, value in query.items() if value is not None}
@@ -53,7 +56,7 @@ def search(
             "TYPE": lambda row: row["type"],
             "OUTCOME": lambda row: row["outcome"],
             "AGENT": lambda row: row.get("agent", ""),
-            "USER": lambda row: row.get("user_name") or row.get("user", ""),
+            "USER": person_of,
             "WHAT": _what,
             "WHY": _why,
         },
@@ -79,6 +82,12 @@ def close_source(
     with context.admin() as admin:
         closed = admin.call("DELETE", f"/audit/sources/{quote(source, safe='')}")
     context.say(f"{closed['source']} is closed: searches from now on do not wait for it")
+
+
+def person_of(row: dict[str, Any]) -> str:
+    """The person's name where it was recorded, and the id that `--user` and `kill` take."""
+    name, person = row.get("user_name", ""), row.get("user", "")
+    return f"{name} ({person})" if name and person else name or person
 
 
 def _what(row: dict[str, Any]) -> str:

@@ -1,0 +1,34 @@
+"""Moments as people type them."""
+
+import pytest
+import typer
+
+from countersign.cli.audit import person_of
+from countersign.cli.moments import moment_of
+
+NOON = 1_700_000_000.0  # 2023-11-14T22:13:20Z
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("15m", "2023-11-14T21:58:20+00:00"),
+        ("7d", "2023-11-07T22:13:20+00:00"),
+        ("2026-01-31", "2026-01-31T00:00:00+00:00"),
+        ("2026-01-31T12:00:00+02:00", "2026-01-31T12:00:00+02:00"),
+    ],
+)
+def test_span_or_time_is_a_moment(text: str, moment: str) -> None:
+    assert moment_of(text, NOON) == moment
+
+
+@pytest.mark.parametrize("text", ["", "15", "m", "yesterday", "999999w"])
+def test_anything_else_says_what_would_be_right(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="15m"):
+        moment_of(text, NOON)
+
+
+def test_person_is_printed_with_the_id_that_kill_takes() -> None:
+    assert person_of({"user": "usr_1", "user_name": "carol"}) == "carol (usr_1)"
+    assert person_of({"user": "usr_1"}) == "usr_1"
+    assert person_of({}) == ""
