@@ -6,6 +6,7 @@ with its settings at once, and exits 2.
 
 import contextlib
 import re
+import socket
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +65,7 @@ FILES: Final[dict[str, tuple[str, int, tuple[str, ...]]]] = {
     "an unclosed quote": ('kind: Agent\nname: "x\n', 3, ()),
     "an unknown tag": ("kind: !!python/object:os.system Agent\nname: x\n", 1, ()),
     "a tag in a list": ("kind: Agent\nname: x\nspec: {a: [!!python/name:os.system x]}\n", 3, ()),
-    "a list": ("- kind: Agent\n", 1, ("kind, name and spec",)),
+    "a list": ("- kind: Agent\n", 1, ("name", "required")),
     "a text": ("hello\n", 1, ("kind, name and spec",)),
     "a number": ("1\n", 1, ("kind, name and spec",)),
     "a repeated key": (AGENT + "  acts_alone: false\n", 8, ("spec.acts_alone", "twice")),
@@ -283,7 +284,15 @@ SETTINGS: Final[dict[str, tuple[str, dict[str, str], tuple[str, ...]]]] = {
 
 def start(stack: Stack, command: str, **more: str) -> tuple[int, str]:
     """Start a process that must end by itself; its exit status and what it said."""
-    process = stack.start(command, [*COUNTERSIGN, command], **more)
+    # The running stack has its own ports, and a taken one is what a process would tell first.
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        ports = {
+            "COUNTERSIGN_LISTEN_PORT": str(one.getsockname()[1]),
+            "COUNTERSIGN_GATEWAY_PORT": str(other.getsockname()[1]),
+        }
+    process = stack.start(command, [*COUNTERSIGN, command], **(ports | more))
     status = process.popen.wait(20)
     output = process.log.read_text()
     process.log.unlink()
