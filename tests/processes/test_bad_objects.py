@@ -396,8 +396,13 @@ def test_gateway_that_is_not_enrolled_or_has_a_wrong_code_says_what_to_do(
     code = tmp_path / "code"
     for text in ("nonsense", f"{'x' * 40}.{'y' * 43}"):
         code.write_text(text)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
         process = fresh.start(
-            "gateway", [*COUNTERSIGN, "mcp-gateway", "--join-code-file", str(code)]
+            "gateway",
+            [*COUNTERSIGN, "mcp-gateway", "--join-code-file", str(code)],
+            COUNTERSIGN_GATEWAY_PORT=port,
         )
         assert process.popen.wait(20) == 1
         assert "Traceback" not in process.tail()
