@@ -47,7 +47,6 @@ FOREIGN_TO_WEB = [
     "https://app.example.com/cb?tenant=1 ",
     "https://äpp.example.com/cb?tenant=1",  # non-ASCII
     "https://app.example.com/cb?tenant=１",  # noqa: RUF001 - a full-width digit
-    "https://app.example.com/cb?tenant=1\u202e",
     "//app.example.com/cb?tenant=1",
     "/cb?tenant=1",
     "javascript:alert(1)",
@@ -94,6 +93,15 @@ def with_redirect_uris(kind: str, *redirect_uris: str, **changes: Any) -> Regist
 
 def is_accepted(half: FrontHalf, **changes: Any) -> bool:
     return is_login(half.browser().authorize(**changes))
+
+
+@pytest.mark.requirement("attack-7")
+def test_redirect_uri_with_what_a_terminal_would_obey_is_a_page_and_never_read(
+    half: FrontHalf,
+) -> None:
+    redirect_uri = "https://app.example.com/cb?tenant=1\u202e"
+    answer = half.browser().authorize(client_id="web-bot", redirect_uri=redirect_uri)
+    assert (answer.status_code, answer.headers.get("location")) == (400, None)
 
 
 @pytest.mark.requirement("attack-7")
