@@ -17,6 +17,7 @@ from cryptography.x509 import (
     Certificate,
     DuplicateExtension,
     ExtensionNotFound,
+    InvalidVersion,
     KeyUsage,
     SubjectAlternativeName,
     UniformResourceIdentifier,
@@ -28,8 +29,8 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from idp_connectors.workload.spiffe_id import SpiffeId, parse_spiffe_id
 from token_exchange.claims import Refusal
 
-# What reading a certificate's extensions can raise, whatever bytes made it.
-_UNREADABLE: Final = (ValueError, DuplicateExtension, UnsupportedGeneralNameType)
+# What reading a certificate and its extensions can raise, whatever bytes made it.
+_UNREADABLE: Final = (ValueError, DuplicateExtension, InvalidVersion, UnsupportedGeneralNameType)
 
 MAXIMUM_CERTIFICATES: Final = 5
 MAXIMUM_CERTIFICATE_BYTES: Final = 16_384
@@ -90,7 +91,7 @@ def _parsed(unverified_chain: Sequence[bytes]) -> list[Certificate] | Refusal:
         return _refused("spiffe.certificate", "a certificate is too large")
     try:
         return [load_der_x509_certificate(each) for each in unverified_chain]
-    except ValueError:
+    except _UNREADABLE:
         return _refused("spiffe.certificate", "a certificate cannot be read")
 
 
