@@ -6,7 +6,7 @@ PACKAGES := admin_console audit_log authz_server countersign credential_provider
             idp_connectors mcp_gateway outbound policies registry token_exchange
 SOURCES := $(PACKAGES) tests bench compose
 
-.PHONY: help run run-keycloak test check soak format docs bench mutation lock clean
+.PHONY: help run run-keycloak services test check soak format docs bench mutation lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,7 +36,10 @@ check: $(VENV)/dev.stamp ## format, lint, types, import contracts, unit tests (a
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -q -n 2 -m "not processes and not slow"
 
-test: $(VENV)/dev.stamp ## every test, with the real processes
+services: $(VENV)/dev.stamp ## install the foreign servers the tests talk to (minutes, once, into ~/.cache)
+	@$(BIN)/python -m tests.services
+
+test: services ## every test, with the real processes and foreign servers
 	$(BIN)/pytest -q -n 2 -m "not processes and not slow" \
 	    --cov=token_exchange --cov=policies --cov-branch --cov-fail-under=100
 	$(BIN)/pytest -q -m "(processes or slow) and not soak" || { \
