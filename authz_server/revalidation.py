@@ -22,9 +22,11 @@ from idp_connectors.evidence import Person
 from idp_connectors.workforce.login import (
     LoginFailure,
     LoginFailureCode,
+    RedirectLogin,
     Revalidates,
     UpstreamLogin,
 )
+from registry.blocks import BlockKind, Subject
 
 REVALIDATION_SECONDS: Final = 15.0  # the provider's own deadlines are shorter
 CLAIM_SECONDS: Final = 20  # a process that dies while asking holds others up so long
@@ -49,6 +51,10 @@ UNWATCHED: Final = LoginFailure(
     LoginFailureCode.UNAVAILABLE,
     "The identity provider cannot be asked now.",
     "what changes at the provider could not be read for longer than declared",
+)
+# Nobody can be asked what changed: only a new login tells.
+NOT_ASKED: Final = LoginFailure(
+    LoginFailureCode.ENDED, "The session has ended. Log in again.", "changed, and cannot be asked"
 )
 OTHER_PERSON: Final = LoginFailure(
     LoginFailureCode.ENDED, "The session has ended. Log in again.", "it answered for another person"
@@ -109,12 +115,20 @@ async def _answer(
     upstream = None if sealed is None else parts.session_seal.open(session.sid, sealed)
     if sealed is not None and upstream is None:
         return UNREADABLE
+    if upstream is None and isinstance(provider, RedirectLogin) and _is_outdated(parts, session):
+        return NOT_ASKED
     answer = await provider.revalidate(session.person, upstream, now)
     if isinstance(answer, LoginFailure):
         return answer
     if not isinstance(answer, UpstreamLogin):
         answer = UpstreamLogin(answer, upstream, session.claims_until - now)
     return answer if _is_same(session.person, answer.person) else OTHER_PERSON
+
+
+def _is_outdated(parts: Parts, session: Session) -> bool:
+    """Whether something about the person changed since they logged in."""
+    claims = (Subject(BlockKind.CLAIMS, session.sub),)
+    return parts.live.blocks.first_hit(claims, session.created_at) is not None
 
 
 async def _renewed(

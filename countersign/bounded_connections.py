@@ -2,13 +2,17 @@
 
 The one that has waited longest without a request: strangers who only hold connections push each
 other out, and whoever sends a request at once is served. Where every connection has a request
-under way the new one is closed. What is closed here is answered nothing.
+under way the new one is closed; a peer that asks and then takes nothing of the answer has
+`WRITE_SECONDS`. What is closed here is answered nothing.
 """
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+WRITE_SECONDS: Final = 30.0  # a peer that takes nothing for this long is gone
 
 
 class Room:
@@ -50,10 +54,37 @@ class Room:
         self._busy.discard(connection)
 
 
+class WriteDeadline(HttpToolsProtocol):
+    """Cuts a peer off that takes nothing of what it asked for."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        """The peer takes no more; it is not waited for for ever."""
+        super().pause_writing()
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It took enough."""
+        self._written()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self._written()
+        super().connection_lost(exc)
+
+    def _written(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
 def bounded_connections(room: Room) -> type[HttpToolsProtocol]:
     """A mixin for the protocol of a listener; put it first."""
 
-    class BoundedConnections(HttpToolsProtocol):
+    class BoundedConnections(WriteDeadline):
         """Reports to the room what its connection does."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn

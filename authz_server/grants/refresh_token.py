@@ -6,7 +6,8 @@ In this order:
 2. it is this client's, by this key (RFC 9449 §5), of a living family, for this resource and no more
    scope than was granted
 3. the identity provider still vouches for the person, and says with which groups
-4. the agent, as it is attested in this very request, may still have some of the tools
+4. the agent, as it is attested in this very request, may still have some of the tools, and they
+   are what the person was shown
 5. one statement uses the token up and makes its successor
 
 A wrong request leaves the token usable by the right one. Who presents a token after its use has it
@@ -15,13 +16,21 @@ key, so that theft is worth nothing. What the person's provider cannot say now i
 `temporarily_unavailable`, and burns nothing.
 """
 
+from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from audit_log.event import EventType, Outcome
 from authz_server.audit_events import record
-from authz_server.grants.person_token import PersonGrant, agent_at_server, issuance
+from authz_server.grants.person_token import (
+    AgentAtServer,
+    PersonGrant,
+    agent_at_server,
+    issuance,
+)
 from authz_server.parts import Parts
-from authz_server.requested_access import SCOPE_OFFLINE
+from authz_server.requested_access import SCOPE_OFFLINE, shown_tools
 from authz_server.revalidation import revalidated
 from authz_server.store.digests import new_secret
 from authz_server.store.refresh_tokens import RefreshGrant, StoredRefreshToken
@@ -76,6 +85,8 @@ async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal:
     if isinstance(granted, Refusal):
         return granted
     agent = agent_at_server(request, granted, parts, _unusable)
+    if isinstance(agent, AgentAtServer):
+        agent = _as_consented(agent, granted, request.now, parts)
     if isinstance(agent, Refusal):
         return agent
     successor = new_secret(parts.random)
@@ -142,6 +153,28 @@ def _granted(
         transaction=family.transaction,
         created_at=family.created_at,
     )
+
+
+def _as_consented(
+    agent: AgentAtServer, granted: PersonGrant, now: int, parts: Parts
+) -> AgentAtServer | Refusal:
+    """Step 4, too: a consent holds for exactly what was shown, however old the family is."""
+    entry, server = agent.endpoint.agent.entry, agent.endpoint.server
+    consents = parts.consents.living(granted.sub, entry.name, server.name, now)
+    consent = next((each for each in consents if each.gid == granted.gid), None)
+    if consent is None:
+        return _unusable("consent", "the consent ended")
+    names = tuple(tool for detail in agent.details for tool in detail.tools)
+    shown = shown_tools(agent.endpoint, names)
+    same = {name for name, digest in shown.items() if consent.tools.get(name) == digest}
+    details = tuple(
+        msgspec.structs.replace(detail, tools=tuple(each for each in detail.tools if each in same))
+        for detail in agent.details
+    )
+    left = tuple(detail for detail in details if detail.tools)
+    if not left:
+        return _unusable("consent", "everything changed since it was consented to")
+    return replace(agent, details=left)
 
 
 async def _not_vouched_for(

@@ -44,6 +44,7 @@ OVERLAP_MS: Final = 60_000
 
 # Visible ASCII without a slash: a UUID, or `f:<provider>:<their id>` of a federated user.
 _ID: Final = re.compile(r"[\x21-\x2e\x30-\x7e]{1,255}")
+_FEDERATED_ID: Final = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
 _DESTRUCTIVE: Final = frozenset(("UPDATE", "DELETE", "ACTION"))
 
 
@@ -75,6 +76,9 @@ def admin_change(event: Mapping[str, Any]) -> PersonChange | None:
     match read.path:
         case ["users", user, *rest]:
             kind = _kind_for_person(read, rest)
+            if user.startswith("f:") and rest and read.operation in _DESTRUCTIVE:
+                # `f:<provider>:<their id>`, where their id may have a slash: it is not cut short.
+                return PersonChange(event_id, kind or ChangeKind.DIRECTORY, at_ms)
             # An id we cannot read is somebody's: then nobody is left out.
             subject = user if _ID.fullmatch(user) else None
             return None if kind is None else PersonChange(event_id, kind, at_ms, subject=subject)
@@ -91,18 +95,21 @@ def user_change(event: Mapping[str, Any]) -> PersonChange | None:
     """The change a user event reports, or None when it concerns nobody.
 
     Raises:
-        MalformedEventError: it has no usable id or time, or names nobody.
+        MalformedEventError: it has no usable id or time.
     """
     event_id, at_ms = identity_of(event)
     kind = USER_EVENTS.get(str(event.get("type", "")))
     if kind is None:
         return None
     session = event.get("sessionId") if kind is ChangeKind.LOGGED_OUT else None
+    user = event.get("userId")
     return PersonChange(
         event_id,
         kind,
         at_ms,
-        subject=_required(event.get("userId")),
+        # An id of another directory may have any characters. One we cannot read is somebody's:
+        # unless the session says whose, nobody is left out.
+        subject=user if isinstance(user, str) and _FEDERATED_ID.fullmatch(user) else None,
         upstream_session=None if session is None else _required(session),
     )
 

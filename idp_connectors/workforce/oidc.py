@@ -143,8 +143,10 @@ class OidcProvider:
 
         Without one there is nobody to ask: the session then ends with the age of its claims.
         """
-        if upstream is None:
-            return person
+        # What another issuer gave is not shown to this one, whatever name both had here.
+        is_ours = person.issuer == self._settings.issuer
+        if upstream is None or not is_ours:
+            return person if is_ours else ended("declared anew, with another issuer")
         grant = {"grant_type": "refresh_token", "refresh_token": upstream.decode("ascii")}
         try:
             metadata = await self._tokens.metadata()

@@ -6,10 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import delete
 
 from audit_log.event import EventType, Outcome
 from authz_server.grants.refresh_token import grant
 from authz_server.revoked import what_revokes
+from authz_server.store.consents import ConsentRow
 from authz_server.store.digests import digest_of
 from authz_server.store.sessions import SESSION_LIFETIME_SECONDS
 from authz_server.token_request import IssuancePlan, TokenRequest
@@ -24,6 +26,7 @@ from tests.authz_server.front_half import (
     evidence,
 )
 from tests.authz_server.front_requests import change_agent
+from tests.authz_server.test_front_consent_outdated import CHANGES
 from token_exchange.claims import JwkThumbprint, Refusal
 from token_exchange.token_types import GRANT_REFRESH_TOKEN
 
@@ -320,3 +323,23 @@ def test_consent_page_says_that_the_agent_stays_connected_when_it_asks_to(
     browser = half.browser()
     assert "Stays connected" not in browser.log_in(browser.authorize()).text
     assert "Stays connected" in browser.authorize(scope=OFFLINE).text
+
+
+@pytest.mark.requirement("trap-consent-by-name")
+@pytest.mark.parametrize("change", ["owner", "url", "definition"])
+def test_refresh_gives_nothing_that_changed_since_it_was_shown(
+    half: FrontHalf, change: str
+) -> None:
+    token = first_token(half)
+    before = half.live.snapshot
+    CHANGES[change](half)
+    assert refused(half, token) == ("invalid_grant", "refresh.consent")
+    half.live.snapshot = before
+    refreshed(half, token)  # nothing was burnt
+
+
+@pytest.mark.requirement("trap-consent-by-name")
+def test_refresh_after_the_consent_ended_gives_nothing(half: FrontHalf) -> None:
+    token = first_token(half)
+    half.database.write_now(lambda connection: connection.execute(delete(ConsentRow)))
+    assert refused(half, token) == ("invalid_grant", "refresh.consent")

@@ -2,6 +2,7 @@
 
 import anyio
 import pytest
+from sqlalchemy import update
 
 from audit_log.event import EventType, Outcome
 from authz_server.issuing.session_seal import SessionSeal
@@ -222,6 +223,28 @@ def test_session_without_a_refresh_token_ends_with_the_age_of_its_claims(
     assert found[0].expires_at == int(partner.half.clock()) + 1
     assert isinstance(ask(partner, sid), Session)
     later(partner, 1)
+    assert stored(partner, sid) is None
+
+
+@pytest.mark.requirement("trap-person-change")
+def test_session_that_cannot_be_asked_about_ends_when_something_changed(
+    partner: Partner,
+) -> None:
+    sid, unchanged = logged_in(partner), logged_in(partner)
+    sub = partner.half.spool.of(EventType.LOGIN_SUCCEEDED)[-1].user or ""
+    partner.half.database.write_now(
+        lambda connection: connection.execute(update(LoginSessionRow).values(upstream=None))
+    )
+    assert isinstance(ask(partner, unchanged), Session)  # nothing is known to have changed
+    later(partner, 5)
+    now_ms = int(partner.half.clock() * 1000)
+    revocations = partner.half.revocations
+    anyio.run(lambda: revocations.bump_claims(sub, reason="g", author="t", now_ms=now_ms))
+    partner.half.live.blocks = revocations.state()
+    later(partner, 5)
+    failure = ask(partner, sid)
+    assert isinstance(failure, LoginFailure)
+    assert failure.code is LoginFailureCode.ENDED
     assert stored(partner, sid) is None
 
 

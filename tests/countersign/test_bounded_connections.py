@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from countersign.bounded_connections import Room
+from countersign.bounded_connections import WRITE_SECONDS, Room, WriteDeadline
 from countersign.descriptors import (
     MAXIMUM_CONNECTIONS,
     MINIMUM_CONNECTIONS,
@@ -78,3 +78,50 @@ def test_room_forgets_who_left_and_never_takes_back_who_was_closed() -> None:
     assert len(room) == 1
     room.leave(second)
     assert len(room) == 0
+
+
+class _Loop:
+    """Remembers what is to happen when."""
+
+    def __init__(self) -> None:
+        self.later: list[tuple[float, Any]] = []
+
+    def call_later(self, seconds: float, callback: Any) -> "_Handle":
+        self.later.append((seconds, callback))
+        return _Handle(self)
+
+
+class _Handle:
+    def __init__(self, loop: _Loop) -> None:
+        self._loop = loop
+
+    def cancel(self) -> None:
+        self._loop.later.clear()
+
+
+class _Flow:
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+
+class _Transport:
+    aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.mark.requirement("attack-30")
+def test_peer_that_takes_nothing_of_its_answer_is_cut_off() -> None:
+    writing: Any = WriteDeadline.__new__(WriteDeadline)
+    loop, transport = _Loop(), _Transport()
+    writing.loop, writing.transport, writing.flow = loop, transport, _Flow()
+    writing.pause_writing()
+    writing.pause_writing()  # one deadline, however often
+    ((seconds, callback),) = loop.later
+    assert seconds == WRITE_SECONDS
+    writing.resume_writing()
+    assert loop.later == []  # it took enough
+    callback()
+    assert transport.aborted

@@ -132,9 +132,38 @@ def test_an_event_without_usable_id_or_time_is_an_error(broken: dict[str, Any]) 
         admin_change(admin_event("USER", "DELETE", f"users/{ALICE}", **broken))
 
 
-def test_a_logout_of_nobody_is_an_error() -> None:
-    with pytest.raises(MalformedEventError):
-        user_change({"id": "1", "time": 1, "type": "LOGOUT"})
+@pytest.mark.parametrize("user", ["f:0f1c:m\u00fcller", "f:0f1c:Jane Doe", "f:0f1c:CORP/jane"])
+def test_a_logout_of_a_person_of_another_directory_is_theirs(user: str) -> None:
+    change = user_change({"id": "1", "time": 1, "type": "LOGOUT", "userId": user})
+    assert change is not None
+    assert change.subject == user
+
+
+@pytest.mark.parametrize("user", [None, 7, "", "a\x00b", "x" * 256])
+def test_a_logout_of_somebody_unreadable_leaves_nobody_out(user: object) -> None:
+    change = user_change({"id": "1", "time": 1, "type": "LOGOUT", "userId": user})
+    assert change is not None
+    assert change.is_for_everyone
+    session = {"sessionId": "9cXQ0GbWuWrg6Tij"}
+    named = user_change({"id": "1", "time": 1, "type": "LOGOUT", "userId": user} | session)
+    assert named is not None
+    assert (named.subject, named.upstream_session) == (None, "9cXQ0GbWuWrg6Tij")
+
+
+@pytest.mark.parametrize(
+    ("resource", "operation", "path"),
+    [
+        ("USER", "UPDATE", "users/f:0f1c:CORP/jane"),
+        ("USER", "DELETE", "users/f:0f1c:CORP/jane"),
+        ("GROUP_MEMBERSHIP", "DELETE", "users/f:0f1c:CORP/jane/groups/x"),
+    ],
+)
+def test_an_id_with_a_slash_is_not_taken_for_another_persons(
+    resource: str, operation: str, path: str
+) -> None:
+    change = admin_change(admin_event(resource, operation, path))
+    assert change is not None
+    assert change.is_for_everyone
 
 
 @pytest.mark.parametrize("text", ["[", "[1]", "7", "[" * 100_000])
