@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := admin_console audit_log authz_server countersign credential_providers database \
             idp_connectors mcp_gateway outbound policies registry token_exchange
-SOURCES := $(PACKAGES) tests bench compose
+SOURCES := $(PACKAGES) tests bench compose examples
 
 .PHONY: help run run-keycloak services test check soak format docs bench mutation lock clean
 
