@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Final
 
-from sqlalchemy import BigInteger, Connection, String, delete, insert, update
+from sqlalchemy import BigInteger, Connection, String, delete, insert, select, update
 from sqlmodel import Field, SQLModel
 
 import database.naming  # noqa: F401 - before the first table: it names the constraints
@@ -74,6 +74,20 @@ class SetupCodes:
             return bool(used.rowcount)
 
         return await self._database.write(work)
+
+    def is_open(self, code: str, now: int) -> bool:
+        """Whether a code may still make somebody admin; blocks on the database.
+
+        A code that is being used is open until there is the admin: the use may fail.
+        """
+        living = select(_TABLE.c.code_hash).where(
+            _TABLE.c.code_hash == _hash(code), _TABLE.c.expires_at > now
+        )
+
+        def work(connection: Connection) -> bool:
+            return connection.execute(living).first() is not None and not _has_admin(connection)
+
+        return self._database.read(work)
 
     async def release(self, code: str) -> None:
         """Make a code good again: what it was used for could not be done."""

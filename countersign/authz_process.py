@@ -9,7 +9,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -30,10 +29,10 @@ from countersign.bounded_connections import Room, bounded_connections
 from countersign.bounded_heads import BoundedHeads
 from countersign.composition import AuthzServer, compose_authz_server
 from countersign.descriptors import backlog_for, connections_allowed, raise_limit
-from countersign.login_file import write_private
 from countersign.migrations.run import upgrade
 from countersign.mtls_listener import MtlsContext
 from countersign.settings import AuthzServerSettings
+from countersign.setup_code_file import SetupCodeFile
 from countersign.web_server import WebServer, listen, web_server
 from database.engine import Database
 from idp_connectors.workload.attestation_listener import AttestationListener
@@ -91,11 +90,12 @@ async def _authz_server(
     database = Database.open(settings.database)
     with contextlib.closing(database):
         server = await compose_authz_server(settings, database, clock)
-        _hand_out_setup_code(server, clock)
+        setup_code = SetupCodeFile(settings.run_dir / SETUP_CODE_FILE, server.setup_codes, clock)
+        setup_code.hand_out()
         room = Room(connections_allowed)  # of all public listeners together
         try:
             async with (
-                _following(server),
+                _following(server, setup_code),
                 _attesting(server),
                 _serving(server, listener, room),
                 _taking_certificates(server, room),
@@ -116,13 +116,14 @@ def _stop_signal() -> asyncio.Event:
 
 
 @asynccontextmanager
-async def _following(server: AuthzServer) -> AsyncIterator[None]:
+async def _following(server: AuthzServer, setup_code: SetupCodeFile) -> AsyncIterator[None]:
     """Follow the database and the identity providers; carry the own spool into the store."""
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(server.live.run()),
             tasks.create_task(DirectoryWatch(server.parts).run()),
             tasks.create_task(SpoolPusher(server.spool).run(partial(_store, server))),
+            tasks.create_task(setup_code.run()),
         ]
         try:
             yield
@@ -223,19 +224,6 @@ async def _running(*listeners: tuple[WebServer, Any]) -> AsyncIterator[None]:
         finally:
             for server, task in serving:
                 await server.stop(task)
-
-
-def _hand_out_setup_code(server: AuthzServer, clock: Clock) -> None:
-    """While nobody is admin: a one-time code, to a 0600 file and to a terminal, never to a log."""
-    code = server.setup_codes.create_now(int(clock()))
-    path = server.settings.run_dir / SETUP_CODE_FILE
-    if code is None:
-        path.unlink(missing_ok=True)
-        return
-    write_private(path, code + "\n")
-    _logger.info("setup.code_written", path=str(path), valid_minutes=15)
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\nSetup code (15 minutes, for `countersign setup`): {code}\n\n")
 
 
 async def _store(server: AuthzServer, batch: Batch) -> int:

@@ -35,7 +35,7 @@ strict choice. All problems are reported at once, at start. This page is generat
 | `keys_dir/signing.kek`, `vault.kek` | what keys and secrets are encrypted under | elsewhere |
 | `run_dir/attest.sock` | where local agents are attested; any user may ask | recreated |
 | `run_dir/admin.sock` | the admin API for the server's own user, 0600 | recreated |
-| `run_dir/setup-code` | the setup code until somebody is admin, 0600 | gone at the next start |
+| `run_dir/setup-code` | the setup code, 0600, until used or 15 minutes old | a start makes one |
 | `state_dir/gateway.key`, `enrolment.json` | who a gateway is, 0600 | lost: join again |
 | `state_dir/spool/` | audit events of a gateway not yet delivered | never delete |
 | `stdio_servers` | the commands of the stdio host: as good as a shell there | with the host |
