@@ -112,7 +112,13 @@ class ToolOverride(Spec):
     """What the operator says of a tool; never taken from the server."""
 
     read_only: bool = False
-    sensitivity: int = Field(default=0, ge=0, le=3)
+    sensitivity: int = Field(
+        default=0,
+        ge=0,
+        le=3,
+        description="The consent page says: 0 nothing, 1 needs care, 2 touches important data, "
+        "3 cannot be undone. Policies may compare it.",
+    )
 
 
 class ServerCredential(Spec):

@@ -39,6 +39,7 @@ from authz_server.browser import clear_cookie, is_forged, is_form_token, is_shar
 from authz_server.endpoints.page_endpoint import page_endpoint
 from authz_server.errors import error_page
 from authz_server.pages.pages import ConsentView, ToolLine, consent_page
+from authz_server.pages.tool_words import CARE, described, place_of
 from authz_server.parameters import form_of, parse_parameters
 from authz_server.parts import Parts
 from authz_server.redirect_uris import origin_of
@@ -235,6 +236,7 @@ def _view(
         destination=origin or asked.redirect_uri,
         origin=origin,
         server="" if asked.server is None else asked.server,
+        server_place="" if granted.endpoint is None else place_of(granted.endpoint.server.url),
         agent=None if agent is None else agent.entry.name,
         owner="" if agent is None else agent.owner,
         environment="" if agent is None else agent.entry.environment,
@@ -264,7 +266,7 @@ def _tool_lines(granted: Grantable) -> tuple[ToolLine, ...]:
     if granted.endpoint is None:
         return ()
     return tuple(
-        ToolLine(tool.name, tool.read_only, tool.sensitivity)
+        ToolLine(tool.name, tool.read_only, CARE[tool.sensitivity], described(tool.definition))
         for tool in granted.endpoint.server.tools
         if tool.name in granted.tools
     )

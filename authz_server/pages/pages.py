@@ -61,20 +61,24 @@ class LoginView:
 
 @dataclass(frozen=True, slots=True)
 class ToolLine:
-    """One tool a person is asked to allow."""
+    """One tool a person is asked to allow.
+
+    `description` is what its server says of it, in one short line; `care` what the operator says.
+    """
 
     name: str
     read_only: bool
-    sensitivity: int
+    care: str = ""
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ConsentView:
     """The consent page: who lets whom do what, where, for how long.
 
-    `agent` is None for the person's own command line. `destination` is where the answer goes.
-    `offline`: it asks for refresh tokens. `shown` are the marks of what this page shows, which the
-    form brings back.
+    `agent` is None for the person's own command line. `destination` is where the answer goes,
+    `server_place` the host of the server. `offline`: it asks for refresh tokens. `shown` are the
+    marks of what this page shows, which the form brings back.
     """
 
     action: str
@@ -90,6 +94,7 @@ class ConsentView:
     environment: str = ""
     minimum_level: int = 0
     server: str = ""
+    server_place: str = ""
     tools: tuple[ToolLine, ...] = ()
     offline: bool = False
     shown: str = ""

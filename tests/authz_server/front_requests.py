@@ -53,6 +53,20 @@ def agreed(half: FrontHalf, **changes: Any) -> PersonsBrowser:
     return browser
 
 
+def change_server(half: FrontHalf, url: str) -> None:
+    snapshot = half.live.snapshot
+    crm = msgspec.structs.replace(snapshot.servers["crm"], url=url)
+    half.live.snapshot = msgspec.structs.replace(snapshot, servers=snapshot.servers | {"crm": crm})
+
+
+def change_tools(half: FrontHalf, **fields: object) -> None:
+    snapshot = half.live.snapshot
+    crm = snapshot.servers["crm"]
+    tools = tuple(msgspec.structs.replace(tool, **fields) for tool in crm.tools)
+    servers = snapshot.servers | {"crm": msgspec.structs.replace(crm, tools=tools)}
+    half.live.snapshot = msgspec.structs.replace(snapshot, servers=servers)
+
+
 def change_agent(half: FrontHalf, name: str, **changes: Any) -> None:
     record = msgspec.structs.replace(half.live.snapshot.agents[name], **changes)
     set_agents(half, {name: record})

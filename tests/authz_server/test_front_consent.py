@@ -1,14 +1,17 @@
 """Consent: what the page says, whose answer counts, what is remembered, and what withdraws it."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 
 from audit_log.event import EventType, Outcome, PrincipalKind
+from authz_server.pages.tool_words import CARE
 from authz_server.store.interactions import INTERACTION_LIFETIME_SECONDS
 from registry.blocks import BlockKind
 from tests.authz_server.front_half import (
+    CRM_URL,
     FrontHalf,
     answer_of,
     cli_parameters,
@@ -25,6 +28,8 @@ from tests.authz_server.front_requests import (
     asked,
     change_agent,
     change_entry,
+    change_server,
+    change_tools,
     details,
     of_crm,
     set_clients,
@@ -46,17 +51,20 @@ def test_consent_page_names_person_agent_owner_server_and_exactly_the_tools(
         "(production)",
         "support-platform@example.com",
         "by the operating system it runs on",
-        "<dd>crm</dd>",
+        f'<dd>crm <span class="quiet">({urlsplit(CRM_URL).netloc})</span></dd>',
         "30 days",
         "these 2 tools",
         '<code>get_account</code> <span class="read">reads</span>',
         "<code>refund</code>",
-        "can change data · sensitivity 2",
+        '<span class="write">can change data</span>',
+        '<span class="write">touches important data</span>',
+        "countersign kill consent/grt_",
         "<code>http://127.0.0.1:53682</code>",
     ):
         assert text in page.text, text
     assert "list_hours" not in page.text
     assert "delete_account" not in page.text
+    assert "sensitivity" not in page.text
     assert "checked" not in page.text  # nothing is chosen beforehand
 
 
@@ -75,6 +83,64 @@ def test_consent_page_says_how_the_agent_proves_itself(
     change_entry(half, "support-bot", minimum_level=level)
     _, page = asked(half)
     assert text in page.text or text.replace("&#39;", "'") in page.text
+
+
+def describe(half: FrontHalf, description: object) -> None:
+    change_tools(half, definition={"name": "any", "description": description})
+
+
+@pytest.mark.parametrize(
+    ("description", "shown"),
+    [
+        ("Read one account.", "Read one account."),
+        ("Read\n\n  one\taccount.", "Read one account."),
+        ("<b>Free</b> & safe", "&lt;b&gt;Free&lt;/b&gt; &amp; safe"),
+        ("paid \u202ekcab\u202c\x00\x1b[2J\x9b", "paid kcab[2J"),
+        ("x" * 200, "x" * 200),
+        ("x" * 201, "x" * 199 + "…"),
+        ("y" * 100_000, "y" * 199 + "…"),
+    ],
+)
+def test_consent_page_shows_each_description_short_and_harmless(
+    half: FrontHalf, description: str, shown: str
+) -> None:
+    describe(half, description)
+    _, page = asked(half, authorization_details=ONLY_GET)
+    assert f'<span class="about">{shown}</span>' in page.text
+
+
+@pytest.mark.parametrize("description", [None, 7, {"a": "b"}, "", " \n\u200b"])
+def test_consent_page_without_a_description_shows_none(
+    half: FrontHalf, description: object
+) -> None:
+    describe(half, description)
+    _, page = asked(half, authorization_details=ONLY_GET)
+    assert 'class="about"' not in page.text
+
+
+@pytest.mark.parametrize(
+    ("sensitivity", "words"),
+    [(0, None), (1, "needs care"), (2, "touches important data"), (3, "cannot be undone")],
+)
+def test_consent_page_says_in_words_how_sensitive_a_tool_is(
+    half: FrontHalf, sensitivity: int, words: str | None
+) -> None:
+    change_tools(half, sensitivity=sensitivity)
+    _, page = asked(half, authorization_details=ONLY_GET)
+    assert [each for each in CARE if each and each in page.text] == ([words] if words else [])
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("https://crm.example:8443/mcp?x=1", "(crm.example:8443)"),
+        ("stdio://crm", "(a program beside the gateway)"),
+    ],
+)
+def test_consent_page_says_where_the_server_is(half: FrontHalf, url: str, place: str) -> None:
+    change_server(half, url)
+    _, page = asked(half, authorization_details=ONLY_GET)
+    assert place in page.text
 
 
 def test_consent_page_counts_one_tool_and_one_day(half: FrontHalf) -> None:

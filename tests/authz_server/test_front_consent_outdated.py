@@ -2,28 +2,18 @@
 
 from collections.abc import Callable
 
-import msgspec
 import pytest
 from httpx2 import Response
 
 from audit_log.event import EventType
 from tests.authz_server.front_half import FrontHalf, answer_of, cli_parameters, is_consent
-from tests.authz_server.front_requests import asked, change_agent, change_entry
-
-
-def change_server(half: FrontHalf, url: str) -> None:
-    snapshot = half.live.snapshot
-    crm = msgspec.structs.replace(snapshot.servers["crm"], url=url)
-    half.live.snapshot = msgspec.structs.replace(snapshot, servers=snapshot.servers | {"crm": crm})
-
-
-def change_tools(half: FrontHalf, **fields: object) -> None:
-    snapshot = half.live.snapshot
-    crm = snapshot.servers["crm"]
-    tools = tuple(msgspec.structs.replace(tool, **fields) for tool in crm.tools)
-    servers = snapshot.servers | {"crm": msgspec.structs.replace(crm, tools=tools)}
-    half.live.snapshot = msgspec.structs.replace(snapshot, servers=servers)
-
+from tests.authz_server.front_requests import (
+    asked,
+    change_agent,
+    change_entry,
+    change_server,
+    change_tools,
+)
 
 CHANGES: dict[str, Callable[[FrontHalf], None]] = {
     "owner": lambda half: change_agent(half, "support-bot", owner="somebody@else.example"),
