@@ -364,10 +364,12 @@ def test_database_of_a_newer_release_is_left_as_it_is(tmp_path: Path, stack: Sta
 
 def test_port_that_is_taken_is_said_in_a_sentence(stack: Stack, tmp_path: Path) -> None:
     fresh = Stack(tmp_path, ports=stack.ports)
-    status, output = start(fresh, "authz-server")
+    taken = str(stack.ports.issuer)
+    status, output = start(fresh, "authz-server", COUNTERSIGN_LISTEN_PORT=taken)
     fresh.http.close()
     assert status == 1, output
-    assert str(stack.ports.issuer) in output
+    assert taken in output
+    assert "COUNTERSIGN_LISTEN_PORT" in output
 
 
 def test_keys_that_are_not_the_databases_are_said_to_be(tmp_path: Path, stack: Stack) -> None:

@@ -18,7 +18,7 @@ import pytest
 from compose.demo.stack import COUNTERSIGN, Process, Stack, StackError
 from countersign.admin_client import AdminClient, AdminError
 from tests.deployment import Deployment, running_deployment
-from tests.stack import TestAgent, audit_events, mcp_headers, meta
+from tests.stack import TestAgent, audit_events, held_port, mcp_headers, meta
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
@@ -184,12 +184,15 @@ def test_lease_gateway_that_joins_without_its_authority_says_so(deployment: Depl
     code = deployment.first.command("gateway", "join", "second", socket=True).stdout
     file = deployment.first.directory / "join-late"
     file.write_text(code)
+    with contextlib.ExitStack() as holding:
+        late_port = held_port(holding)
     come_back = stop_authority(deployment, signal.SIGTERM)
     try:
         process = deployment.second.start(
             "gateway-late",
             [*COUNTERSIGN, "mcp-gateway", "--join-code-file", str(file)],
             COUNTERSIGN_STATE_DIR=str(deployment.first.directory / "state-late"),
+            COUNTERSIGN_GATEWAY_PORT=str(late_port),
         )
         assert process.popen.wait(20) != 0
     finally:
