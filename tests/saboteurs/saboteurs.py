@@ -46,7 +46,7 @@ SABOTEURS: Final[Mapping[str, Saboteur]] = {
         "4 token", {"authz_server.endpoints.token": authority.sign_unbound}
     ),
     "lifetime_without_cap": Saboteur(
-        "4 token", {"authz_server.grants.authorization_code": authority.live_an_hour}
+        "4 token", {"authz_server.grants.person_token": authority.live_an_hour}
     ),
     "target_lifetime_without_cap": Saboteur(
         "5 call crm/get_account",
