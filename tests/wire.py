@@ -14,7 +14,8 @@ import msgspec
 SECONDS: Final = 15.0
 # What no answer may show: our code, a stack trace, a database's words, a token.
 _NEVER: Final = re.compile(
-    rb"Traceback|\.py\b|site-packages|sqlite|sqlalchemy|File \"|eyJ[A-Za-z0-9_-]{8}", re.IGNORECASE
+    rb"Traceback|\.py\b|site-packages|sqlite|sqlalchemy|File \"|(?-i:\beyJ[A-Za-z0-9_-]{8})",
+    re.IGNORECASE,
 )
 Lines = Mapping[str, str] | Iterable[tuple[str, str]]
 
