@@ -8,61 +8,42 @@ the next step from what is proved now, never from where the browser says it is:
 3. the person is in a group the agent acts for;
 4. a stored consent of this person covers the request, else they are asked.
 
-Only then is a code made, once per request. `prompt=none` turns every question into an error for
+Only then is a code made (`authorize_answers`). `prompt=none` turns every question into an error for
 the client. The person's own command line has no stored consent: it is asked about each time,
 because any local program could take its place on the loopback redirect.
 """
 
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from audit_log.event import EventType, Outcome, PrincipalKind
-from authz_server.audit_events import record, record_refusal
+from authz_server.authorize_answers import refuse_client, refuse_person, send_code
 from authz_server.browser import form_token, is_shared_host, read_cookie
 from authz_server.errors import (
     NO_STORE,
-    error_page,
-    redirect_error,
-    redirect_to_client,
-    response_uri,
 )
-from authz_server.pages.pages import Message, message_page
-from authz_server.parts import Parts
+from authz_server.parts import Parts, now_of
 from authz_server.requested_access import (
-    ServerAtEndpoint,
+    Grantable,
     acts_for,
     available_tools,
     requested_endpoint,
     shown_tools,
 )
-from authz_server.store.codes import CodeGrant
 from authz_server.store.consents import Consent
-from authz_server.store.digests import new_secret
 from authz_server.store.interactions import AuthorizationRequest, Interaction
 from authz_server.store.sessions import Session
 from registry.blocks import BlockKind, Subject
-from token_exchange.authorization_details import ACTION_CALL
-from token_exchange.claims import AuthorizationDetail, Refusal
-from token_exchange.identifiers import new_id
-from token_exchange.token_types import DETAIL_TOOL
+from token_exchange.claims import Refusal
 
 LOGIN_REQUIRED: Final = Refusal(
     "login_required", "The person must log in.", "prompt=none", "authorize.silent_login"
 )
 CONSENT_REQUIRED: Final = Refusal(
     "consent_required", "The person must be asked.", "prompt=none", "authorize.silent_consent"
-)
-NOT_OPEN_HERE: Final = Refusal(
-    "invalid_request",
-    "This request is not open in this browser: it was answered, it is too old, or it was started "
-    "elsewhere. Start again from the program that sent you here.",
-    "interaction unknown, finished, expired or of another browser",
-    "interaction.not_open",
 )
 GONE: Final = Refusal(
     "access_denied",
@@ -79,19 +60,6 @@ NOT_IN_GROUP: Final = Refusal(
     "no group of the person is in acts_for",
     "authorize.not_in_group",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Grantable:
-    """What a logged-in person may grant now. `endpoint` is None for their own command line."""
-
-    endpoint: ServerAtEndpoint | None
-    tools: tuple[str, ...]
-
-
-def now_of(parts: Parts) -> int:
-    """The clock as NumericDate seconds."""
-    return int(parts.clock())
 
 
 def find_interaction(
@@ -219,149 +187,3 @@ def stored_consent(
         if withdrawn is None and consent.covers(shown, request.scope):
             return consent
     return None
-
-
-async def send_code(
-    parts: Parts, interaction: Interaction, session: Session, granted: Grantable, consent: Consent
-) -> Response:
-    """Answer the request with a code, on the strength of a stored consent."""
-    if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
-        return await _answered_already(parts, interaction.request, session)
-    return await deliver_code(parts, interaction.request, session, granted, consent)
-
-
-async def deliver_code(
-    parts: Parts,
-    request: AuthorizationRequest,
-    session: Session,
-    granted: Grantable,
-    consent: Consent | None,
-) -> Response:
-    """Make the code and send the browser back with it.
-
-    INVARIANT: the caller has finished the interaction, so this happens once per request.
-    """
-    code = new_secret(parts.random)
-    grant = _code_grant(parts, request, session, granted, consent)
-    await record(
-        parts,
-        EventType.CODE_ISSUED,
-        Outcome.SUCCEEDED,
-        **parties(request, session),
-        consent=grant.gid,
-        invocation=grant.invocation,
-        transaction=grant.transaction,
-    )
-    await parts.codes.save(code, grant)
-    return redirect_to_client(
-        {"code": code}, redirect_uri=request.redirect_uri, state=request.state, issuer=parts.issuer
-    )
-
-
-def _code_grant(
-    parts: Parts,
-    request: AuthorizationRequest,
-    session: Session,
-    granted: Grantable,
-    consent: Consent | None,
-) -> CodeGrant:
-    ends = session.expires_at
-    return CodeGrant(
-        client_id=request.client_id,
-        agent=request.agent,
-        redirect_uri=request.redirect_uri,
-        code_challenge=request.code_challenge,
-        resource=request.resource,
-        scope=request.scope,
-        details=_details(granted),
-        nonce=request.nonce,
-        dpop_jkt=request.dpop_jkt,
-        sub=session.sub,
-        person=session.person,
-        sid=session.sid,
-        session_created_at=session.created_at,
-        valid_until=ends if consent is None else min(ends, consent.expires_at),
-        gid=None if consent is None else consent.gid,
-        invocation=None if request.agent is None else new_id("inv", parts.random),
-        token_id=new_id("tok", parts.random),
-        transaction=new_id("txn", parts.random),
-        created_at=now_of(parts),
-    )
-
-
-def _details(granted: Grantable) -> tuple[AuthorizationDetail, ...]:
-    if granted.endpoint is None:
-        return ()
-    server = granted.endpoint.server.name
-    return (AuthorizationDetail(DETAIL_TOOL, server, tools=granted.tools, actions=(ACTION_CALL,)),)
-
-
-async def refuse_client(
-    parts: Parts,
-    interaction: Interaction,
-    refusal: Refusal,
-    session: Session | None = None,
-    *,
-    event: EventType = EventType.AUTHORIZE_REFUSED,
-) -> Response:
-    """End the request and tell the client, whose redirect URI was proved."""
-    request = interaction.request
-    if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
-        return await _answered_already(parts, request, session)
-    await record_refusal(parts, event, refusal, **parties(request, session))
-    return redirect_error(
-        refusal, redirect_uri=request.redirect_uri, state=request.state, issuer=parts.issuer
-    )
-
-
-async def refuse_person(
-    parts: Parts, interaction: Interaction, session: Session, refusal: Refusal
-) -> Response:
-    """End the request with a page that says why; its link tells the client."""
-    request = interaction.request
-    if request.silent:
-        return await refuse_client(parts, interaction, refusal, session)
-    if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
-        return await _answered_already(parts, request, session)
-    await record_refusal(parts, EventType.AUTHORIZE_REFUSED, refusal, **parties(request, session))
-    link = response_uri(
-        {"error": refusal.code, "error_description": refusal.description},
-        redirect_uri=request.redirect_uri,
-        state=request.state,
-        issuer=parts.issuer,
-    )
-    asking = request.agent or request.client_id
-    consequence = f"You are logged in as {session.person.name}; {asking} has been given nothing."
-    message = Message(
-        "Access refused", (refusal.description, consequence), link, "Go back to the program"
-    )
-    return message_page(message, HTTPStatus.FORBIDDEN)
-
-
-async def _answered_already(
-    parts: Parts, request: AuthorizationRequest, session: Session | None
-) -> Response:
-    """Another tab was first, or the time was over: nothing is given and nobody is redirected."""
-    await record_refusal(
-        parts, EventType.AUTHORIZE_REFUSED, NOT_OPEN_HERE, **parties(request, session)
-    )
-    return error_page(NOT_OPEN_HERE)
-
-
-def parties(request: AuthorizationRequest, session: Session | None) -> dict[str, Any]:
-    """Who is concerned, as fields of an audit event."""
-    fields: dict[str, Any] = {
-        "client_id": request.client_id,
-        "agent": request.agent,
-        "target_service": request.server,
-        "request_path": "/oauth/authorize",
-    }
-    if session is None:
-        return fields
-    kind = PrincipalKind.PERSON if request.agent is None else PrincipalKind.AGENT_FOR_PERSON
-    return fields | {
-        "principal_kind": kind,
-        "user": session.sub,
-        "user_name": session.person.name,
-        "session": session.sid,
-    }

@@ -107,3 +107,8 @@ class Parts:
     # Who may wait for a password to be checked.
     login_places: LoginPlaces = field(default_factory=LoginPlaces)
     heartbeat_seconds: float = 0.25  # of the control channel's event stream
+
+
+def now_of(parts: Parts) -> int:
+    """The clock as NumericDate seconds."""
+    return int(parts.clock())

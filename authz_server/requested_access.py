@@ -40,6 +40,14 @@ class ServerAtEndpoint:
     agent: AgentRecord
 
 
+@dataclass(frozen=True, slots=True)
+class Grantable:
+    """What a logged-in person may grant now. `endpoint` is None for their own command line."""
+
+    endpoint: ServerAtEndpoint | None
+    tools: tuple[str, ...]
+
+
 def reachable_endpoint(
     snapshot: RegistrySnapshot, client: ClientRecord, agent: AgentRecord, resource: str
 ) -> ServerAtEndpoint | None:

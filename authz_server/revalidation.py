@@ -15,8 +15,8 @@ from starlette.requests import Request
 
 from audit_log.event import EventType, Outcome, PrincipalKind
 from authz_server.audit_events import record
-from authz_server.authorize_flow import living_session, now_of
-from authz_server.parts import Parts
+from authz_server.authorize_flow import living_session
+from authz_server.parts import Parts, now_of
 from authz_server.store.sessions import Session
 from idp_connectors.evidence import Person
 from idp_connectors.workforce.login import (

@@ -12,13 +12,14 @@ from starlette.routing import Route
 
 from audit_log.event import EventType
 from authz_server.audit_events import record_refusal
+from authz_server.authorize_answers import parties
 from authz_server.authorize_checks import Asked, Refused, check_authorization_request
-from authz_server.authorize_flow import go_on, living_session, now_of, parties
+from authz_server.authorize_flow import go_on, living_session
 from authz_server.browser import BROWSER_COOKIE_SECONDS, browser_secret, set_cookie
 from authz_server.endpoints.page_endpoint import page_endpoint
 from authz_server.errors import error_page, redirect_error
 from authz_server.parameters import Parameters, form_of, parse_parameters
-from authz_server.parts import Parts
+from authz_server.parts import Parts, now_of
 from token_exchange.claims import Refusal
 
 TOO_MANY: Final = Refusal(

@@ -26,14 +26,15 @@ from starlette.routing import Route
 
 from audit_log.event import EventType
 from authz_server.audit_events import record_refusal
-from authz_server.authorize_flow import NOT_OPEN_HERE, find_interaction, now_of
+from authz_server.authorize_answers import NOT_OPEN_HERE
+from authz_server.authorize_flow import find_interaction
 from authz_server.browser import clear_cookie, is_shared_host, read_cookie
 from authz_server.endpoints.page_endpoint import page_endpoint
 from authz_server.errors import NO_STORE, error_page
 from authz_server.login_form import login_form
 from authz_server.login_session import parties_of, start_session
 from authz_server.parameters import parse_parameters
-from authz_server.parts import Parts
+from authz_server.parts import Parts, now_of
 from authz_server.store.digests import new_secret
 from authz_server.store.interactions import Interaction
 from authz_server.upstream_login import login_attempt

@@ -19,20 +19,20 @@ from starlette.routing import Route
 
 from audit_log.event import EventType, Outcome
 from authz_server.audit_events import record, record_refusal
-from authz_server.authorize_flow import (
+from authz_server.authorize_answers import (
     NOT_OPEN_HERE,
-    Grantable,
+    deliver_code,
+    parties,
+    refuse_client,
+    refuse_person,
+)
+from authz_server.authorize_flow import (
     answers_login,
     consent_token,
-    deliver_code,
     find_interaction,
     go_on,
     grantable,
     living_session,
-    now_of,
-    parties,
-    refuse_client,
-    refuse_person,
     step,
 )
 from authz_server.browser import clear_cookie, is_forged, is_form_token, is_shared_host
@@ -41,9 +41,9 @@ from authz_server.errors import error_page
 from authz_server.pages.pages import ConsentView, ToolLine, consent_page
 from authz_server.pages.tool_words import CARE, described, place_of
 from authz_server.parameters import form_of, parse_parameters
-from authz_server.parts import Parts
+from authz_server.parts import Parts, now_of
 from authz_server.redirect_uris import origin_of
-from authz_server.requested_access import SCOPE_OFFLINE, shown_tools
+from authz_server.requested_access import SCOPE_OFFLINE, Grantable, shown_tools
 from authz_server.store.consents import Consent
 from authz_server.store.interactions import AuthorizationRequest, Interaction
 from authz_server.store.sessions import Session

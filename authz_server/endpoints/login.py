@@ -17,13 +17,12 @@ from starlette.routing import Route
 
 from audit_log.event import EventType, Outcome
 from authz_server.audit_events import record, record_refusal
+from authz_server.authorize_answers import NOT_OPEN_HERE
 from authz_server.authorize_flow import (
-    NOT_OPEN_HERE,
     answers_login,
     find_interaction,
     go_on,
     living_session,
-    now_of,
 )
 from authz_server.browser import form_token, is_forged, is_shared_host, read_cookie
 from authz_server.endpoints.page_endpoint import page_endpoint
@@ -31,7 +30,7 @@ from authz_server.errors import error_page
 from authz_server.login_form import login_form
 from authz_server.login_session import parties_of, start_session
 from authz_server.parameters import Parameters, form_of, parse_parameters
-from authz_server.parts import Parts
+from authz_server.parts import Parts, now_of
 from authz_server.revalidation import renewed_session
 from authz_server.store.interactions import Interaction
 from authz_server.store.sessions import SESSION_LIFETIME_SECONDS

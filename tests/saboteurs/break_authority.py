@@ -53,17 +53,19 @@ def skip_consent(flow: Any) -> None:
     flow.stored_consent = agreed
 
 
-def grant_more_than_consented(flow: Any) -> None:
+def grant_more_than_consented(answers: Any) -> None:
     """The page names two tools, the code is good for every one the agent may have."""
-    details_of = flow._details
+    details_of = answers._details
 
     def wide(granted: Any) -> Any:
+        from authz_server.requested_access import available_tools
+
         if granted.endpoint is None:
             return details_of(granted)
-        tools = tuple(sorted(flow.available_tools(granted.endpoint)))
+        tools = tuple(sorted(available_tools(granted.endpoint)))
         return details_of(dataclasses.replace(granted, tools=tools))
 
-    flow._details = wide
+    answers._details = wide
 
 
 def sign_wrong_audience(token: Any) -> None:

@@ -37,7 +37,7 @@ SABOTEURS: Final[Mapping[str, Saboteur]] = {
         "3 consent", {"authz_server.authorize_flow": authority.skip_consent}
     ),
     "consent_widened": Saboteur(
-        "4 token", {"authz_server.authorize_flow": authority.grant_more_than_consented}
+        "4 token", {"authz_server.authorize_answers": authority.grant_more_than_consented}
     ),
     "endpoint_token_for_another_audience": Saboteur(
         "4 token", {"authz_server.endpoints.token": authority.sign_wrong_audience}
