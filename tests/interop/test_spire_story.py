@@ -10,7 +10,8 @@ import yaml
 from rich.console import Console
 
 from compose.demo.stack import Stack
-from compose.demo.story import Story, play
+from compose.demo.steps import Story
+from compose.demo.story import play
 from tests.services import spire
 from tests.services.common import service
 from tests.stack import free_ports
