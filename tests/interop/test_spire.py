@@ -11,7 +11,7 @@ import json
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,7 +25,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from spiffe import SpiffeId, WorkloadApiClient
-from spiffe.errors import PySpiffeError
 
 from compose.demo.stack import Stack
 from tests.services import spire
@@ -97,7 +96,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         Stack(directory / "stack", ports=free_ports(), environment=mtls(directory)) as stack,
     ):
         for domain in (prod, lab):
-            domain.register("/support-bot", f"unix:uid:{os.getuid()}")
+            domain.await_identity(domain.register("/support-bot", f"unix:uid:{os.getuid()}"))
         bundle = directory / "prod.json"
         bundle.write_text(prod.bundle())
         stack.start_all()
@@ -174,16 +173,6 @@ def agent(name: str, trust_provider: str, spiffe_id: str) -> dict[str, Any]:
     return {"kind": "Agent", "name": name, "spec": spec}
 
 
-def eventually(ask: Callable[[], str]) -> str:
-    """What the agent says once the new entry has reached it; it looks every five seconds."""
-    until = time.monotonic() + AWAIT_SECONDS
-    while True:
-        with contextlib.suppress(PySpiffeError):
-            return ask()
-        assert time.monotonic() < until, "SPIRE's agent gave no SVID"
-        time.sleep(0.2)
-
-
 def jwt_svid(domain: spire.TrustDomain, *audience: str, path: str = "/support-bot") -> str:
     """A JWT-SVID of this very process, which has several identities."""
     subject = SpiffeId(f"spiffe://{domain.name}{path}")
@@ -192,7 +181,7 @@ def jwt_svid(domain: spire.TrustDomain, *audience: str, path: str = "/support-bo
         with WorkloadApiClient(domain.workload_api, default_timeout=5) as api:
             return str(api.fetch_jwt_svid(audience=set(audience), subject=subject).token)
 
-    return eventually(ask)
+    return spire.eventually(ask)
 
 
 def forged(svid: str, **header: Any) -> str:
@@ -213,7 +202,7 @@ def x509_svid(domain: spire.TrustDomain, directory: Path, path: str = "/support-
         return (chain + private).decode()
 
     file = directory / f"{domain.name}.pem"
-    file.write_text(eventually(ask))
+    file.write_text(spire.eventually(ask))
     return file
 
 

@@ -55,7 +55,7 @@ def test_story_holds_with_a_spiffe_identity(
         spire.install()
     directory = tmp_path_factory.mktemp("spiffe")
     with spire.running_trust_domain(PROD, directory / "p") as prod:
-        prod.register("/support-bot", f"unix:uid:{os.getuid()}")
+        prod.await_identity(prod.register("/support-bot", f"unix:uid:{os.getuid()}"))
         bundle = directory / "bundle.json"
         bundle.write_text(prod.bundle())
         environment = {"SPIFFE_ENDPOINT_SOCKET": prod.workload_api}

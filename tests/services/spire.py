@@ -10,13 +10,19 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+from spiffe import WorkloadApiClient
+from spiffe.errors import PySpiffeError
 
 from tests.services.common import CannotInstallError, Server, installing, run, started
 from tests.stack import held_port
+
+Answer = TypeVar("Answer")
 
 VERSION: Final = "1.15.3"
 MODULE: Final = "github.com/spiffe/spire"
@@ -25,6 +31,7 @@ KEPT: Final = frozenset({"disk", "jointoken", "memory", "systemd", "uniqueid", "
 UNSERVED_MODULE: Final = "github.com/Keyfactor/ejbca-go-client-sdk"
 START_SECONDS: Final = 60.0
 COMMAND_SECONDS: Final = 30.0
+IDENTITY_SECONDS: Final = 30.0  # the agent asks the server for new entries every five seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +164,27 @@ class TrustDomain:
             *options,
         )
         return spiffe_id
+
+    def await_identity(self, spiffe_id: str) -> None:
+        """Wait until the agent gives this very process an identity that was just registered."""
+
+        def ask() -> None:
+            with WorkloadApiClient(self.workload_api, default_timeout=5) as api:
+                given = {str(each.spiffe_id) for each in api.fetch_x509_svids()}
+            if spiffe_id not in given:
+                raise PySpiffeError(f"only {sorted(given)} yet")
+
+        eventually(ask)
+
+
+def eventually(ask: Callable[[], Answer]) -> Answer:
+    """What the agent says once a new entry has reached it."""
+    until = time.monotonic() + IDENTITY_SECONDS
+    while True:
+        with contextlib.suppress(PySpiffeError):
+            return ask()
+        assert time.monotonic() < until, "SPIRE's agent gave no SVID"
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager
