@@ -16,11 +16,10 @@ administration interface and nothing else.
 
 from typing import Final
 
-from audit_log.event import EventType, Outcome
-from authz_server.audit_events import record
 from authz_server.authlib_bridge import validate_code_request
 from authz_server.compiled_snapshot import admin_audience
 from authz_server.grants.person_token import PersonGrant, agent_at_server, issuance
+from authz_server.grants.used_twice import block_yield
 from authz_server.parts import Parts
 from authz_server.requested_access import SCOPE_OFFLINE
 from authz_server.store.codes import CodeGrant, StoredCode
@@ -31,8 +30,6 @@ from registry.blocks import BlockKind
 from token_exchange.claims import Refusal
 from token_exchange.identifiers import new_id
 from token_exchange.token_types import GRANT_REFRESH_TOKEN
-
-AUTHOR: Final = "authz_server"
 
 
 def _unusable(rule: str, detail: str) -> Refusal:
@@ -82,27 +79,8 @@ async def _revoke(code: CodeGrant, parts: Parts) -> Refusal:
     kind, subject_id = BlockKind.TOKEN, code.token_id
     if code.invocation is not None:
         kind, subject_id = BlockKind.INVOCATION, code.invocation
-    await parts.revocations.block(
-        kind,
-        subject_id,
-        reason="authorization code used twice",
-        author=AUTHOR,
-        now_ms=int(parts.clock() * 1000),
-    )
-    await record(
-        parts,
-        EventType.BLOCKED,
-        Outcome.REVOKED,
-        object_ref=f"{kind}/{subject_id}",
-        author=AUTHOR,
-        client_id=code.client_id,
-        agent=code.agent,
-        user=code.sub,
-        session=code.sid,
-        consent=code.gid,
-        invocation=code.invocation,
-        reasons=(REPLAYED.rule,),
-    )
+    reason = "authorization code used twice"
+    await block_yield(parts, kind, subject_id, code, reason=reason, refusal=REPLAYED)
     return REPLAYED
 
 

@@ -21,14 +21,13 @@ from typing import Final
 
 import msgspec
 
-from audit_log.event import EventType, Outcome
-from authz_server.audit_events import record
 from authz_server.grants.person_token import (
     AgentAtServer,
     PersonGrant,
     agent_at_server,
     issuance,
 )
+from authz_server.grants.used_twice import block_yield
 from authz_server.parts import Parts
 from authz_server.requested_access import SCOPE_OFFLINE, shown_tools
 from authz_server.revalidation import revalidated
@@ -41,8 +40,6 @@ from registry.blocks import BlockKind
 from token_exchange.claims import Refusal
 from token_exchange.identifiers import new_id
 from token_exchange.narrowing import format_scope, parse_scope, scope_covers
-
-AUTHOR: Final = "authz_server"
 
 
 def _unusable(rule: str, detail: str) -> Refusal:
@@ -192,25 +189,6 @@ async def _end_family(stored: StoredRefreshToken, request: TokenRequest, parts: 
     family = stored.grant
     if stored.is_revoked or family.invocation is None:
         return REPLAYED
-    await parts.revocations.block(
-        BlockKind.INVOCATION,
-        family.invocation,
-        reason="refresh token used twice",
-        author=AUTHOR,
-        now_ms=int(parts.clock() * 1000),
-    )
-    await record(
-        parts,
-        EventType.BLOCKED,
-        Outcome.REVOKED,
-        object_ref=f"{BlockKind.INVOCATION}/{family.invocation}",
-        author=AUTHOR,
-        client_id=family.client_id,
-        agent=family.agent,
-        user=family.sub,
-        session=family.sid,
-        consent=family.gid,
-        invocation=family.invocation,
-        reasons=(REPLAYED.rule,),
-    )
+    run, reason = family.invocation, "refresh token used twice"
+    await block_yield(parts, BlockKind.INVOCATION, run, family, reason=reason, refusal=REPLAYED)
     return REPLAYED

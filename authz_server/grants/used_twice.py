@@ -1,0 +1,46 @@
+"""What follows when a code or a refresh token is used a second time: what it yielded is blocked.
+
+Two parties then hold everything the grant needs, and nobody can say which of them is the agent
+(RFC 6749 §4.1.2, RFC 9700 §2.1.1 and §4.14.2).
+"""
+
+from typing import Final
+
+from audit_log.event import EventType, Outcome
+from authz_server.audit_events import record
+from authz_server.parts import Parts
+from authz_server.store.codes import CodeGrant
+from authz_server.store.refresh_tokens import RefreshGrant
+from registry.blocks import BlockKind
+from token_exchange.claims import Refusal
+
+AUTHOR: Final = "authz_server"
+
+
+async def block_yield(
+    parts: Parts,
+    kind: BlockKind,
+    subject_id: str,
+    granted: CodeGrant | RefreshGrant,
+    *,
+    reason: str,
+    refusal: Refusal,
+) -> None:
+    """Block the run or the one token that the first use yielded, and record whose it was."""
+    await parts.revocations.block(
+        kind, subject_id, reason=reason, author=AUTHOR, now_ms=int(parts.clock() * 1000)
+    )
+    await record(
+        parts,
+        EventType.BLOCKED,
+        Outcome.REVOKED,
+        object_ref=f"{kind}/{subject_id}",
+        author=AUTHOR,
+        client_id=granted.client_id,
+        agent=granted.agent,
+        user=granted.sub,
+        session=granted.sid,
+        consent=granted.gid,
+        invocation=granted.invocation,
+        reasons=(refusal.rule,),
+    )
