@@ -1,16 +1,14 @@
 """Reads a JSON request body once, within a size and a time, into a typed frozen value."""
 
-from typing import Final, TypeVar
+from typing import TypeVar
 
-import anyio
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
+from authz_server.request_body import BodyError, body_of
 from token_exchange.claims import Refusal
 
 T = TypeVar("T")
-
-BODY_WAIT_SECONDS: Final = 10.0
 
 
 async def json_of(request: Request, shape: type[T], maximum_bytes: int) -> T | Refusal:
@@ -18,19 +16,10 @@ async def json_of(request: Request, shape: type[T], maximum_bytes: int) -> T | R
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         return _malformed("content type")
-    body = bytearray()
     try:
-        with anyio.fail_after(BODY_WAIT_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > maximum_bytes:
-                    return _malformed("body too long")
-    except TimeoutError:
-        return _malformed("body too slow")
-    except ClientDisconnect:
-        return _malformed("body cut off")
-    try:
-        return msgspec.json.decode(body, type=shape)
+        return msgspec.json.decode(await body_of(request, maximum_bytes), type=shape)
+    except BodyError as error:
+        return _malformed(str(error))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # The problem's own text could repeat what was sent.
         return _malformed("not JSON of the expected shape")

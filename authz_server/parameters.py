@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl
 
-import anyio
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
+from authz_server.request_body import BodyError, body_of
 from token_exchange.claims import Refusal
 
 MAXIMUM_BYTES: Final = 16_384  # far above the longest request of a real client
 MAXIMUM_PARAMETERS: Final = 64
-BODY_WAIT_SECONDS: Final = 10.0  # a browser sends a form at once
 FORM_MEDIA_TYPE: Final = "application/x-www-form-urlencoded"
 
 # What a terminal or a page would obey, or hide: controls, line separators, direction overrides.
@@ -69,18 +68,11 @@ async def form_of(request: Request, *, maximum_bytes: int = MAXIMUM_BYTES) -> Pa
     wrong = _wrong_envelope(request)
     if wrong is not None:
         return _malformed(wrong)
-    body = bytearray()
     try:
-        with anyio.fail_after(BODY_WAIT_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > maximum_bytes:
-                    return _malformed("body too long")
-    except TimeoutError:
-        return _malformed("body too slow")
-    except ClientDisconnect:
-        return _malformed("body cut off")
-    return parse_parameters(bytes(body), maximum_bytes)
+        body = await body_of(request, maximum_bytes)
+    except BodyError as error:
+        return _malformed(str(error))
+    return parse_parameters(body, maximum_bytes)
 
 
 def _wrong_envelope(request: Request) -> str | None:
