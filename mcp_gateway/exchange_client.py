@@ -7,10 +7,8 @@ identity wait for one exchange. A revocation drops what depends on its subject, 
 that was under way then is not kept.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -28,6 +26,7 @@ from mcp_gateway.clock import Clock
 from mcp_gateway.credential import Credential, bearer_credential, static_credential
 from mcp_gateway.enforcement import Enforcement
 from mcp_gateway.gateway_key import GatewayKey, UnsealError
+from mcp_gateway.single_flight import SingleFlight
 from registry.blocks import BlockState, RevocationEvent, Subject
 from registry.snapshot import ServerEntry
 from token_exchange.claims import AccessTokenClaims, AuthorizationDetail
@@ -89,12 +88,6 @@ class _Cached:
     usable_until: int
 
 
-@dataclass(slots=True)
-class _Flight:
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    waiting: int = 0
-
-
 class _TokenAnswer(msgspec.Struct, frozen=True):
     access_token: str
     issued_token_type: str
@@ -125,7 +118,7 @@ class ExchangeClient:
         self._enforcement = enforcement
         self._clock = clock
         self._cache: LeastRecentlyUsed[_Identity, _Cached] = LeastRecentlyUsed(capacity)
-        self._flights: dict[_Identity, _Flight] = {}
+        self._flights: SingleFlight[_Identity] = SingleFlight()
 
     async def credential_for(self, need: CredentialNeed) -> Credential | ExchangeRefusal:
         """The credential for one call."""
@@ -135,7 +128,7 @@ class ExchangeClient:
         cached = self._cache.get(identity)
         if cached is not None and self._clock() < cached.usable_until:
             return cached.credential
-        async with self._single_flight(identity):
+        async with self._flights.of(identity):
             cached = self._cache.get(identity)
             if cached is not None and self._clock() < cached.usable_until:
                 return cached.credential
@@ -258,19 +251,6 @@ class ExchangeClient:
         else:
             credential = bearer_credential(token.access_token, expires_at)
         return credential or _unusable(answer, "The credential cannot stand in a header.")
-
-    @asynccontextmanager
-    async def _single_flight(self, identity: _Identity) -> AsyncIterator[None]:
-        """One exchange per identity at a time. If its holder is cancelled the next one asks."""
-        flight = self._flights.setdefault(identity, _Flight())
-        flight.waiting += 1
-        try:
-            async with flight.lock:
-                yield
-        finally:
-            flight.waiting -= 1
-            if not flight.waiting:
-                self._flights.pop(identity, None)
 
 
 def _identity_of(need: CredentialNeed, blocks: BlockState) -> _Identity:

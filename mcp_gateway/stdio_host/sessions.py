@@ -16,10 +16,10 @@ import structlog
 
 from mcp_gateway.bounded_memory import LeastRecentlyUsed
 from mcp_gateway.clock import Clock
+from mcp_gateway.single_flight import SingleFlight
 from mcp_gateway.stdio_host.declared import StdioServer
 from mcp_gateway.stdio_host.messages import Request
 from mcp_gateway.stdio_host.process import ProcessEndedError, StdioProcess
-from mcp_gateway.upstream.single_flight import SingleFlight
 
 MAXIMUM_SESSIONS: Final = 4096
 IDLE_SECONDS: Final = 900.0  # the gateway ends its own sooner; this is for one that died

@@ -12,6 +12,7 @@ from typing import Final
 
 from mcp_gateway.bounded_memory import LeastRecentlyUsed
 from mcp_gateway.clock import Clock
+from mcp_gateway.single_flight import SingleFlight
 from mcp_gateway.upstream.legacy import BareStatus, LegacyUpstream
 from mcp_gateway.upstream.legacy_handshake import StatusRefusedError
 from mcp_gateway.upstream.legacy_reply import Pause
@@ -24,7 +25,6 @@ from mcp_gateway.upstream.protocol import (
     UpstreamRequest,
     UpstreamUnreachableError,
 )
-from mcp_gateway.upstream.single_flight import SingleFlight
 from mcp_gateway.upstream.transport import Transport
 from registry.blocks import RevocationEvent
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from mcp_gateway.clock import Clock
+from mcp_gateway.single_flight import SingleFlight
 from mcp_gateway.upstream.farewells import Farewells
 from mcp_gateway.upstream.legacy_handshake import StatusRefusedError, begin_session, end_session
 from mcp_gateway.upstream.legacy_reply import LegacyReply, Pause
 from mcp_gateway.upstream.legacy_session import LegacySession, SessionTable
 from mcp_gateway.upstream.legacy_wire import ModernCall, modern_call
 from mcp_gateway.upstream.protocol import UpstreamReply, UpstreamRequest
-from mcp_gateway.upstream.single_flight import SingleFlight
 from mcp_gateway.upstream.transport import Transport
 from registry.blocks import RevocationEvent
 
