@@ -10,6 +10,7 @@ import base64
 import hashlib
 import hmac
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +88,29 @@ def unsigned(header: dict[str, Any], claims: dict[str, Any], signature: str = ""
     return f"{_signing_input({'alg': 'none'} | header, claims)}.{signature}"
 
 
-def real_keys(stack: Stack) -> dict[KeyPurpose, SigningKey]:
+Keys = dict[KeyPurpose, SigningKey]
+Forge = Callable[[Keys, dict[str, Any]], str]  # from the claims of a good token
+
+
+def signed(purpose: KeyPurpose, **header: Any) -> Forge:
+    """The good claims, signed by the key of `purpose` under this header."""
+    return lambda keys, claims: keys[purpose].sign(header, claims)
+
+
+def saying(purpose: KeyPurpose, typ: str, **changes: Any) -> Forge:
+    """The good claims with some set, made from the others (a function) or left out (None)."""
+
+    def forge(keys: Keys, claims: dict[str, Any]) -> str:
+        changed = {
+            name: value(claims) if callable(value) else value for name, value in changes.items()
+        }
+        kept = without(claims | changed, *(name for name in changed if changed[name] is None))
+        return keys[purpose].sign({"typ": typ}, kept)
+
+    return forge
+
+
+def real_keys(stack: Stack) -> Keys:
     """The authority's signing keys, opened with the key-encryption keys of the stack."""
     keys = stack.directory / "keys"
     database = Database.open(f"sqlite:///{stack.directory / 'data' / 'countersign.db'}")

@@ -12,6 +12,7 @@ import pytest
 from authz_server.app import create_mtls_app
 from idp_connectors.workload.tls_peer import TLS_PEER_EXTENSION
 from registry.blocks import BlockKind
+from tests.authz_server.assertion_clients import assert_no_client
 from tests.authz_server.back_half import (
     CRM,
     NOW,
@@ -67,8 +68,7 @@ class Listener:
 
     async def refused(self, certificates: list[bytes], rule: str, **changes: Any) -> None:
         answer = await self.ask(certificates, **changes)
-        assert (answer.status_code, error_of(answer)) == (401, "invalid_client"), answer.text
-        assert self.server.refusals()[-1].reasons == (rule,)
+        assert_no_client(self.server, answer, rule)
 
 
 @pytest.fixture

@@ -2,20 +2,17 @@
 
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from joserfc.jwk import ECKey
 
 from registry.blocks import BlockKind
+from tests.authz_server.assertion_clients import AssertionClients
 from tests.authz_server.back_half import (
-    CRM,
     ISSUER,
     NOW,
-    Authority,
     Keyholder,
     declare,
     error_of,
@@ -26,7 +23,6 @@ from tests.idp_connectors.trust_domains import present, sign_as
 from token_exchange.token_types import (
     CLIENT_ASSERTION_JWT_BEARER,
     CLIENT_ASSERTION_JWT_SPIFFE,
-    GRANT_CLIENT_CREDENTIALS,
 )
 
 pytestmark = [pytest.mark.anyio, pytest.mark.requirement("platform-token")]
@@ -35,11 +31,10 @@ PLATFORM = "https://token.platform.example"
 KEY = ECKey.generate_key("P-256")
 
 
-@dataclass
-class Platform:
+class Platform(AssertionClients):
     """A server that knows one platform, which makes a token for each request."""
 
-    server: Authority
+    assertion_type = CLIENT_ASSERTION_JWT_BEARER
 
     def token(self, **changes: Any) -> str:
         now = self.server.now
@@ -54,24 +49,6 @@ class Platform:
         }
         head = {"alg": "ES256", "kid": "k", "typ": "JWT"}
         return sign_as("ES256", head, present({**said, **changes}), KEY)
-
-    async def ask(
-        self, token: str, *, keyholder: Keyholder | None = None, **changes: Any
-    ) -> httpx2.Response:
-        form = {
-            "grant_type": GRANT_CLIENT_CREDENTIALS,
-            "client_assertion_type": CLIENT_ASSERTION_JWT_BEARER,
-            "client_assertion": token,
-            "resource": CRM,
-            **changes,
-        }
-        proof = (keyholder or Keyholder(self.server)).proof()
-        return await self.server.post(form, {"dpop": proof})
-
-    async def refused(self, token: str, rule: str, **changes: Any) -> None:
-        answer = await self.ask(token, **changes)
-        assert (answer.status_code, error_of(answer)) == (401, "invalid_client"), answer.text
-        assert self.server.refusals()[-1].reasons == (rule,)
 
 
 @pytest.fixture

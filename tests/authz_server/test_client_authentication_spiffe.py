@@ -14,11 +14,11 @@ from idp_connectors.workload.spiffe import SpiffeSettings, SpiffeVerifier
 from idp_connectors.workload.spiffe_bundle_sources import BundleFile
 from registry.blocks import BlockKind
 from registry.objects import DeclaredObject
+from tests.authz_server.assertion_clients import AssertionClients
 from tests.authz_server.back_half import (
     CRM,
     ISSUER,
     NOW,
-    Authority,
     Keyholder,
     declare,
     error_of,
@@ -52,30 +52,17 @@ def agent(name: str, provider: str, **match: str) -> DeclaredObject:
 
 
 @dataclass
-class Spiffe:
+class Spiffe(AssertionClients):
     """A server that knows two trust domains, and an agent in the first."""
 
-    server: Authority
+    assertion_type = CLIENT_ASSERTION_JWT_SPIFFE
     directory: Path
 
-    async def ask(self, svid: str, **changes: Any) -> httpx2.Response:
-        """A token for whoever holds `svid`, bound to a fresh key."""
-        keyholder = changes.pop("keyholder", None) or Keyholder(self.server)
-        form = {
-            "grant_type": GRANT_CLIENT_CREDENTIALS,
-            "client_assertion_type": CLIENT_ASSERTION_JWT_SPIFFE,
-            "client_assertion": svid,
-            "resource": CRM,
-            **changes,
-        }
-        return await self.server.post(form, {"dpop": keyholder.proof()})
-
-    async def refused(self, svid: str, rule: str, **changes: Any) -> None:
+    async def refused(self, assertion: str, rule: str, **changes: Any) -> httpx2.Response:
         """This one is refused for that reason, and nothing of it is told."""
-        answer = await self.ask(svid, **changes)
-        assert (answer.status_code, error_of(answer)) == (401, "invalid_client"), answer.text
+        answer = await super().refused(assertion, rule, **changes)
         assert answer.json()["error_description"] == "Client authentication failed."
-        assert self.server.refusals()[-1].reasons == (rule,)
+        return answer
 
 
 @pytest.fixture

@@ -56,8 +56,7 @@ def test_consent_page_names_person_agent_owner_server_and_exactly_the_tools(
         "these 2 tools",
         '<code>get_account</code> <span><span class="read">reads</span></span>',
         "<code>refund</code>",
-        '<span><span class="write">can change data</span> · '
-        '<span class="write">touches important data</span></span>',
+        '<span class="write">can change data</span> · <span class="write">touches important data',
         "countersign kill consent/grt_",
         "<code>http://127.0.0.1:53682</code>",
     ):

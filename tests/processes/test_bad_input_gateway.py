@@ -7,7 +7,6 @@ what is wrong in the case is wrong. `test_bad_input_gateway_http` is about the H
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator
 from typing import Final
 
 import pytest
@@ -15,45 +14,24 @@ import pytest
 from compose.demo.stack import Stack
 from tests.gateway_requests import (
     TARGET,
-    TOOLS,
     arguments_of,
     body_of,
     changed,
     headers_for,
-    is_served,
     params_of,
     refused,
     send,
 )
-from tests.stack import PROTOCOL, TestAgent, audit_events, meta, tool_call
+from tests.stack import PROTOCOL, TestAgent, meta, tool_call
 from tests.wire import request_bytes
 from tests.witness import Witness
 
-pytestmark = pytest.mark.processes
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.usefixtures("goes_on_serving", "same_processes"),
+]
 
 PARSE, REQUEST, METHOD, PARAMS, HEADER, VERSION = -32700, -32600, -32601, -32602, -32020, -32022
-
-
-@pytest.fixture(scope="module")
-def agent(stack: Stack) -> TestAgent:
-    agent = TestAgent(stack)
-    agent.token_for("alice", "crm", TOOLS)
-    return agent
-
-
-@pytest.fixture(autouse=True)
-def goes_on_serving(agent: TestAgent) -> Iterator[None]:
-    """After each case: the next good call is served."""
-    yield
-    assert is_served(agent)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def same_processes(stack: Stack) -> Iterator[None]:
-    """After all of them: the processes that were started are the ones that run."""
-    yield
-    started = [event["source"] for event in audit_events(stack, type="source.started")]
-    assert len(started) == 2, started
 
 
 # --- the body --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import concurrent.futures
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -17,7 +17,6 @@ from compose.demo.stack import Stack
 from tests.gateway_requests import (
     CHUNKED,
     TARGET,
-    TOOLS,
     Headers,
     body_of,
     changed,
@@ -27,36 +26,17 @@ from tests.gateway_requests import (
     send,
 )
 from tests.slow_clients import drip
-from tests.stack import TestAgent, audit_events, tool_call
+from tests.stack import TestAgent, tool_call
 from tests.wire import chunked, request_bytes
 from tests.witness import Witness
 
-pytestmark = pytest.mark.processes
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.usefixtures("goes_on_serving", "same_processes"),
+]
 
 HTTP_REFUSED: Final = -32009
 MAXIMUM_BODY: Final = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def agent(stack: Stack) -> TestAgent:
-    agent = TestAgent(stack)
-    agent.token_for("alice", "crm", TOOLS)
-    return agent
-
-
-@pytest.fixture(autouse=True)
-def goes_on_serving(agent: TestAgent) -> Iterator[None]:
-    """After each case: the next good call is served."""
-    yield
-    assert is_served(agent)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def same_processes(stack: Stack) -> Iterator[None]:
-    """After all of them: the processes that were started are the ones that run."""
-    yield
-    started = [event["source"] for event in audit_events(stack, type="source.started")]
-    assert len(started) == 2, started
 
 
 # --- the form of the request -----------------------------------------------------------------

@@ -52,14 +52,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="module")
-def agent(stack: Stack) -> TestAgent:
-    """An agent with Alice's token for crm."""
-    agent = TestAgent(stack)
-    agent.token_for("alice", "crm", TOOLS)
-    return agent
-
-
-@pytest.fixture(scope="module")
 def gateway(stack: Stack) -> TestGateway:
     return TestGateway.running(stack)
 

@@ -4,7 +4,6 @@ All are signed by the authority's real keys (`tests.forging`), so that nothing b
 speaks against them; the twin shows that the same token without it is accepted by both.
 """
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from authz_server.issuing.signing_keys import KeyPurpose
 from compose.demo.stack import Stack
 from tests.challenges import assert_challenged
-from tests.forging import SigningKey, part, real_keys, unsigned, without
+from tests.forging import Forge, Keys, SigningKey, part, saying, signed, unsigned
 from tests.gateways import TestGateway
 from tests.stack import TestAgent
 from tests.witness import Witness
@@ -20,37 +19,15 @@ from token_exchange.token_types import ACCESS_TOKEN_TYP, ATTESTATION_TYP
 
 pytestmark = pytest.mark.processes
 
-Keys = dict[KeyPurpose, SigningKey]
-Forge = Callable[[Keys, dict[str, Any]], str]
-
-
-@pytest.fixture(scope="module")
-def keys(stack: Stack) -> Keys:
-    return real_keys(stack)
-
-
-@pytest.fixture(scope="module")
-def agent(stack: Stack) -> TestAgent:
-    agent = TestAgent(stack)
-    agent.token_for("alice", "crm", ["get_account"])
-    return agent
+TOOLS: Final = ["get_account"]
 
 
 def _token(**header: Any) -> Forge:
-    return lambda keys, claims: keys[KeyPurpose.TOKENS].sign(
-        {"typ": ACCESS_TOKEN_TYP} | header, claims
-    )
+    return signed(KeyPurpose.TOKENS, **{"typ": ACCESS_TOKEN_TYP} | header)
 
 
 def _token_saying(**changes: Any) -> Forge:
-    def forge(keys: Keys, claims: dict[str, Any]) -> str:
-        changed = {
-            name: value(claims) if callable(value) else value for name, value in changes.items()
-        }
-        kept = without(claims | changed, *(name for name in changed if changed[name] is None))
-        return keys[KeyPurpose.TOKENS].sign({"typ": ACCESS_TOKEN_TYP}, kept)
-
-    return forge
+    return saying(KeyPurpose.TOKENS, ACCESS_TOKEN_TYP, **changes)
 
 
 def _expired(claims: dict[str, Any]) -> int:

@@ -4,7 +4,6 @@ Forged ones are signed by the authority's real keys (`tests.forging`) and wrong 
 each kind has its accepted twin, and a wrong request never burns the code it tried.
 """
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import httpx2
@@ -12,7 +11,7 @@ import pytest
 
 from authz_server.issuing.signing_keys import KeyPurpose
 from compose.demo.stack import Stack
-from tests.forging import SigningKey, part, real_keys, unsigned, without
+from tests.forging import Forge, Keys, SigningKey, part, saying, signed, unsigned, without
 from tests.gateways import TestGateway, now
 from tests.stack import TestAgent
 from tests.witness import Witness
@@ -26,21 +25,6 @@ from token_exchange.token_types import (
 pytestmark = pytest.mark.processes
 
 TOOLS: Final = ["get_account", "list_hours"]
-Keys = dict[KeyPurpose, SigningKey]
-Forge = Callable[[Keys, dict[str, Any]], str]
-
-
-@pytest.fixture(scope="module")
-def keys(stack: Stack) -> Keys:
-    return real_keys(stack)
-
-
-@pytest.fixture(scope="module")
-def agent(stack: Stack) -> TestAgent:
-    """The victim: an agent with Alice's token for crm."""
-    agent = TestAgent(stack)
-    agent.token_for("alice", "crm", TOOLS)
-    return agent
 
 
 @pytest.fixture
@@ -139,20 +123,11 @@ def test_stolen_attestation_used_twice_is_refused_the_second_time(
 
 
 def _attestation(**header: Any) -> Forge:
-    return lambda keys, claims: keys[KeyPurpose.ATTESTATION].sign(
-        {"typ": ATTESTATION_TYP} | header, claims
-    )
+    return signed(KeyPurpose.ATTESTATION, **{"typ": ATTESTATION_TYP} | header)
 
 
 def _attesting(**changes: Any) -> Forge:
-    def forge(keys: Keys, claims: dict[str, Any]) -> str:
-        changed = {
-            name: value(claims) if callable(value) else value for name, value in changes.items()
-        }
-        kept = without(claims | changed, *(name for name in changed if changed[name] is None))
-        return keys[KeyPurpose.ATTESTATION].sign({"typ": ATTESTATION_TYP}, kept)
-
-    return forge
+    return saying(KeyPurpose.ATTESTATION, ATTESTATION_TYP, **changes)
 
 
 @pytest.mark.requirement("attack-1")

@@ -12,10 +12,9 @@ from typing import Any, Final
 
 import pytest
 
-from authz_server.issuing.signing_keys import KeyPurpose
 from compose.demo.stack import Stack
 from tests.challenges import assert_challenged
-from tests.forging import SigningKey, part, real_keys
+from tests.forging import SigningKey, part
 from tests.gateways import TestGateway
 from tests.stack import TestAgent, in_parallel, mcp_headers, new_key, tool_call
 from tests.witness import Witness
@@ -23,13 +22,6 @@ from tests.witness import Witness
 pytestmark = pytest.mark.processes
 
 TOOLS: Final = ["get_account", "list_hours"]
-Keys = dict[KeyPurpose, SigningKey]
-Forge = Callable[[Keys, dict[str, Any]], str]
-
-
-@pytest.fixture(scope="module")
-def keys(stack: Stack) -> Keys:
-    return real_keys(stack)
 
 
 @pytest.fixture(scope="module")
