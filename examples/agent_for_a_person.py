@@ -1,4 +1,4 @@
-"""A whole agent that acts for a person: copy it, and make the call at the end your own.
+r"""A whole agent that acts for a person: copy it, and make the call at the end your own.
 
 It is attested at the server's socket, sends the person to their browser, redeems the answer for a
 token bound to its own key, lists its tools and calls one. Needs httpx2, joserfc and mcp, and an
@@ -30,6 +30,14 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+ARGUMENTS = {
+    "issuer": "the authorization server, exactly as it calls itself",
+    "socket": "its attestation socket on this machine (attest.sock in its run_dir)",
+    "provider": "the TrustProvider that attests here",
+    "client-id": "the name of the Agent",
+    "endpoint": "where the gateway offers the MCP server",
+    "tool": "which of its tools to call",
+}
 KEY = ECKey.generate_key("P-256")  # never leaves this process; the token is worth nothing without
 
 
@@ -130,10 +138,13 @@ async def use_tools(given: argparse.Namespace, token: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(formatter_class=argparse.RawTextHelpFormatter, epilog=__doc__)
-    for name in ("issuer", "socket", "provider", "client-id", "endpoint", "tool"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--arguments", type=json.loads, default={}, help="of the tool, as JSON")
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(formatter_class=plain, epilog=__doc__)
+    for name, meaning in ARGUMENTS.items():
+        parser.add_argument(f"--{name}", required=True, help=meaning)
+    parser.add_argument(
+        "--arguments", type=json.loads, default={}, help='of the tool, as JSON, e.g. {"id": 17}'
+    )
     given = parser.parse_args()
     try:
         attestation(given)  # before a person is troubled: are socket and provider right?

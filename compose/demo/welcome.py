@@ -25,14 +25,15 @@ def welcome(stack: Stack, console: Console) -> None:
                    (the same with `get Agent support-bot`, `tools list crm`, `kill`, `--help`)
   first admin      olga, by the setup code; on a server of your own: docs/guides/first-steps.md
 
-  Connect an agent: compose/demo/agent.py is a whole one. What an MCP client on the Python SDK
-  needs is its class BoundToken, an httpx2.Auth:
+  Connect an agent: examples/agent_for_a_person.py is a whole one, to copy; how to declare it is
+  in docs/guides/first-agent.md. All that an MCP client on the Python SDK needs is its function
+  `bound`, which puts the token and a proof into each request:
 
-      http = httpx2.AsyncClient(auth=BoundToken(key, token))
+      http = httpx2.AsyncClient(auth=partial(bound, token))
       Client(streamable_http_client("{endpoint}", http_client=http))
 
-  Which clients work today: programs on the Python SDK with that class. Claude Desktop, VS Code and
-  Inspector do not: they would have to register themselves and to prove possession of a key (DPoP).
+  Which clients work today: programs on the Python SDK with that function. Claude Desktop, VS Code
+  and Inspector do not: they would have to register themselves and prove possession of a key (DPoP).
 """,
         soft_wrap=True,
         markup=False,

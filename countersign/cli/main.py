@@ -27,6 +27,7 @@ from countersign.cli.context import CommandContext, Output, explain
 from countersign.cli.output_option import with_output_everywhere
 from countersign.settings import ClientSettings
 
+DISTRIBUTION = "countersign-gateway"  # as pyproject.toml names it
 PIPE_COLUMNS = 240
 PROCESSES = ("serve", "authz-server", "mcp-gateway", "stdio-host")
 
@@ -51,7 +52,7 @@ app.add_typer(agent.app, name="agent", help="What an agent runs on its own machi
 def _on_version(wanted: bool) -> None:
     if wanted:
         try:
-            typer.echo(f"countersign {version('countersign')}")
+            typer.echo(f"countersign {version(DISTRIBUTION)}")
         except PackageNotFoundError:
             typer.echo("countersign, from a source tree that is not installed")
         raise typer.Exit

@@ -1,5 +1,6 @@
 """What the command says when it cannot begin names the reason."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,4 +34,4 @@ def test_missing_socket_is_named(tmp_path: Path) -> None:
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with_output_everywhere(app, without=PROCESSES)(["--version"], standalone_mode=False)
-    assert capsys.readouterr().out.startswith("countersign")
+    assert re.fullmatch(r"countersign \d+\.\d+\.\d+\n", capsys.readouterr().out)
