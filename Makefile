@@ -42,7 +42,8 @@ services: $(VENV)/dev.stamp ## install the foreign servers the tests talk to (mi
 test: services ## every test, with the real processes and foreign servers
 	$(BIN)/pytest -q -n 2 -m "not processes and not slow" \
 	    --cov=token_exchange --cov=policies --cov-branch --cov-fail-under=100
-	$(BIN)/pytest -q -m "(processes or slow) and not soak" || { \
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+	    -m "(processes or slow) and not soak" || { \
 	    echo "once more, alone, what failed beside the others:"; \
 	    $(BIN)/pytest -q --last-failed -m "(processes or slow) and not soak"; }
 
