@@ -15,7 +15,7 @@ from authz_server.audit_events import record, record_refusal
 from authz_server.errors import error_page, redirect_error, redirect_to_client, response_uri
 from authz_server.pages.pages import Message, message_page
 from authz_server.parts import Parts, now_of
-from authz_server.requested_access import Grantable
+from authz_server.requested_access import Grantable, name_of_client
 from authz_server.store.codes import CodeGrant
 from authz_server.store.consents import Consent
 from authz_server.store.digests import new_secret
@@ -100,6 +100,7 @@ def _code_grant(
         token_id=new_id("tok", parts.random),
         transaction=new_id("txn", parts.random),
         created_at=now_of(parts),
+        document_digest=None if request.document is None else request.document.document_digest,
     )
 
 
@@ -145,6 +146,8 @@ async def refuse_person(
         issuer=parts.issuer,
     )
     asking = request.agent or request.client_id
+    if request.document is not None:
+        asking = name_of_client(parts.live.snapshot, request)
     consequence = f"You are logged in as {session.person.name}; {asking} has been given nothing."
     message = Message(
         "Access refused", (refusal.description, consequence), link, "Go back to the program"

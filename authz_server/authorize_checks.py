@@ -28,6 +28,7 @@ from authz_server.requested_access import (
     reachable_endpoint,
     requested_details,
     requested_scope,
+    requires_bound_tokens,
 )
 from authz_server.store.interactions import AuthorizationRequest
 from registry.blocks import BlockKind, BlockState, Subject
@@ -57,6 +58,8 @@ class Tell(StrEnum):
 class Asked:
     """One request and what it is judged against. `now` is NumericDate seconds.
 
+    `document` is the client of this id that describes itself, read before (`clients.documents`).
+
     What costs is worked out once: strangers may ask.
     """
 
@@ -64,6 +67,7 @@ class Asked:
     snapshot: RegistrySnapshot
     blocks: BlockState
     now: int
+    document: ClientRecord | None = None
 
     def one(self, name: str) -> str | None:
         """The value of a parameter."""
@@ -72,7 +76,7 @@ class Asked:
     @property
     def client(self) -> ClientRecord | None:
         """The client that asks, if there is one of this id."""
-        return self.snapshot.clients.get(self.one("client_id") or "")
+        return self.document or self.snapshot.clients.get(self.one("client_id") or "")
 
     @property
     def agent(self) -> AgentRecord | None:
@@ -262,7 +266,14 @@ def _resource_is_foreign(asked: Asked) -> str | None:
         if client is not None and client.kind == "cli"
         else asked.endpoint is not None
     )
-    return None if allowed else "This client may not ask for this resource."
+    if allowed:
+        return None
+    # No secret: the endpoint itself says so to everybody who shows it a token that is not bound.
+    if requires_bound_tokens(asked.snapshot, client, asked.one("resource") or ""):
+        return (
+            "This resource takes tokens bound to a key of an attested agent; this client has none."
+        )
+    return "This client may not ask for this resource."
 
 
 def _scope_is_not_allowed(asked: Asked) -> str | None:
@@ -360,4 +371,5 @@ def _request_of(asked: Asked) -> AuthorizationRequest:
         ask_consent="consent" in prompts,
         silent="none" in prompts,
         login_not_before=0 if max_age is None else asked.now - int(max_age),
+        document=asked.document,
     )

@@ -12,6 +12,7 @@ from authz_server.errors import error_page
 from authz_server.pages.pages import LoginChoice, LoginView, login_page
 from authz_server.parts import Parts
 from authz_server.redirect_uris import origin_of
+from authz_server.requested_access import name_of_client
 from authz_server.store.interactions import Interaction
 from idp_connectors.workforce.login import (
     LoginFailure,
@@ -52,13 +53,12 @@ def login_form(
     if not logins:
         return error_page(NO_PROVIDER, heading="Nobody can log in")
     asked = interaction.request
-    client = parts.live.snapshot.clients.get(asked.client_id)
     secret = read_cookie(request, parts.issuer, "browser") or ""
     view = LoginView(
         action=f"{parts.issuer}/oauth/login",
         interaction_id=interaction.interaction_id,
         csrf_token=form_token(parts.keys.form_key(), "login", interaction.interaction_id, secret),
-        client_name=asked.client_id if client is None else client.display_name,
+        client_name=name_of_client(parts.live.snapshot, asked),
         providers=tuple(name for name, login in logins if isinstance(login, PersonLogin)),
         choices=tuple(
             LoginChoice(login.label, _link(parts.issuer, name, interaction))

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from audit_log.refusal_budgets import RefusalBudgets
 from audit_log.spool import Spool
 from audit_log.store import AuditStore
+from authz_server.clients.documents import ClientDocuments
 from authz_server.compiled_snapshot import SnapshotCompiler
 from authz_server.issuing.session_seal import SessionSeal
 from authz_server.issuing.signing_keys import KeyRing
@@ -106,6 +107,8 @@ class Parts:
     turns: LoopTurns = field(default_factory=LoopTurns)
     # Who may wait for a password to be checked.
     login_places: LoginPlaces = field(default_factory=LoginPlaces)
+    # What programs that nobody registered say of themselves; nobody's, unless a process is told.
+    client_documents: ClientDocuments = field(default_factory=ClientDocuments)
     heartbeat_seconds: float = 0.25  # of the control channel's event stream
 
 

@@ -12,9 +12,12 @@ from typing import Final
 
 import msgspec
 
+from authz_server.clients.metadata_document import host_of
+from authz_server.clients.self_declared import level_of
 from authz_server.store.interactions import AuthorizationRequest
 from idp_connectors.evidence import Person
 from registry.snapshot import AgentRecord, ClientRecord, RegistrySnapshot, ServerEntry
+from registry.unattested import UNATTESTED_AGENT
 from token_exchange.authorization_details import MAXIMUM_DETAIL_TOOLS, parse_authorization_details
 from token_exchange.claims import AuthorizationDetail, Refusal
 from token_exchange.narrowing import format_scope, is_pattern, parse_scope
@@ -34,10 +37,14 @@ MAXIMUM_PATTERNS: Final = MAXIMUM_DETAIL_TOOLS
 
 @dataclass(frozen=True, slots=True)
 class ServerAtEndpoint:
-    """A server an agent may ask for, at the endpoint it named."""
+    """A server an agent may ask for, at the endpoint it named.
+
+    `unattested` is the client that asks as this agent without proving a workload.
+    """
 
     server: ServerEntry
     agent: AgentRecord
+    unattested: ClientRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +60,55 @@ def reachable_endpoint(
 ) -> ServerAtEndpoint | None:
     """The server behind `resource`, if this client, being this agent, may ask for it.
 
-    Only a client that will prove its workload: without evidence no token names an agent.
+    A client that will prove its workload, or one whose own word is enough for the agent. What
+    nobody vouches for at all never gets at a server that requires bound tokens.
     """
-    if WORKLOAD_ASSERTION not in client.authentication:
-        return None
     _, name = snapshot.endpoint_audiences().get(resource, ("", ""))
     server = snapshot.servers.get(name)
     if server is None or not _patterns_at(agent.entry.tools, name):
         return None
-    return ServerAtEndpoint(server, agent)
+    if WORKLOAD_ASSERTION in client.authentication:
+        return ServerAtEndpoint(server, agent)
+    is_enough = level_of(client) >= agent.entry.minimum_level
+    if not is_enough or (server.require_bound and agent.entry.name == UNATTESTED_AGENT):
+        return None
+    return ServerAtEndpoint(server, agent, client)
+
+
+def requires_bound_tokens(
+    snapshot: RegistrySnapshot, client: ClientRecord | None, resource: str
+) -> bool:
+    """Whether this is a server whose tokens are bound to a key, and a client that gets none."""
+    _, name = snapshot.endpoint_audiences().get(resource, ("", ""))
+    server = snapshot.servers.get(name)
+    is_unattested = client is not None and client.agent == UNATTESTED_AGENT
+    return is_unattested and server is not None and server.require_bound
 
 
 def requested_endpoint(
     snapshot: RegistrySnapshot, request: AuthorizationRequest
 ) -> ServerAtEndpoint | None:
     """As `reachable_endpoint`, now, for a request that was accepted some minutes ago."""
-    client = snapshot.clients.get(request.client_id)
+    client = requesting_client(snapshot, request)
     agent = snapshot.agents.get(request.agent or "")
     if client is None or agent is None or client.agent != request.agent:
         return None
     return reachable_endpoint(snapshot, client, agent, request.resource)
+
+
+def requesting_client(
+    snapshot: RegistrySnapshot, request: AuthorizationRequest
+) -> ClientRecord | None:
+    """The client of a request: declared now, or as it described itself when it asked."""
+    return request.document or snapshot.clients.get(request.client_id)
+
+
+def name_of_client(snapshot: RegistrySnapshot, request: AuthorizationRequest) -> str:
+    """What our pages call a client: one that describes itself by its host, never by its word."""
+    if request.document is not None:
+        return host_of(request.client_id)
+    client = snapshot.clients.get(request.client_id)
+    return request.client_id if client is None else client.display_name
 
 
 def requested_scope(text: str | None, allowed: frozenset[str]) -> str | None:
@@ -139,6 +175,9 @@ def shown_tools(endpoint: ServerAtEndpoint, tools: tuple[str, ...]) -> dict[str,
         sorted(agent.match.items()),
         server.url,
     ]
+    if endpoint.unattested is not None:  # another program is another thing to agree to
+        client = endpoint.unattested
+        around += [client.client_id, client.display_name, level_of(client)]
     return {
         tool.name: sha256(
             msgspec.json.encode([*around, tool.digest, tool.read_only, tool.sensitivity])

@@ -21,6 +21,7 @@ from typing import Final
 
 from authz_server.clients.authentication import Authenticated, Presented, authenticate
 from authz_server.clients.proof_header import proof_in, use_of_proof
+from authz_server.clients.self_declared import SELF_DECLARED_KINDS
 from authz_server.compiled_snapshot import CompiledSnapshot
 from authz_server.grants.catalog import GRANTS, GrantType
 from authz_server.parameters import Parameters
@@ -28,6 +29,8 @@ from authz_server.parts import Parts
 from authz_server.revoked import what_revokes
 from authz_server.token_request import AuthenticatedClient, IssuancePlan, TokenRequest
 from registry.blocks import BlockKind, Subject, subjects_of
+from registry.clients import DOCUMENT_CLIENT
+from registry.snapshot import ClientRecord
 from token_exchange.claims import Refusal
 from token_exchange.delegation import acting_agent
 from token_exchange.proof_of_possession import DpopProof
@@ -41,7 +44,8 @@ ENTITLEMENTS: Final[Mapping[str, frozenset[AudienceClass]]] = {
     "agent": frozenset({AudienceClass.ENDPOINT}),
     "gateway": frozenset({AudienceClass.CONTROL, AudienceClass.TARGET}),
     "cli": frozenset({AudienceClass.ADMIN}),
-    "declared": frozenset(),
+    "declared": frozenset({AudienceClass.ENDPOINT}),
+    DOCUMENT_CLIENT: frozenset({AudienceClass.ENDPOINT}),
 }
 
 
@@ -155,12 +159,16 @@ def _bound_key(
                 "dpop.unwanted",
             )
         )
+    is_self_declared = client.record.kind in SELF_DECLARED_KINDS
+    if proof is None and is_self_declared:
+        return None  # the grant looks whether the server takes bearer tokens
     if proof is None:
         return _refused("invalid_dpop_proof", "A DPoP proof is required.", "dpop.missing")
     # INVARIANT: a stolen assertion is worth nothing without the key it names. A platform's proof
     # may name none (a JWT-SVID): the token is then bound to whatever key the request proves.
     names_no_key = client.key_thumbprint is None and client.evidence is not None
-    if client.key_thumbprint != proof.jkt and client.method != "none" and not names_no_key:
+    is_free = is_self_declared or client.method == "none" or names_no_key
+    if client.key_thumbprint != proof.jkt and not is_free:
         return _refused(
             "invalid_client",
             "The DPoP proof is by another key than the client's.",
@@ -178,7 +186,7 @@ def _entitlement_problem(
 ) -> Refusal | None:
     if "audience" in incoming.parameters.values:
         return _refused("invalid_target", "Name the target by `resource`.", "token.audience")
-    entitled = ENTITLEMENTS[client.record.kind]
+    entitled = _entitled(client.record)
     for resource in incoming.parameters.values.get("resource", ()):
         if compiled.audience_class(resource) not in entitled:
             return _refused(
@@ -191,6 +199,12 @@ def _entitlement_problem(
     made_at = incoming.now if client.proved_at is None else client.proved_at
     revoked = what_revokes(parts.live.blocks, _subjects_of_client(client, compiled), made_at)
     return None if revoked is None else _revoked(revoked)
+
+
+def _entitled(record: ClientRecord) -> frozenset[AudienceClass]:
+    """INVARIANT: a declared client that is no Agent's gets no gateway audience."""
+    is_nobody = record.kind == "declared" and record.agent is None
+    return frozenset() if is_nobody else ENTITLEMENTS[record.kind]
 
 
 def _subjects_of_client(
@@ -230,12 +244,14 @@ def _holder_problem(
     """INVARIANT: whatever a grant planned, the table "Who may hold what" holds for the result."""
     claims, record = plan.claims, request.client.record
     kind = compiled.audience_class(claims.aud)
-    is_own = claims.client_id == record.client_id and kind in ENTITLEMENTS[record.kind]
+    is_own = claims.client_id == record.client_id and kind in _entitled(record)
     key = None if claims.cnf is None else claims.cnf.jkt
     if kind is AudienceClass.TARGET:
         fits = plan.subject_token is not None and key is None
     else:
-        fits = key is not None and key == request.proof_thumbprint
+        fits = key == request.proof_thumbprint and (
+            key is not None or _takes_bearers(plan, compiled)
+        )
     if kind is AudienceClass.ENDPOINT:
         fits = fits and acting_agent(claims) == record.agent is not None
     if kind is AudienceClass.ADMIN:
@@ -243,6 +259,14 @@ def _holder_problem(
     if is_own and fits:
         return None
     return _refused("invalid_target", "This client may not hold this token.", "token.holder")
+
+
+def _takes_bearers(plan: IssuancePlan, compiled: CompiledSnapshot) -> bool:
+    """Whether the audience is an endpoint whose server does not require bound tokens."""
+    _, name = compiled.endpoints.get(plan.claims.aud, ("", ""))
+    server = compiled.snapshot.servers.get(name)
+    is_self_declared = plan.client.record.kind in SELF_DECLARED_KINDS
+    return is_self_declared and server is not None and not server.require_bound
 
 
 def _revocation_problem(

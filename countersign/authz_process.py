@@ -104,7 +104,8 @@ async def _authz_server(
                 await stopping.wait()
                 server.parts.stopping.begin()
         finally:
-            await server.fetcher.aclose()
+            for fetcher in server.fetchers:
+                await fetcher.aclose()
             await _last_audit_events(server)
 
 

@@ -19,6 +19,11 @@ from admin_console.parts import AdminParts, PersonKey
 from admin_console.setup_codes import SetupCodes
 from audit_log.spool import Spool
 from audit_log.store import AuditStore
+from authz_server.clients.documents import (
+    MAXIMUM_CONCURRENT,
+    ClientDocuments,
+    DocumentHosts,
+)
 from authz_server.endpoints.metadata import server_metadata
 from authz_server.issuing.session_seal import SessionSeal
 from authz_server.issuing.signing_keys import KeyPurpose, KeyRing
@@ -82,7 +87,7 @@ class AuthzServer:
     attestation: AttestationParts
     admin: AdminParts
     setup_codes: SetupCodes
-    fetcher: Fetcher
+    fetchers: tuple[Fetcher, ...]
     verifiers: WorkloadVerifiers
 
 
@@ -119,6 +124,7 @@ async def compose_authz_server(
     vault = VaultStore(database, keys.vault_private_jwk)
     fetcher = Fetcher()
     jwks = JwksCache(fetcher, clock)
+    stranger_fetcher = Fetcher(maximum_concurrent=MAXIMUM_CONCURRENT)
     logins = PersonLogins(
         lambda: live.snapshot.identity_providers,
         WorkforceParts(
@@ -167,12 +173,19 @@ async def compose_authz_server(
         credential_providers=CredentialProviders(
             CredentialParts(random=random, pairwise_key=keys.pairwise_key, secrets=vault)
         ),
+        client_documents=ClientDocuments(
+            stranger_fetcher, _document_hosts(settings), issuer, time.monotonic
+        ),
         person_logins=logins,
         upstream_logins=UpstreamLoginStore(database),
         session_seal=SessionSeal(keys.session_key, random),
         workload_verifier=verifiers,
         lease_seconds=settings.lease_seconds,
-        server_metadata=server_metadata(issuer, mtls_base_url=settings.mtls_base_url),
+        server_metadata=server_metadata(
+            issuer,
+            mtls_base_url=settings.mtls_base_url,
+            takes_documents=bool(settings.client_metadata_hosts),
+        ),
         mtls_base_url=settings.mtls_base_url,
     )
     setup_codes = SetupCodes(database, random=random)
@@ -195,8 +208,18 @@ async def compose_authz_server(
         attestation=attestation,
         admin=_admin_parts(parts, objects, setup_codes, vault, logins),
         setup_codes=setup_codes,
-        fetcher=fetcher,
+        fetchers=(fetcher, stranger_fetcher),
         verifiers=verifiers,
+    )
+
+
+def _document_hosts(settings: AuthzServerSettings) -> DocumentHosts:
+    bundle = settings.client_metadata_ca_bundle
+    return DocumentHosts(
+        allowed=settings.client_metadata_hosts,
+        blocked=settings.client_metadata_blocked_hosts,
+        private=settings.client_metadata_private_hosts,
+        ca_bundle=None if bundle is None else str(bundle),
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 HTTP_PORT: Final = 80
@@ -45,6 +45,10 @@ def _is_loopback_literal(host: str) -> bool:
 
 
 PublicUrl = Annotated[str, AfterValidator(_require_public_url)]
+DocumentHost = Annotated[
+    str,
+    StringConstraints(pattern=r"^(\*|(\*\.)?[a-z0-9]([a-z0-9.\-]*[a-z0-9])?(:[1-9][0-9]{0,4})?)$"),
+]
 
 
 class ProcessSettings(BaseSettings):
@@ -96,6 +100,29 @@ class AuthzServerSettings(ProcessSettings):
         default=None, description="its certificate chain, PEM; read again when it changes"
     )
     mtls_key_file: Path | None = Field(default=None, description="the key of that certificate")
+
+    client_metadata_hosts: frozenset[DocumentHost] = Field(
+        default=frozenset(("*",)),
+        description="whose client id metadata documents are read: `host`, `host:port`, "
+        "`*.example.com`, or `*` for every public host; empty: nobody's",
+    )
+    client_metadata_blocked_hosts: frozenset[DocumentHost] = Field(
+        default=frozenset(), description="the same, of those that are never read"
+    )
+    client_metadata_private_hosts: frozenset[DocumentHost] = Field(
+        default=frozenset(),
+        description="exact `host` or `host:port` of documents at private addresses",
+    )
+    client_metadata_ca_bundle: Path | None = Field(
+        default=None, description="PEM file of the authorities of those private hosts"
+    )
+
+    @model_validator(mode="after")
+    def _private_hosts_are_exact(self) -> Self:
+        if any(host.startswith("*") for host in self.client_metadata_private_hosts):
+            message = "client_metadata_private_hosts must be exact hosts, without `*`"
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _mtls_whole_or_not_at_all(self) -> Self:

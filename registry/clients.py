@@ -18,6 +18,7 @@ from token_exchange.token_types import (
     GRANT_TOKEN_EXCHANGE,
 )
 
+DOCUMENT_CLIENT: Final = "document"  # of a client id metadata document: never in a snapshot
 CLI_REDIRECT_URI: Final = "http://127.0.0.1/callback"  # any port: RFC 8252 §7.3
 WORKLOAD_ASSERTION: Final = "workload_assertion"
 WORKLOAD_CERTIFICATE: Final = "workload_certificate"
@@ -38,7 +39,7 @@ def clients_of(
         _declared_client(each, owner_of, agents)
         for each in declared.of_kind("OAuthClient").values()
     ]
-    clients += [_agent_client(agent) for agent in agents.values()]
+    clients += [_agent_client(agent) for agent in agents.values() if agent.providers]
     clients += [_gateway_client(gateway) for gateway in gateways.values()]
     clients.append(_cli_client())
     return {client.client_id: client for client in clients}
@@ -49,7 +50,6 @@ def _declared_client(
 ) -> ClientRecord:
     spec = parsed.spec
     owner = owner_of.get(parsed.name)
-    allowed = spec.grant_types if owner is None else _grants_of(agents[owner])
     keys = spec.jwks["keys"] if spec.jwks else ()
     return ClientRecord(
         client_id=parsed.name,
@@ -57,10 +57,19 @@ def _declared_client(
         display_name=spec.display_name,
         redirect_uris=spec.redirect_uris,
         authentication=(spec.token_endpoint_auth_method,),
-        grant_types=tuple(grant for grant in spec.grant_types if grant in allowed),
+        grant_types=_declared_grants(spec.grant_types, None if owner is None else agents[owner]),
         agent=owner,
         jwks=tuple(public_jwk(key) for key in keys),
     )
+
+
+def _declared_grants(declared: tuple[str, ...], owner: AgentRecord | None) -> tuple[str, ...]:
+    """What is declared, as far as its agent has it; whoever gets codes may refresh."""
+    if owner is None:
+        return declared
+    allowed = grants_of(owner)
+    refresh = (GRANT_REFRESH_TOKEN,) if GRANT_AUTHORIZATION_CODE in declared else ()
+    return tuple(grant for grant in (*declared, *refresh) if grant in allowed)
 
 
 def _agent_client(agent: AgentRecord) -> ClientRecord:
@@ -70,12 +79,12 @@ def _agent_client(agent: AgentRecord) -> ClientRecord:
         display_name=agent.entry.name,
         redirect_uris=agent.redirect_uris,
         authentication=(WORKLOAD_ASSERTION, WORKLOAD_CERTIFICATE),
-        grant_types=_grants_of(agent),
+        grant_types=grants_of(agent),
         agent=agent.entry.name,
     )
 
 
-def _grants_of(agent: AgentRecord) -> tuple[str, ...]:
+def grants_of(agent: AgentRecord) -> tuple[str, ...]:
     """An agent that acts for nobody asks nobody; one that must not act alone never does."""
     for_person = (GRANT_AUTHORIZATION_CODE, GRANT_REFRESH_TOKEN) if agent.acts_for_groups else ()
     alone = (GRANT_CLIENT_CREDENTIALS,) if agent.may_act_alone else ()

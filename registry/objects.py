@@ -75,11 +75,13 @@ class ActsFor(Spec):
 
 
 class AgentSpec(Spec):
-    """A workload that calls tools."""
+    """A workload that calls tools, or (`unattested-clients`) all programs nobody vouches for."""
 
     owner: str = Field(min_length=1, max_length=256)
     environment: str = Field(default="production", max_length=64)
-    attestation: AttestationRule
+    attestation: AttestationRule | None = Field(
+        default=None, description="How it proves itself; left out where only `clients` are it."
+    )
     acts_for: ActsFor | None = None
     acts_alone: bool | None = Field(
         default=None, description="Default: true only when acts_for is absent."

@@ -163,18 +163,18 @@ def _uses_any(agent: AgentEntry, servers: tuple[str, ...]) -> bool:
 
 
 def _agent(parsed: ParsedObject) -> AgentRecord:
-    spec = parsed.spec
+    spec, rule = parsed.spec, parsed.spec.attestation
     return AgentRecord(
         entry=AgentEntry(
             name=parsed.name,
             groups=spec.groups,
             tools=spec.tools,
             environment=spec.environment,
-            minimum_level=spec.attestation.minimum_level,
+            minimum_level=rule.minimum_level if rule else 0,
         ),
         owner=spec.owner,
-        providers=spec.attestation.providers,
-        match=spec.attestation.match,
+        providers=rule.providers if rule else (),
+        match=rule.match if rule else {},
         may_act_alone=spec.may_act_alone,
         acts_for_groups=spec.acts_for.groups if spec.acts_for else (),
         consent_days=spec.acts_for.consent_days if spec.acts_for else 0,

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from registry.declared import DeclaredSet, ParsedObject, Problem, suggestion
 from registry.public_keys import InvalidKeyError, public_jwk
 from registry.snapshot import endpoint_of
+from registry.unattested import unattested_problems
 from token_exchange.token_types import GRANT_CLIENT_CREDENTIALS, AudienceClass
 
 CLI_CLIENT_ID: Final = "countersign-cli"
@@ -45,7 +46,8 @@ def admin_audience(issuer: str) -> str:
 
 def _agent(agent: ParsedObject, declared: DeclaredSet) -> Iterator[Problem]:
     spec = agent.spec
-    for index, provider in enumerate(spec.attestation.providers):
+    providers = spec.attestation.providers if spec.attestation else ()
+    for index, provider in enumerate(providers):
         field = f"spec.attestation.providers[{index}]"
         yield from _reference(agent, field, "TrustProvider", provider, declared)
     for index, client in enumerate(spec.clients):
@@ -56,6 +58,7 @@ def _agent(agent: ParsedObject, declared: DeclaredSet) -> Iterator[Problem]:
     for index, group in enumerate(spec.acts_for.groups if spec.acts_for else ()):
         yield from _group_problems(agent, f"spec.acts_for.groups[{index}]", group, declared)
     yield from _redirect_problems(agent)
+    yield from unattested_problems(agent, declared)
 
 
 def _oauth_client(client: ParsedObject, _declared: DeclaredSet) -> Iterator[Problem]:

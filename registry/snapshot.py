@@ -129,7 +129,9 @@ class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     """An OAuth client: declared, an agent's implicit one, a gateway's or the built-in CLI's.
 
     `agent` names the Agent it belongs to. `loopback_redirects`: RFC 8252 §7.3 any-port rule.
-    `kind`: agent | gateway | cli | declared.
+    `kind`: agent | gateway | cli | declared | document; the last one is never in a snapshot, it
+    describes itself at the https URL that is its id: `document_digest` says as which document.
+    `is_native`: its redirects on loopback match on any port.
     """
 
     client_id: str
@@ -142,6 +144,9 @@ class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     agent: str | None = None
     gateway: str | None = None
     jwks: tuple[dict[str, Any], ...] = ()
+    jwks_uri: str | None = None
+    document_digest: str | None = None
+    is_native: bool = False
 
 
 class ProviderRecord(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from authz_server.clients.resolving import document_of_holder
 from authz_server.compiled_snapshot import CompiledSnapshot
 from authz_server.parameters import Parameters
 from authz_server.parts import Parts
@@ -24,8 +25,10 @@ from idp_connectors.workload.matching import match_agent
 from idp_connectors.workload.spiffe import SpiffeVerifier
 from idp_connectors.workload.spiffe_id import parse_spiffe_id, trust_domain_issuer
 from idp_connectors.workload.spiffe_x509 import unverified_trust_domain
+from registry.clients import DOCUMENT_CLIENT
+from registry.snapshot import ClientRecord
 from token_exchange.claims import JwkThumbprint, Refusal
-from token_exchange.keys import VerificationKeys
+from token_exchange.keys import KeyTable, PublicKey, VerificationKeys
 from token_exchange.token_types import (
     CLIENT_ASSERTION_JWT_BEARER,
     CLIENT_ASSERTION_JWT_SPIFFE,
@@ -40,6 +43,9 @@ PRIVATE_KEY_JWT: Final = "private_key_jwt"
 NO_AUTHENTICATION: Final = "none"
 
 MAXIMUM_ASSERTION_SECONDS: Final = 60  # a client signs a fresh one for each request
+MAXIMUM_FOREIGN_ASSERTION_SECONDS: Final = 300  # what libraries make; single use all the same
+# RFC 7523 names no `typ`; the keys are this client's alone, so nothing else can be meant.
+DOCUMENT_ASSERTION_TYPS: Final = frozenset({None, "JWT", CLIENT_ASSERTION_TYP})
 ASSERTION_LEEWAY_SECONDS: Final = 5
 # Longer than any attestation is accepted, so its id is remembered until it is refused for age.
 ATTESTATION_MEMORY_SECONDS: Final = 900
@@ -223,18 +229,44 @@ async def _private_key_jwt(
     """An assertion by the client's own key (RFC 7523 §3): aud is the issuer and nothing else."""
     record = compiled.snapshot.clients.get(presented.unverified_issuer)
     if record is None:
+        return await _document_assertion(presented, parts)
+    return _by_its_key(
+        presented, parts, record, compiled.client_keys.get(record.client_id, _NO_KEYS)
+    )
+
+
+async def _document_assertion(presented: Presented, parts: Parts) -> Authenticated | Refusal:
+    """The same by a client that describes itself: its keys are where its document says."""
+    document = await document_of_holder(parts, presented.unverified_issuer, presented.parameters)
+    if document is None:
         return _failed("client.unknown", "no client or trust provider is this issuer")
-    keys = compiled.client_keys.get(record.client_id, _NO_KEYS)
+    if isinstance(document, Refusal):
+        return document
+    unverified = unverified_claims(presented.unverified_assertion)
+    if isinstance(unverified, Refusal):
+        return unverified
+    keys = await parts.client_documents.keys(document, unverified.header.get("kid"))
+    if isinstance(keys, Refusal):
+        return keys
+    return _by_its_key(presented, parts, document.client, keys)
+
+
+def _by_its_key(
+    presented: Presented, parts: Parts, record: ClientRecord, keys: KeyTable
+) -> Authenticated | Refusal:
+    is_document = record.kind == DOCUMENT_CLIENT
     verified = verify_jwt(
         presented.unverified_assertion,
         keys=keys,
         algorithms=frozenset((SIGNING_ALGORITHM,)),
-        typ=CLIENT_ASSERTION_TYP,
+        typ=DOCUMENT_ASSERTION_TYPS if is_document else CLIENT_ASSERTION_TYP,
         issuer=record.client_id,
         audience=parts.issuer,
         now=presented.now,
         leeway_seconds=ASSERTION_LEEWAY_SECONDS,
-        maximum_lifetime_seconds=MAXIMUM_ASSERTION_SECONDS,
+        maximum_lifetime_seconds=(
+            MAXIMUM_FOREIGN_ASSERTION_SECONDS if is_document else MAXIMUM_ASSERTION_SECONDS
+        ),
         require=("iss", "sub", "exp", "iat", "jti"),
     )
     if isinstance(verified, Refusal):
@@ -245,6 +277,8 @@ async def _private_key_jwt(
     if len(claims["jti"]) > MAXIMUM_PROOF_ID:
         return _failed("client.jti", "the jti is too long")
     key = keys.find(verified.header["kid"])
+    # A foreign key binds nothing: its client may bind its tokens to another (RFC 9449 §5).
+    thumbprint = key.thumbprint if isinstance(key, PublicKey) else None
     used = UsedOnce(
         OnceKind.CLIENT_ASSERTION,
         record.client_id,
@@ -255,7 +289,7 @@ async def _private_key_jwt(
         AuthenticatedClient(
             record,
             PRIVATE_KEY_JWT,
-            key_thumbprint=None if key is None else key.thumbprint,
+            key_thumbprint=thumbprint,
             proved_at=claims["iat"],
         ),
         (used,),
@@ -263,11 +297,16 @@ async def _private_key_jwt(
 
 
 async def _no_authentication(
-    presented: Presented, _parts: Parts, compiled: CompiledSnapshot
+    presented: Presented, parts: Parts, compiled: CompiledSnapshot
 ) -> Authenticated | Refusal:
     """A public client: it only says who it is, and its grant has to prove the rest (PKCE)."""
     client_id = presented.parameters.one("client_id")
     record = compiled.snapshot.clients.get(client_id or "")
+    if record is None:
+        document = await document_of_holder(parts, client_id or "", presented.parameters)
+        if isinstance(document, Refusal):
+            return document
+        record = None if document is None else document.client
     if record is None:
         return _failed("client.unknown", "no client of this client_id, or none was sent")
     return Authenticated(AuthenticatedClient(record, NO_AUTHENTICATION))

@@ -16,6 +16,7 @@ from authz_server.authorize_answers import parties
 from authz_server.authorize_checks import Asked, Refused, check_authorization_request
 from authz_server.authorize_flow import go_on, living_session
 from authz_server.browser import BROWSER_COOKIE_SECONDS, browser_secret, set_cookie
+from authz_server.clients.resolving import document_of
 from authz_server.endpoints.page_endpoint import page_endpoint
 from authz_server.errors import error_page, redirect_error
 from authz_server.parameters import Parameters, form_of, parse_parameters
@@ -56,8 +57,11 @@ async def authorize(parts: Parts, request: Request) -> Response:
 
 
 async def _judge(parts: Parts, request: Request, parameters: Parameters) -> Response:
+    document = await document_of(parts, parameters)
+    if isinstance(document, Refusal):
+        return await _refuse_document(parts, request, document)
     now = now_of(parts)
-    asked = Asked(parameters, parts.live.snapshot, parts.live.blocks, now)
+    asked = Asked(parameters, parts.live.snapshot, parts.live.blocks, now, document)
     async with parts.turns.turn():
         accepted = check_authorization_request(asked)
     if isinstance(accepted, Refused):
@@ -72,6 +76,18 @@ async def _judge(parts: Parts, request: Request, parameters: Parameters) -> Resp
     response = await go_on(parts, interaction, living_session(parts, request))
     set_cookie(response, parts.issuer, "browser", secret, BROWSER_COOKIE_SECONDS)
     return response
+
+
+async def _refuse_document(parts: Parts, request: Request, refusal: Refusal) -> Response:
+    """Who asks is not known, so only the person is told."""
+    await record_refusal(
+        parts,
+        EventType.AUTHORIZE_REFUSED,
+        refusal,
+        request_method=request.method,
+        request_path="/oauth/authorize",
+    )
+    return error_page(refusal)
 
 
 async def _refuse(parts: Parts, request: Request, asked: Asked, refused: Refused) -> Response:

@@ -36,17 +36,26 @@ from authz_server.authorize_flow import (
     step,
 )
 from authz_server.browser import clear_cookie, is_forged, is_form_token, is_shared_host
+from authz_server.clients.metadata_document import host_of
+from authz_server.clients.self_declared import level_of
 from authz_server.endpoints.page_endpoint import page_endpoint
 from authz_server.errors import error_page
-from authz_server.pages.pages import ConsentView, ToolLine, consent_page
+from authz_server.pages.pages import ConsentView, ProgramLine, ToolLine, consent_page
 from authz_server.pages.tool_words import CARE, described, place_of
 from authz_server.parameters import form_of, parse_parameters
 from authz_server.parts import Parts, now_of
-from authz_server.redirect_uris import origin_of
-from authz_server.requested_access import SCOPE_OFFLINE, Grantable, shown_tools
+from authz_server.redirect_uris import is_loopback_redirect, origin_of
+from authz_server.requested_access import (
+    SCOPE_OFFLINE,
+    Grantable,
+    name_of_client,
+    shown_tools,
+)
 from authz_server.store.consents import Consent
 from authz_server.store.interactions import AuthorizationRequest, Interaction
 from authz_server.store.sessions import Session
+from registry.clients import DOCUMENT_CLIENT
+from registry.snapshot import ClientRecord
 from token_exchange.claims import Refusal
 from token_exchange.identifiers import new_id
 
@@ -223,7 +232,7 @@ def _view(
     granted: Grantable,
 ) -> ConsentView:
     asked = interaction.request
-    client = parts.live.snapshot.clients.get(asked.client_id)
+    client = None if granted.endpoint is None else granted.endpoint.unattested
     origin = origin_of(asked.redirect_uri)
     agent = None if granted.endpoint is None else granted.endpoint.agent
     return ConsentView(
@@ -232,7 +241,8 @@ def _view(
         csrf_token=consent_token(parts, interaction, session),
         person=session.person.name,
         identity_provider=session.person.identity_provider,
-        client_name=asked.client_id if client is None else client.display_name,
+        client_name=name_of_client(parts.live.snapshot, asked),
+        program=None if client is None else _program(client, asked.redirect_uri),
         destination=origin or asked.redirect_uri,
         origin=origin,
         server="" if asked.server is None else asked.server,
@@ -245,6 +255,17 @@ def _view(
         tools=_tool_lines(granted),
         offline=SCOPE_OFFLINE in asked.scope.split(),
         shown=" ".join(_marks(granted)),
+    )
+
+
+def _program(client: ClientRecord, redirect_uri: str) -> ProgramLine:
+    is_document = client.kind == DOCUMENT_CLIENT
+    return ProgramLine(
+        name=client.display_name,
+        host=host_of(client.client_id) if is_document else None,
+        level=level_of(client),
+        stays_here=is_loopback_redirect(redirect_uri),
+        only_here=all(map(is_loopback_redirect, client.redirect_uris)),
     )
 
 

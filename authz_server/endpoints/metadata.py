@@ -40,10 +40,19 @@ WELL_KNOWN: Final = ("openid-configuration", "oauth-authorization-server")
 
 
 def server_metadata(
-    issuer: str, *, grant_types: Iterable[str] = GRANT_TYPES, mtls_base_url: str | None = None
+    issuer: str,
+    *,
+    grant_types: Iterable[str] = GRANT_TYPES,
+    mtls_base_url: str | None = None,
+    takes_documents: bool = True,
 ) -> dict[str, Any]:
-    """What this server says of itself. `mtls_base_url` is where it takes client certificates."""
-    return _metadata(issuer, grant_types) | _over_mtls(mtls_base_url)
+    """What this server says of itself.
+
+    `mtls_base_url` is where it takes client certificates; `takes_documents`, whether a client id
+    may be the URL of a metadata document (draft-ietf-oauth-client-id-metadata-document-02 §6).
+    """
+    documents = {"client_id_metadata_document_supported": takes_documents}
+    return _metadata(issuer, grant_types) | documents | _over_mtls(mtls_base_url)
 
 
 def _over_mtls(base_url: str | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ administration interface and nothing else.
 from typing import Final
 
 from authz_server.authlib_bridge import validate_code_request
+from authz_server.clients.self_declared import SELF_DECLARED_KINDS
 from authz_server.compiled_snapshot import admin_audience
 from authz_server.grants.person_token import PersonGrant, agent_at_server, issuance
 from authz_server.grants.used_twice import block_yield
@@ -51,6 +52,14 @@ NO_PROOF: Final = Refusal(
 )
 OTHER_KEY: Final = Refusal(
     "invalid_dpop_proof", "The code is bound to another key.", "dpop_jkt", "code.dpop_jkt"
+)
+
+
+DOCUMENT_CHANGED: Final = Refusal(
+    "invalid_grant",
+    "The client's metadata document has changed since the person was asked.",
+    "another document_digest than when the request was accepted",
+    "code.document_changed",
 )
 
 
@@ -132,8 +141,8 @@ def _refresh_token(request: TokenRequest, granted: PersonGrant, parts: Parts) ->
 
 
 async def _begin_family(request: TokenRequest, code: CodeGrant, token: str, parts: Parts) -> None:
-    if code.agent is None or request.proof_thumbprint is None:
-        raise AssertionError("only an agent with a key has a refresh token")
+    if code.agent is None:
+        raise AssertionError("only an agent has a refresh token")
     await parts.refresh_tokens.begin(
         new_id("fam", parts.random),
         token,
@@ -158,13 +167,16 @@ async def _begin_family(request: TokenRequest, code: CodeGrant, token: str, part
 
 def _mismatch(request: TokenRequest, stored: StoredCode, parts: Parts) -> Refusal | None:
     code, now, proof = stored.grant, request.now, request.proof_thumbprint
+    kind = request.client.record.kind
     providers = parts.live.snapshot.identity_providers
     rows = (
         (stored.expires_at <= now or code.valid_until <= now, EXPIRED),
         (code.person.identity_provider not in providers, PROVIDER_GONE),
         # RFC 8707 §2.2: at the token endpoint a resource may be repeated, never replaced.
         (request.resource not in ((), (code.resource,)), OTHER_RESOURCE),
-        (proof is None, NO_PROOF),
+        # Whether a server takes bearers of a client that proves no key is asked where it is known.
+        (proof is None and kind not in SELF_DECLARED_KINDS, NO_PROOF),
+        (code.document_digest != request.client.record.document_digest, DOCUMENT_CHANGED),
         (code.dpop_jkt not in (None, proof), OTHER_KEY),  # RFC 9449 §10
     )
     return next((refusal for is_wrong, refusal in rows if is_wrong), None)

@@ -1,8 +1,9 @@
 """The token of a person, for an agent or for their own command line: what two grants share.
 
 A code and a refresh token end in the same token: `sub` the person, `act` the agent as it is
-attested in this very request, bound to the key proved in it, cut to what registry and groups still
-allow, and dependent on everything it came from. What was granted once never grows here.
+attested in this very request (or its client, where nobody vouches for it, is named by us), bound to
+the key proved in it, cut to what registry and groups still allow, and dependent on everything it
+came from. What was granted once never grows here.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from authz_server.clients.self_declared import SELF_DECLARED_KINDS, self_declared
 from authz_server.issuing.access_token import agent_actor, attestation_of, expiry
 from authz_server.parts import Parts
 from authz_server.requested_access import (
@@ -80,13 +82,23 @@ NOT_ATTESTED_KEY = Refusal(
 )
 
 
+NOT_BOUND = Refusal(
+    "invalid_dpop_proof",
+    "This resource takes tokens bound to a key only: send a DPoP proof.",
+    "require_bound, and no proof",
+    "token.not_bound",
+)
+
+
 def agent_at_server(
     request: TokenRequest, granted: PersonGrant, parts: Parts, unusable: Unusable
 ) -> AgentAtServer | Refusal:
     """The agent this request proved, if it is the one consented to and may still have something."""
-    client, evidence = request.client, request.client.evidence
+    client = request.client
+    evidence = client.evidence or _self_declared(request, parts)
     agent = parts.live.snapshot.agents.get(granted.agent or "")
-    # INVARIANT: `act` is made from evidence of this request, and of the agent consented to.
+    # INVARIANT: `act` is made from evidence of this request, and of the agent consented to; what
+    # a client that proves no workload says of itself is never more than `clients.self_declared`.
     if evidence is None or agent is None or client.record.agent != granted.agent:
         return unusable("agent", "no evidence, or of another agent")
     if evidence.key_thumbprint not in (None, request.proof_thumbprint):
@@ -94,10 +106,20 @@ def agent_at_server(
     endpoint = reachable_endpoint(parts.live.snapshot, client.record, agent, granted.resource)
     if endpoint is None or not acts_for(agent, granted.person):
         return unusable("no_longer_allowed", "server or group left since consent")
+    # INVARIANT: a server that requires bound tokens gets no other, whoever asks.
+    if endpoint.server.require_bound and request.proof_thumbprint is None:
+        return NOT_BOUND
     details = _still_available(granted.details, endpoint)
     if not details:
         return unusable("no_tools", "no consented tool is left")
     return AgentAtServer(evidence, endpoint, details)
+
+
+def _self_declared(request: TokenRequest, parts: Parts) -> Evidence | None:
+    record = request.client.record
+    if record.kind not in SELF_DECLARED_KINDS:
+        return None
+    return self_declared(record, parts.issuer, request.now)
 
 
 def issuance(

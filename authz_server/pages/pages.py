@@ -73,10 +73,26 @@ class ToolLine:
 
 
 @dataclass(frozen=True, slots=True)
+class ProgramLine:
+    """A program nobody vouches for. `name` is its own word; `host` is where it describes itself.
+
+    `level` as in a token. `stays_here`: the answer goes to this computer; `only_here`: it can go
+    nowhere else, so whichever program listens there gets it.
+    """
+
+    name: str
+    host: str | None
+    level: int
+    stays_here: bool
+    only_here: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ConsentView:
     """The consent page: who lets whom do what, where, for how long.
 
-    `agent` is None for the person's own command line. `destination` is where the answer goes,
+    `agent` is None for the person's own command line; `program` is who asks as an agent without
+    proving that it is one. `destination` is where the answer goes,
     `server_place` the host of the server. `offline`: it asks for refresh tokens. `shown` are the
     marks of what this page shows, which the form brings back.
     """
@@ -90,6 +106,7 @@ class ConsentView:
     destination: str
     days: int
     agent: str | None = None
+    program: ProgramLine | None = None
     owner: str = ""
     environment: str = ""
     minimum_level: int = 0

@@ -30,7 +30,8 @@ class CodeGrant:
     `token_id` are minted with the code, so that using the code twice can revoke whatever the
     first use yielded, without a second write. Times are NumericDate seconds: nothing issued
     outlives `valid_until` (the person's session and consent), and `session_created_at` meets
-    epochs as `created_at` does.
+    epochs as `created_at` does. `document_digest` is what a client that describes itself said when
+    it asked (draft-ietf-oauth-client-id-metadata-document).
     """
 
     client_id: str
@@ -52,6 +53,7 @@ class CodeGrant:
     token_id: str
     transaction: str
     created_at: int
+    document_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

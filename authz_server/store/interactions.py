@@ -16,6 +16,7 @@ from sqlmodel import Field, SQLModel, col
 
 from authz_server.store.digests import digest_of
 from database.engine import Database
+from registry.snapshot import ClientRecord
 from token_exchange.identifiers import new_id
 
 # Anybody may start one, so the oldest that nobody has logged in to make room for new ones: a flood
@@ -32,7 +33,8 @@ class AuthorizationRequest:
     `tools` are exact names, already cut to what the agent may use and the catalogue has.
     `server` and `agent` are None only for the person's own command line. `fresh_login`: the
     person must log in even with a session; `login_not_before` is the oldest acceptable
-    `auth_time` (NumericDate seconds, 0: any).
+    `auth_time` (NumericDate seconds, 0: any). `document` is a client that describes itself, as it
+    did when it asked.
     """
 
     client_id: str
@@ -50,6 +52,7 @@ class AuthorizationRequest:
     ask_consent: bool
     silent: bool
     login_not_before: int
+    document: ClientRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from token_exchange.claims import AuthorizationDetail, JwkThumbprint
 class RefreshGrant:
     """What a family may yield at most. Nothing here ever grows. Times are NumericDate seconds.
 
-    `key` is the DPoP key of the family: tokens of another key are other tokens (RFC 9449 §5).
+    `key` is the DPoP key of the family: tokens of another key are other tokens (RFC 9449 §5);
+    None where its client proves none. Both kinds are told apart for ever.
     `created_at` meets epochs: a family from before one never yields again.
     """
 
@@ -32,7 +33,7 @@ class RefreshGrant:
     resource: str
     scope: str
     details: tuple[AuthorizationDetail, ...]
-    key: JwkThumbprint
+    key: JwkThumbprint | None
     sub: str
     sid: str
     session_created_at: int

@@ -36,6 +36,8 @@ def lockout_check(processes: Sequence[ProcessFacts]) -> MachineCheck:
     def check(changes: Sequence[ObjectChange], declared: DeclaredSet) -> Iterator[Problem]:
         changed = {change.key for change in changes}
         for agent in declared.of_kind("Agent").values():
+            if agent.spec.attestation is None:  # no process is it
+                continue
             providers = agent.spec.attestation.providers
             keys = {("Agent", agent.name), *(("TrustProvider", name) for name in providers)}
             if keys & changed:

@@ -1,0 +1,45 @@
+"""What may be said of a client that proves no workload, in the terms of an attestation. Pure.
+
+Level 1 takes something only one party can have: a key that was declared or is in its document, or
+redirect URIs that are all https, so that only who owns those hosts gets the answer. Everything
+else is level 0, its own word: a redirect to loopback reaches whichever program listens there.
+"""
+
+from hashlib import sha256
+from typing import Final
+
+from idp_connectors.evidence import Evidence
+from registry.clients import DOCUMENT_CLIENT, PRIVATE_KEY_JWT
+from registry.snapshot import ClientRecord
+from token_exchange.token_types import MAXIMUM_LIFETIME_SECONDS
+
+METHOD_DOCUMENT: Final = "client_metadata"
+METHOD_DECLARED: Final = "declared_client"
+SELF_DECLARED_KINDS: Final = frozenset({"declared", DOCUMENT_CLIENT})
+
+
+def level_of(client: ClientRecord) -> int:
+    """0: only its own word. 1: nobody else can get its codes, or nobody else can use them."""
+    if PRIVATE_KEY_JWT in client.authentication:
+        return 1
+    redirects = client.redirect_uris
+    return int(bool(redirects) and all(uri.startswith("https://") for uri in redirects))
+
+
+def self_declared(client: ClientRecord, issuer: str, now: int) -> Evidence:
+    """What the token says of this client as an agent: we name it ourselves (`act.iss`)."""
+    digest = client.document_digest
+    if digest is None:
+        declared = "\n".join((client.client_id, *client.authentication, *client.redirect_uris))
+        digest = f"sha-256:{sha256(declared.encode()).hexdigest()}"
+    return Evidence(
+        provider=issuer,  # no TrustProvider can have that name
+        method=METHOD_DECLARED if client.document_digest is None else METHOD_DOCUMENT,
+        level=level_of(client),
+        issuer=issuer,
+        subject=client.client_id,
+        claims={},
+        digest=digest,
+        issued_at=now,
+        expires_at=now + MAXIMUM_LIFETIME_SECONDS,
+    )
