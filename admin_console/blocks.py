@@ -169,6 +169,8 @@ async def _applied(call: AdminCall, event_type: EventType, event: RevocationEven
 
 def _answer(call: AdminCall, event: RevocationEvent) -> RevocationAnswer:
     snapshot = call.parts.live.snapshot
+    # A client that describes itself (its id is a URL) is declared nowhere.
+    is_sayable = not (event.kind is BlockKind.CLIENT and event.id.startswith("https://"))
     known: dict[BlockKind, set[str]] = {
         BlockKind.AGENT: set(snapshot.agents),
         BlockKind.CLIENT: set(snapshot.clients),
@@ -183,7 +185,7 @@ def _answer(call: AdminCall, event: RevocationEvent) -> RevocationAnswer:
         blocked=event.blocked,
         not_before=event.not_before,
         at_ms=event.at_ms,
-        is_known=event.id in known[event.kind] if event.kind in known else None,
+        is_known=event.id in known[event.kind] if event.kind in known and is_sayable else None,
         target_tokens_live_seconds=max(
             (server.credential.lifetime_seconds for server in snapshot.servers.values()), default=0
         ),

@@ -9,8 +9,8 @@ the next step from what is proved now, never from where the browser says it is:
 4. a stored consent of this person covers the request, else they are asked.
 
 Only then is a code made (`authorize_answers`). `prompt=none` turns every question into an error for
-the client. The person's own command line has no stored consent: it is asked about each time,
-because any local program could take its place on the loopback redirect.
+the client. A program that nobody vouches for and that gets its answer on loopback is asked about
+each time, and so is the person's own command line: any local program could take its place there.
 """
 
 from http import HTTPStatus
@@ -26,6 +26,7 @@ from authz_server.errors import (
     NO_STORE,
 )
 from authz_server.parts import Parts, now_of
+from authz_server.redirect_uris import is_loopback_redirect
 from authz_server.requested_access import (
     Grantable,
     acts_for,
@@ -150,12 +151,19 @@ async def go_on(
     granted = grantable(parts, request, session)
     if isinstance(granted, Refusal):
         return await refuse_person(parts, interaction, session, granted)
-    consent = None if request.ask_consent else stored_consent(parts, request, session, granted)
+    must_ask = request.ask_consent or _is_anybody(request, granted)
+    consent = None if must_ask else stored_consent(parts, request, session, granted)
     if consent is not None:
         return await send_code(parts, interaction, session, granted, consent)
     if request.silent:
         return await refuse_client(parts, interaction, CONSENT_REQUIRED, session)
     return step(parts, "consent", interaction, form=consent_token(parts, interaction, session))
+
+
+def _is_anybody(request: AuthorizationRequest, granted: Grantable) -> bool:
+    """Whether any program on the person's computer could be the one that asks (RFC 8252 §8.6)."""
+    is_unproved = granted.endpoint is not None and granted.endpoint.unattested is not None
+    return is_unproved and is_loopback_redirect(request.redirect_uri)
 
 
 def consent_token(parts: Parts, interaction: Interaction, session: Session) -> str:

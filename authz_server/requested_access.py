@@ -177,7 +177,7 @@ def shown_tools(endpoint: ServerAtEndpoint, tools: tuple[str, ...]) -> dict[str,
     ]
     if endpoint.unattested is not None:  # another program is another thing to agree to
         client = endpoint.unattested
-        around += [client.client_id, client.display_name, level_of(client)]
+        around += [client.client_id, client.display_name, level_of(client), client.authentication]
     return {
         tool.name: sha256(
             msgspec.json.encode([*around, tool.digest, tool.read_only, tool.sensitivity])

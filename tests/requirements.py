@@ -54,6 +54,18 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "Attribution per agent, per user binding, per tool, with user_context when "
         "present; structured denial reasons."
     ),
+    "CIMD-3": (
+        "A client id that names a metadata document is an https URL with a path, in one spelling, "
+        "without fragment, user information or dot segments."
+    ),
+    "CIMD-4": (
+        "A client id metadata document names its own URL, holds no shared secret, and says how "
+        "its client authenticates: not at all, or with a key of its own."
+    ),
+    "CIMD-5": (
+        "A client id metadata document is a 200 of JSON without redirects; it is kept as its "
+        "headers say, within bounds, and errors are not."
+    ),
     "MCP-2025-11-25": (
         "Agents of the legacy era (2025-11-25, 2025-06-18) initialize, list, call, cancel and "
         "listen, each in a session of their own."
@@ -237,6 +249,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "attack-19": (
         "duplicate / oversized / wrong content type / charset / NUL / 10k params / params "
         "in query of POST: 400, never 500"
+    ),
+    "attack-21": (
+        "CIMD: client_id != document, shared secret in document, redirect_uri on other origin, "
+        "changed document during flow, look-alike name in consent: reject; show host"
     ),
     "attack-24": (
         "timing on secrets and codes; user/client enumeration: compare hashes, same error"

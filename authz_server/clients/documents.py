@@ -14,7 +14,7 @@ are bounded, in each process; the least recently used goes first.
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -35,6 +35,7 @@ from token_exchange.claims import Refusal
 MAXIMUM_BYTES: Final = 16_384  # draft §8.7 advises 5 KB; keys make some larger
 MAXIMUM_CONCURRENT: Final = 8
 MAXIMUM_WAITING: Final = 64
+WAITING_A_HOST: Final = 8
 MAXIMUM_DOCUMENTS: Final = 1_024
 MAXIMUM_FAILURES: Final = 1_024
 MAXIMUM_HOSTS: Final = 1_024
@@ -117,7 +118,7 @@ class ClientDocuments:
         self._good: OrderedDict[str, _Kept] = OrderedDict()
         self._bad: OrderedDict[str, _Kept] = OrderedDict()
         self._fetching: dict[str, asyncio.Lock] = {}
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()
         self._fetches: OrderedDict[str, deque[float]] = OrderedDict()
 
     @property
@@ -135,13 +136,16 @@ class ClientDocuments:
         kept = self._kept(client_id)
         if kept is not None:
             return kept
-        if self._waiting >= MAXIMUM_WAITING:
+        host = host_of(client_id)
+        waiting_there = self._waiting.get(host, 0)
+        if waiting_there >= WAITING_A_HOST or self._waiting.total() >= MAXIMUM_WAITING:
             return _BUSY
-        self._waiting += 1
+        self._waiting[host] += 1
         try:
             return await self._fetched_once(client_id, policy, self._fetcher)
         finally:
-            self._waiting -= 1
+            self._waiting[host] -= 1
+            self._waiting += Counter()  # forgets the hosts nobody waits for
 
     async def keys(self, document: ClientDocument, key_id: object) -> ForeignKeys | Refusal:
         """The keys a client authenticates with; fetched from its own origin if it says so."""

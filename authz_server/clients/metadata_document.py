@@ -30,8 +30,8 @@ from token_exchange.token_types import GRANT_AUTHORIZATION_CODE, GRANT_REFRESH_T
 
 MAXIMUM_CLIENT_ID: Final = 512
 MAXIMUM_NAME: Final = 64  # a longer one pushes what matters off the page
-MAXIMUM_REDIRECTS: Final = 32
-MAXIMUM_REDIRECT: Final = 512
+MAXIMUM_REDIRECTS: Final = 16  # they are kept with every request in progress
+MAXIMUM_REDIRECT: Final = 256
 
 # One spelling: lower case, plain path, no query (§3 advises against it), no dot segments.
 _CLIENT_ID: Final = re.compile(r"https://[a-z0-9.\-]+(?::[1-9][0-9]{0,4})?/[\x21-\x7e]+")

@@ -1,8 +1,9 @@
 """What may be said of a client that proves no workload, in the terms of an attestation. Pure.
 
 Level 1 takes something only one party can have: a key that was declared or is in its document, or
-redirect URIs that are all https, so that only who owns those hosts gets the answer. Everything
-else is level 0, its own word: a redirect to loopback reaches whichever program listens there.
+a document whose redirect URIs are all https on its own host, so that only who wrote it gets the
+answer. Everything else is level 0, its own word: a redirect to loopback reaches whichever program
+listens there, and a declared public client is whoever knows its name.
 """
 
 from hashlib import sha256
@@ -19,11 +20,11 @@ SELF_DECLARED_KINDS: Final = frozenset({"declared", DOCUMENT_CLIENT})
 
 
 def level_of(client: ClientRecord) -> int:
-    """0: only its own word. 1: nobody else can get its codes, or nobody else can use them."""
+    """0: only its own word. 1: nobody else can use its codes, or nobody else gets them."""
     if PRIVATE_KEY_JWT in client.authentication:
         return 1
-    redirects = client.redirect_uris
-    return int(bool(redirects) and all(uri.startswith("https://") for uri in redirects))
+    is_document = client.kind == DOCUMENT_CLIENT
+    return int(is_document and all(uri.startswith("https://") for uri in client.redirect_uris))
 
 
 def self_declared(client: ClientRecord, issuer: str, now: int) -> Evidence:

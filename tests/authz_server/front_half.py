@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from audit_log.event import AuditEvent, EventType
 from audit_log.refusal_budgets import RefusalBudgets
 from audit_log.spool import SpoolUnavailable
+from authz_server.clients.documents import ClientDocuments
 from authz_server.endpoints import (
     authorize,
     backchannel_logout,
@@ -399,6 +400,7 @@ class _PartsForPages:
         self.keys = Keys()
         self.turns = LoopTurns()
         self.login_places = LoginPlaces()
+        self.client_documents = ClientDocuments()
 
 
 class Keys:

@@ -147,7 +147,8 @@ def test_further_client_of_an_agent_gets_no_grant_the_agent_has_not(registry: Re
     agent = replaced(small_set(), "Agent", "support-bot", clients=["portal"])
     registry.apply(*agent, client)
     found = published(registry).clients["portal"]
-    assert (found.agent, found.grant_types) == ("support-bot", (GRANT_AUTHORIZATION_CODE,))
+    assert found.agent == "support-bot"
+    assert found.grant_types == (GRANT_AUTHORIZATION_CODE, GRANT_REFRESH_TOKEN)
     assert found.authentication == ("private_key_jwt",)
     assert published(registry).agents["support-bot"].client_ids == ("support-bot", "portal")
 
