@@ -28,12 +28,17 @@ HOST = "localhost"
 
 @dataclass
 class DocumentSite:
-    """The site. `documents` by path; what is not there is a 404."""
+    """The site. `documents` by path; what is not there is a 404.
+
+    `manners` by path: `redirect`, `large` (more than anybody reads), `slow` (never ends).
+    """
 
     port: int
     ca_bundle: Path
     documents: dict[str, dict[str, Any]] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+    closing: threading.Event = field(default_factory=threading.Event)
+    manners: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
     @property
@@ -80,6 +85,7 @@ def document_site(directory: Path) -> Iterator[DocumentSite]:
     try:
         yield site
     finally:
+        site.closing.set()
         server.shutdown()
         server.server_close()
         thread.join(timeout=10)
@@ -90,14 +96,19 @@ def _handler(site: DocumentSite) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             site.asked.append(self.path)
             document = site.documents.get(self.path)
-            body = json.dumps(document).encode()
-            self.send_response(404 if document is None else 200)
+            manner = site.manners.get(self.path)
+            body = json.dumps(document).encode() + b" " * (100_000 if manner == "large" else 0)
+            self.send_response(302 if manner == "redirect" else 404 if document is None else 200)
+            self.send_header("Location", "/elsewhere.json")
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             for name, value in site.headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            if manner == "slow":
+                site.closing.wait(30)
+            with contextlib.suppress(OSError):  # who asked may have left
+                self.wfile.write(body)
 
         def log_message(self, *_arguments: object) -> None:
             """Nothing on the terminal."""
