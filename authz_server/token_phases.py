@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from authz_server.clients.authentication import Authenticated, Presented, authenticate
+from authz_server.clients.authentication import authenticate
+from authz_server.clients.presented import Authenticated, Presented
 from authz_server.clients.proof_header import proof_in, use_of_proof
 from authz_server.clients.self_declared import SELF_DECLARED_KINDS
 from authz_server.compiled_snapshot import CompiledSnapshot

@@ -11,12 +11,14 @@ selects a key, and the verifier checks it again.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
+from authz_server.clients.documents import UNAVAILABLE
+from authz_server.clients.key_assertions import private_key_jwt
+from authz_server.clients.presented import FAILED, SENTENCE, Authenticated, Presented, failed
 from authz_server.clients.resolving import document_of_holder
 from authz_server.compiled_snapshot import CompiledSnapshot
-from authz_server.parameters import Parameters
 from authz_server.parts import Parts
 from authz_server.store.replay import OnceKind, UsedOnce
 from authz_server.token_request import AuthenticatedClient
@@ -25,65 +27,20 @@ from idp_connectors.workload.matching import match_agent
 from idp_connectors.workload.spiffe import SpiffeVerifier
 from idp_connectors.workload.spiffe_id import parse_spiffe_id, trust_domain_issuer
 from idp_connectors.workload.spiffe_x509 import unverified_trust_domain
-from registry.clients import DOCUMENT_CLIENT
-from registry.snapshot import ClientRecord
 from token_exchange.claims import JwkThumbprint, Refusal
-from token_exchange.keys import KeyTable, PublicKey, VerificationKeys
 from token_exchange.token_types import (
     CLIENT_ASSERTION_JWT_BEARER,
     CLIENT_ASSERTION_JWT_SPIFFE,
-    CLIENT_ASSERTION_TYP,
-    SIGNING_ALGORITHM,
 )
-from token_exchange.verify import unverified_claims, verify_jwt
+from token_exchange.verify import unverified_claims
 
 WORKLOAD_ASSERTION: Final = "workload_assertion"
 WORKLOAD_CERTIFICATE: Final = "workload_certificate"
 PRIVATE_KEY_JWT: Final = "private_key_jwt"
 NO_AUTHENTICATION: Final = "none"
 
-MAXIMUM_ASSERTION_SECONDS: Final = 60  # a client signs a fresh one for each request
-MAXIMUM_FOREIGN_ASSERTION_SECONDS: Final = 300  # what libraries make; single use all the same
-# RFC 7523 names no `typ`; the keys are this client's alone, so nothing else can be meant.
-DOCUMENT_ASSERTION_TYPS: Final = frozenset({None, "JWT", CLIENT_ASSERTION_TYP})
-ASSERTION_LEEWAY_SECONDS: Final = 5
 # Longer than any attestation is accepted, so its id is remembered until it is refused for age.
 ATTESTATION_MEMORY_SECONDS: Final = 900
-MAXIMUM_PROOF_ID: Final = 256
-
-_FAILED: Final = "invalid_client"
-_SENTENCE: Final = "Client authentication failed."
-_NO_KEYS: Final = VerificationKeys.of(())
-
-
-@dataclass(frozen=True, slots=True)
-class Presented:
-    """What a token request says of its client. Unverified.
-
-    `unverified_issuer` is whose assertion it says it is, once looked at; "" without one.
-    `peer_certificates` (DER, the leaf first) are of a TLS connection: their key is proved, no more.
-    """
-
-    parameters: Parameters
-    has_authorization_header: bool
-    now: int
-    unverified_issuer: str = ""
-    peer_certificates: tuple[bytes, ...] = ()
-
-    @property
-    def unverified_assertion(self) -> str:
-        """The client assertion, if there is one."""
-        return self.parameters.one("client_assertion") or ""
-
-
-@dataclass(frozen=True, slots=True)
-class Authenticated:
-    """An authenticated client, and what has to be used once before it counts."""
-
-    client: AuthenticatedClient
-    uses: tuple[UsedOnce, ...] = ()
-
-
 Method = Callable[[Presented, Parts, CompiledSnapshot], Awaitable[Authenticated | Refusal]]
 
 
@@ -98,17 +55,19 @@ async def authenticate(
     presented = replace(presented, unverified_issuer=issuer)
     found = await METHODS[method](presented, parts, compiled)
     if isinstance(found, Refusal):
+        if found.code == UNAVAILABLE:  # told only to who holds something of this client's
+            return found
         # One sentence for every cause: which clients exist is nobody's business.
-        return replace(found, code=_FAILED, description=_SENTENCE)
+        return replace(found, code=FAILED, description=SENTENCE)
     record = found.client.record
     if method not in record.authentication:
-        return _failed("client.method", f"{record.client_id} does not use {method}")
+        return failed("client.method", f"{record.client_id} does not use {method}")
     claimed = presented.parameters.one("client_id")
     # draft-ietf-oauth-spiffe-client-auth §3: a SPIFFE workload may name itself by its SPIFFE ID.
     evidence = found.client.evidence
     names = (None, record.client_id, evidence.subject if evidence else None)
     if claimed not in names:
-        return _failed("client.id", f"the proof is {record.client_id}'s")
+        return failed("client.id", f"the proof is {record.client_id}'s")
     return found
 
 
@@ -130,12 +89,12 @@ def _issuer_of(presented: Presented) -> str | Refusal:
         )
     has_header, has_secret, has_assertion, _ = ways
     if has_header or has_secret:
-        return _failed("client.secret", "no client of this server has a shared secret")
+        return failed("client.secret", "no client of this server has a shared secret")
     if not has_assertion:
         return ""
     kind = presented.parameters.one("client_assertion_type")
     if kind not in {CLIENT_ASSERTION_JWT_BEARER, CLIENT_ASSERTION_JWT_SPIFFE}:
-        return _failed("client.assertion_type", "another or no client_assertion_type")
+        return failed("client.assertion_type", "another or no client_assertion_type")
     return _selector(presented.unverified_assertion, is_svid=kind == CLIENT_ASSERTION_JWT_SPIFFE)
 
 
@@ -143,13 +102,13 @@ def _selector(unverified_assertion: str, *, is_svid: bool) -> str | Refusal:
     """Whose assertion it says it is: never empty, for nothing is authenticated without one."""
     unverified = unverified_claims(unverified_assertion, require_issuer=False)
     if isinstance(unverified, Refusal):
-        return _failed(unverified.rule, unverified.detail)
+        return failed(unverified.rule, unverified.detail)
     spiffe_id = parse_spiffe_id(unverified.subject)
     if spiffe_id is not None:  # whatever `iss` says: a JWT-SVID need not have one (JWT-SVID §3)
         return trust_domain_issuer(spiffe_id.trust_domain)
     if is_svid:
-        return _failed("spiffe.subject", "sub is no SPIFFE ID")
-    return unverified.issuer or _failed("jwt.missing", "iss")
+        return failed("spiffe.subject", "sub is no SPIFFE ID")
+    return unverified.issuer or failed("jwt.missing", "iss")
 
 
 def _method_of(unverified_issuer: str, parts: Parts) -> str:
@@ -165,7 +124,7 @@ async def _workload_assertion(
     """A workload's attestation: the trust provider verifies it, the registry names the Agent."""
     verifier = parts.workload_verifier(presented.unverified_issuer)
     if verifier is None:
-        return _failed("client.issuer", "no trust provider has this issuer")
+        return failed("client.issuer", "no trust provider has this issuer")
     evidence = await verifier.verify(presented.unverified_assertion, presented.now)
     return _as_agent(evidence, WORKLOAD_ASSERTION, presented, compiled)
 
@@ -179,7 +138,7 @@ async def _workload_certificate(
         return trust_domain
     verifier = parts.workload_verifier(trust_domain_issuer(trust_domain))
     if not isinstance(verifier, SpiffeVerifier):
-        return _failed("client.issuer", "no trust provider has this trust domain")
+        return failed("client.issuer", "no trust provider has this trust domain")
     evidence = await verifier.verify_certificates(presented.peer_certificates, presented.now)
     return _as_agent(evidence, WORKLOAD_CERTIFICATE, presented, compiled)
 
@@ -195,7 +154,7 @@ def _as_agent(
         return agent
     record = compiled.snapshot.clients.get(agent.entry.name)
     if record is None:
-        return _failed("client.implicit", f"{agent.entry.name} has no implicit client")
+        return failed("client.implicit", f"{agent.entry.name} has no implicit client")
     # INVARIANT: an assertion with an id of its own is single use; one without (a reused platform
     # token) lives by audience, short life and the key it is bound to.
     uses = (
@@ -223,79 +182,6 @@ def _as_agent(
     )
 
 
-async def _private_key_jwt(
-    presented: Presented, parts: Parts, compiled: CompiledSnapshot
-) -> Authenticated | Refusal:
-    """An assertion by the client's own key (RFC 7523 §3): aud is the issuer and nothing else."""
-    record = compiled.snapshot.clients.get(presented.unverified_issuer)
-    if record is None:
-        return await _document_assertion(presented, parts)
-    return _by_its_key(
-        presented, parts, record, compiled.client_keys.get(record.client_id, _NO_KEYS)
-    )
-
-
-async def _document_assertion(presented: Presented, parts: Parts) -> Authenticated | Refusal:
-    """The same by a client that describes itself: its keys are where its document says."""
-    document = await document_of_holder(parts, presented.unverified_issuer, presented.parameters)
-    if document is None:
-        return _failed("client.unknown", "no client or trust provider is this issuer")
-    if isinstance(document, Refusal):
-        return document
-    unverified = unverified_claims(presented.unverified_assertion)
-    if isinstance(unverified, Refusal):
-        return unverified
-    keys = await parts.client_documents.keys(document, unverified.header.get("kid"))
-    if isinstance(keys, Refusal):
-        return keys
-    return _by_its_key(presented, parts, document.client, keys)
-
-
-def _by_its_key(
-    presented: Presented, parts: Parts, record: ClientRecord, keys: KeyTable
-) -> Authenticated | Refusal:
-    is_document = record.kind == DOCUMENT_CLIENT
-    verified = verify_jwt(
-        presented.unverified_assertion,
-        keys=keys,
-        algorithms=frozenset((SIGNING_ALGORITHM,)),
-        typ=DOCUMENT_ASSERTION_TYPS if is_document else CLIENT_ASSERTION_TYP,
-        issuer=record.client_id,
-        audience=parts.issuer,
-        now=presented.now,
-        leeway_seconds=ASSERTION_LEEWAY_SECONDS,
-        maximum_lifetime_seconds=(
-            MAXIMUM_FOREIGN_ASSERTION_SECONDS if is_document else MAXIMUM_ASSERTION_SECONDS
-        ),
-        require=("iss", "sub", "exp", "iat", "jti"),
-    )
-    if isinstance(verified, Refusal):
-        return verified
-    claims = verified.claims
-    if claims["sub"] != record.client_id:
-        return _failed("client.subject", "iss and sub of the assertion differ")
-    if len(claims["jti"]) > MAXIMUM_PROOF_ID:
-        return _failed("client.jti", "the jti is too long")
-    key = keys.find(verified.header["kid"])
-    # A foreign key binds nothing: its client may bind its tokens to another (RFC 9449 §5).
-    thumbprint = key.thumbprint if isinstance(key, PublicKey) else None
-    used = UsedOnce(
-        OnceKind.CLIENT_ASSERTION,
-        record.client_id,
-        claims["jti"],
-        claims["exp"] + ASSERTION_LEEWAY_SECONDS,
-    )
-    return Authenticated(
-        AuthenticatedClient(
-            record,
-            PRIVATE_KEY_JWT,
-            key_thumbprint=thumbprint,
-            proved_at=claims["iat"],
-        ),
-        (used,),
-    )
-
-
 async def _no_authentication(
     presented: Presented, parts: Parts, compiled: CompiledSnapshot
 ) -> Authenticated | Refusal:
@@ -308,17 +194,13 @@ async def _no_authentication(
             return document
         record = None if document is None else document.client
     if record is None:
-        return _failed("client.unknown", "no client of this client_id, or none was sent")
+        return failed("client.unknown", "no client of this client_id, or none was sent")
     return Authenticated(AuthenticatedClient(record, NO_AUTHENTICATION))
 
 
 METHODS: Final[Mapping[str, Method]] = {
     WORKLOAD_ASSERTION: _workload_assertion,
     WORKLOAD_CERTIFICATE: _workload_certificate,
-    PRIVATE_KEY_JWT: _private_key_jwt,
+    PRIVATE_KEY_JWT: private_key_jwt,
     NO_AUTHENTICATION: _no_authentication,
 }
-
-
-def _failed(rule: str, detail: str) -> Refusal:
-    return Refusal(_FAILED, _SENTENCE, detail, rule)

@@ -16,7 +16,7 @@ import asyncio
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -46,12 +46,14 @@ MAXIMUM_FRESH_SECONDS: Final = 86_400
 PAUSE_SECONDS: Final = 15.0
 WINDOW_SECONDS: Final = 60.0
 
+UNAVAILABLE: Final = "temporarily_unavailable"
 _BUSY: Final = Refusal(
-    "temporarily_unavailable",
+    UNAVAILABLE,
     "Too many unknown programs are asking at the moment. Try again in a minute.",
     "no fetch left",
     "client_document.busy",
 )
+_LATER: Final = frozenset(("unreachable", "timeout"))
 _SAID: Final[Mapping[str, str]] = {
     "address_refused": "its address may not be fetched from here",
     "unreachable": "its description cannot be reached",
@@ -194,6 +196,8 @@ class ClientDocuments:
             seconds = fresh_seconds(fetched.headers)
         except FetchError as error:
             found = _as_refusal(error, error.code)
+        except RecursionError:
+            found = refused("not_json", "its description is nested too deep")
         self._keep(client_id, found, seconds)
         return found
 
@@ -262,7 +266,8 @@ def _is_json(fetched: Fetched) -> bool:
 
 def _as_refusal(error: FetchError, rule: str) -> Refusal:
     refusal = refused(rule, _SAID.get(error.code, "its description cannot be used"))
-    return Refusal(refusal.code, refusal.description, f"{refusal.detail} ({error})", refusal.rule)
+    code = UNAVAILABLE if error.code in _LATER else refusal.code
+    return replace(refusal, code=code, detail=f"{refusal.detail} ({error})")
 
 
 def _is_among(names: set[str], listed: frozenset[str]) -> bool:

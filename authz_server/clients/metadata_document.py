@@ -32,6 +32,7 @@ MAXIMUM_CLIENT_ID: Final = 512
 MAXIMUM_NAME: Final = 64  # a longer one pushes what matters off the page
 MAXIMUM_REDIRECTS: Final = 16  # they are kept with every request in progress
 MAXIMUM_REDIRECT: Final = 256
+MAXIMUM_KEYS: Final = 8  # importing one costs time, for a stranger
 
 # One spelling: lower case, plain path, no query (§3 advises against it), no dot segments.
 _CLIENT_ID: Final = re.compile(r"https://[a-z0-9.\-]+(?::[1-9][0-9]{0,4})?/[\x21-\x7e]+")
@@ -189,7 +190,8 @@ def _keys(document: Mapping[str, Any], client_id: str) -> DocumentKeys | Refusal
             return refused("keys", "jwks_uri is not on its own origin")
         return DocumentKeys(uri=uri)
     listed = jwks.get("keys") if isinstance(jwks, dict) else None
-    keys = ForeignKeys.of(listed) if isinstance(listed, list) else None
+    is_short = isinstance(listed, list) and len(listed) <= MAXIMUM_KEYS
+    keys = ForeignKeys.of(listed) if is_short and isinstance(listed, list) else None
     if keys is None or not keys.by_key_id:
         return refused("keys", "jwks has no public key that can be used")
     return DocumentKeys(listed=keys)

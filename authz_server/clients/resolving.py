@@ -5,6 +5,8 @@ that such programs are. At the token endpoint it is read only for who shows a co
 token of that very client: from there no stranger makes us fetch anything.
 """
 
+from typing import Final
+
 from authz_server.clients.metadata_document import ClientDocument
 from authz_server.parameters import Parameters
 from authz_server.parts import Parts
@@ -12,13 +14,14 @@ from registry.snapshot import ClientRecord
 from registry.unattested import UNATTESTED_AGENT
 from token_exchange.claims import Refusal
 
-_SCHEME = "https://"
+_SCHEME: Final = "https://"
 
 
 async def document_of(parts: Parts, parameters: Parameters) -> ClientRecord | Refusal | None:
     """The self-described client of an authorization request; None where it names another kind."""
     client_id = parameters.one("client_id") or ""
-    if not _may_describe_itself(parts, client_id):
+    is_one = len(parameters.values.get("client_id", ())) == 1
+    if not is_one or not _may_describe_itself(parts, client_id):
         return None
     document = await parts.client_documents.document(client_id)
     return document if isinstance(document, Refusal) else document.client

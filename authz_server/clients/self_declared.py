@@ -9,6 +9,7 @@ listens there, and a declared public client is whoever knows its name.
 from hashlib import sha256
 from typing import Final
 
+from authz_server.token_request import AuthenticatedClient
 from idp_connectors.evidence import Evidence
 from registry.clients import DOCUMENT_CLIENT, PRIVATE_KEY_JWT
 from registry.snapshot import ClientRecord
@@ -27,7 +28,14 @@ def level_of(client: ClientRecord) -> int:
     return int(is_document and all(uri.startswith("https://") for uri in client.redirect_uris))
 
 
-def self_declared(client: ClientRecord, issuer: str, now: int) -> Evidence:
+def evidence_of(client: AuthenticatedClient, issuer: str, now: int) -> Evidence | None:
+    """What was proved of a client, or is said of one that proves no workload."""
+    if client.evidence is not None or client.record.kind not in SELF_DECLARED_KINDS:
+        return client.evidence
+    return _self_declared(client.record, issuer, now)
+
+
+def _self_declared(client: ClientRecord, issuer: str, now: int) -> Evidence:
     """What the token says of this client as an agent: we name it ourselves (`act.iss`)."""
     digest = client.document_digest
     if digest is None:
@@ -39,7 +47,10 @@ def self_declared(client: ClientRecord, issuer: str, now: int) -> Evidence:
         level=level_of(client),
         issuer=issuer,
         subject=client.client_id,
-        claims={},
+        claims={
+            "client.name": client.display_name,
+            "client.authentication": client.authentication[0],
+        },
         digest=digest,
         issued_at=now,
         expires_at=now + MAXIMUM_LIFETIME_SECONDS,

@@ -4,6 +4,7 @@ GET and POST alike (OpenID Core §3.1.2.1). A refusal is audited; it is told to 
 where the table says the redirect URI was proved, otherwise it ends in a page.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from starlette.requests import Request
@@ -23,6 +24,7 @@ from authz_server.parameters import Parameters, form_of, parse_parameters
 from authz_server.parts import Parts, now_of
 from token_exchange.claims import Refusal
 
+MAXIMUM_SHOWN: Final = 200
 TOO_MANY: Final = Refusal(
     "temporarily_unavailable",
     "The service cannot answer now. Try again in some minutes.",
@@ -59,7 +61,9 @@ async def authorize(parts: Parts, request: Request) -> Response:
 async def _judge(parts: Parts, request: Request, parameters: Parameters) -> Response:
     document = await document_of(parts, parameters)
     if isinstance(document, Refusal):
-        return await _refuse_document(parts, request, document)
+        claimed = ascii(parameters.one("client_id"))[:MAXIMUM_SHOWN]
+        refusal = replace(document, detail=f"client {claimed}: {document.detail}")
+        return await _refuse_document(parts, request, refusal)
     now = now_of(parts)
     asked = Asked(parameters, parts.live.snapshot, parts.live.blocks, now, document)
     async with parts.turns.turn():

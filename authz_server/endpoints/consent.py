@@ -54,7 +54,7 @@ from authz_server.requested_access import (
 from authz_server.store.consents import Consent
 from authz_server.store.interactions import AuthorizationRequest, Interaction
 from authz_server.store.sessions import Session
-from registry.clients import DOCUMENT_CLIENT
+from registry.clients import DOCUMENT_CLIENT, PRIVATE_KEY_JWT
 from registry.snapshot import ClientRecord
 from token_exchange.claims import Refusal
 from token_exchange.identifiers import new_id
@@ -259,11 +259,18 @@ def _view(
 
 
 def _program(client: ClientRecord, redirect_uri: str) -> ProgramLine:
-    is_document = client.kind == DOCUMENT_CLIENT
+    host = host_of(client.client_id) if client.kind == DOCUMENT_CLIENT else None
+    level = level_of(client)
+    proof = "by its own word only" if level == 0 else f"by who owns {host} only"
+    if PRIVATE_KEY_JWT in client.authentication:
+        proof = (
+            "by a key that was registered for it" if host is None else f"by a key of {host} only"
+        )
     return ProgramLine(
         name=client.display_name,
-        host=host_of(client.client_id) if is_document else None,
-        level=level_of(client),
+        host=host,
+        proof=proof,
+        level=level,
         stays_here=is_loopback_redirect(redirect_uri),
         only_here=all(map(is_loopback_redirect, client.redirect_uris)),
     )

@@ -18,6 +18,7 @@ from audit_log.event import EventType, Outcome, principal_kind
 from audit_log.spool import SpoolUnavailable
 from authz_server.audit_events import record, record_refusal
 from authz_server.clients.authentication import NO_AUTHENTICATION
+from authz_server.clients.self_declared import evidence_of
 from authz_server.errors import NO_STORE, UNAVAILABLE, token_error
 from authz_server.issuing.id_token import id_token_claims
 from authz_server.issuing.signing_keys import KeyPurpose
@@ -123,7 +124,8 @@ def _signed(parts: Parts, plan: IssuancePlan) -> dict[str, Any]:
 
 async def _record_issuance(parts: Parts, planned: Planned, started: float) -> None:
     plan, client = planned.plan, planned.request.client
-    token, evidence = plan.claims, client.evidence
+    token = plan.claims
+    evidence = evidence_of(client, parts.issuer, planned.request.now)
     subject = plan.subject_token or token
     await record(
         parts,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from authz_server.clients.self_declared import SELF_DECLARED_KINDS, self_declared
+from authz_server.clients.self_declared import evidence_of
 from authz_server.issuing.access_token import agent_actor, attestation_of, expiry
 from authz_server.parts import Parts
 from authz_server.requested_access import (
@@ -95,7 +95,7 @@ def agent_at_server(
 ) -> AgentAtServer | Refusal:
     """The agent this request proved, if it is the one consented to and may still have something."""
     client = request.client
-    evidence = client.evidence or _self_declared(request, parts)
+    evidence = evidence_of(client, parts.issuer, request.now)
     agent = parts.live.snapshot.agents.get(granted.agent or "")
     # INVARIANT: `act` is made from evidence of this request, and of the agent consented to; what
     # a client that proves no workload says of itself is never more than `clients.self_declared`.
@@ -113,13 +113,6 @@ def agent_at_server(
     if not details:
         return unusable("no_tools", "no consented tool is left")
     return AgentAtServer(evidence, endpoint, details)
-
-
-def _self_declared(request: TokenRequest, parts: Parts) -> Evidence | None:
-    record = request.client.record
-    if record.kind not in SELF_DECLARED_KINDS:
-        return None
-    return self_declared(record, parts.issuer, request.now)
 
 
 def issuance(

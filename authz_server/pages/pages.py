@@ -76,12 +76,13 @@ class ToolLine:
 class ProgramLine:
     """A program nobody vouches for. `name` is its own word; `host` is where it describes itself.
 
-    `level` as in a token. `stays_here`: the answer goes to this computer; `only_here`: it can go
-    nowhere else, so whichever program listens there gets it.
+    `proof` is what it proves itself by, `level` as in a token. `stays_here`: the answer goes to
+    this computer; `only_here`: it can go nowhere else, so whichever program listens there gets it.
     """
 
     name: str
     host: str | None
+    proof: str
     level: int
     stays_here: bool
     only_here: bool

@@ -129,6 +129,19 @@ async def test_json_by_any_of_its_types_is_a_document(
     assert await name_of(documents) == "C"
 
 
+async def test_document_nested_too_deep_is_refused_whichever_reader_gives_up(
+    documents: ClientDocuments, site: Site, clock: Clock
+) -> None:
+    rules = set()
+    for depth in range(800, 1100, 10):
+        deep = "[" * depth + "]" * depth
+        said = f'"client_id": "{CLIENT_ID}", "client_name": "C", "redirect_uris": 7, "x": {deep}'
+        site.body = f"{{{said}}}".encode()
+        rules.add(await rule_of(documents))
+        clock.now += 60
+    assert rules <= {"client_document.redirect_uris", "client_document.not_json"}
+
+
 @pytest.mark.parametrize("body", [b"[]", b"null", b'{"client_id":1,"client_id":2}', b"\xff", b"<"])
 async def test_wrong_content_is_no_document(
     documents: ClientDocuments, site: Site, body: bytes

@@ -234,6 +234,7 @@ def test_level_is_one_for_who_alone_gets_the_answer_or_can_use_it() -> None:
         {"jwks": {"keys": [KEY.as_dict(private=True) | {"kid": "k1"}]}},
         {"jwks": {"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "k1"}]}},
         {"jwks": [PUBLIC_KEY]},
+        {"jwks": {"keys": [PUBLIC_KEY] * 9}},
         {"jwks_uri": "https://keys.example/jwks"},
         {"jwks_uri": "http://claude.example/jwks"},
         {"jwks_uri": "https://claude.example/jwks", "jwks": {"keys": [PUBLIC_KEY]}},

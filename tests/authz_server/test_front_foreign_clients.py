@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 from httpx2 import Response
+from joserfc.jwk import ECKey
 
 from audit_log.event import EventType
 from authz_server.clients.documents import ClientDocuments, DocumentHosts
@@ -120,6 +121,15 @@ def test_name_in_a_document_is_text_and_never_markup(half: FrontHalf, site: Site
     assert "&lt;b&gt;Bank" in page.text
 
 
+def test_consent_says_what_a_key_proves(half: FrontHalf, site: Site) -> None:
+    jwk = ECKey.generate_key("P-256").as_dict(private=False) | {"kid": "k1"}
+    with_key = {"token_endpoint_auth_method": "private_key_jwt", "jwks": {"keys": [jwk]}}
+    site.members = with_key | {"redirect_uris": ["http://127.0.0.1/callback"]}
+    _, page = consent_of(half, redirect_uri=LOOPBACK)
+    assert "by a key of claude.example only" in page.text
+    assert "(level 1)" in page.text
+
+
 def test_consent_warns_when_any_local_program_could_be_the_client(
     half: FrontHalf, site: Site
 ) -> None:
@@ -219,9 +229,10 @@ def test_document_that_is_none_ends_in_a_page_and_in_the_audit(
 ) -> None:
     spoil(site)
     page = half.browser().authorize(**foreign())
-    assert page.status_code == 400
+    assert page.status_code == (503 if rule == "timeout" else 400)
     assert "location" not in page.headers
     assert refusal_rules(half) == [f"client_document.{rule}"]
+    assert CLIENT_ID in (half.spool.of(EventType.AUTHORIZE_REFUSED)[0].detail or "")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from authz_server.clients.documents import ClientDocuments, DocumentHosts
 from authz_server.clients.metadata_document import ClientDocument
 from authz_server.requested_access import ServerAtEndpoint, shown_tools
 from authz_server.store.consents import Consent
+from outbound.fetcher import FetchError
 from registry.blocks import BlockKind
 from registry.unattested import UNATTESTED_AGENT
 from tests.authz_server.back_half import (
@@ -206,6 +207,7 @@ async def test_bearer_names_person_client_and_the_agent_of_strangers(world: Worl
     assert claims["attn"]["evidence"] == (await world.document()).client.document_digest
     (event,) = world.authority.spool.of(EventType.TOKEN_ISSUED)
     assert (event.client_id, event.agent) == (CLIENT_ID, UNATTESTED_AGENT)
+    assert event.evidence == {"client.name": "C", "client.authentication": "none"}
 
 
 async def test_declared_public_client_of_the_agent_gets_a_bearer_of_level_0(world: World) -> None:
@@ -294,6 +296,18 @@ async def test_document_changed_since_the_person_was_asked_is_refused(world: Wor
     world.site.members = {}
     world.authority.clock.now += 61
     assert (await world.redeem(await world.code())).status_code == 200
+
+
+@pytest.mark.requirement("attack-21")
+async def test_site_that_is_away_for_a_moment_is_a_503_and_burns_nothing(world: World) -> None:
+    world.site.headers["cache-control"] = "no-store"
+    code = await world.code(created_at=world.authority.now + 61)
+    world.site.failure = FetchError("unreachable")
+    world.authority.clock.now += 61
+    assert error_of(await world.redeem(code)) == "temporarily_unavailable"
+    world.site.failure = None
+    world.authority.clock.now += 15
+    assert (await world.redeem(code)).status_code == 200
 
 
 @pytest.mark.requirement("attack-21")
