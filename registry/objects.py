@@ -87,7 +87,10 @@ class AgentSpec(Spec):
         default=None, description="Default: true only when acts_for is absent."
     )
     groups: tuple[Name, ...] = ()
-    clients: tuple[Name, ...] = Field(default=(), description="Further OAuth clients of it.")
+    clients: tuple[Name, ...] = Field(
+        default=(),
+        description="Further OAuth clients of it, by name: level 1 with a key, else level 0.",
+    )
     redirect_uris: tuple[HttpUrl, ...] = Field(
         default=(), description="Of its implicit client. A loopback literal matches any port."
     )

@@ -20,6 +20,7 @@ class Site(Fetcher):
         self.status = 200
         self.members: dict[str, Any] = {}
         self.body: bytes | None = None
+        self.files: dict[str, bytes] = {}  # by URL: what is no document
         self.failure: FetchError | None = None
         self.hold: asyncio.Event | None = None
 
@@ -33,6 +34,8 @@ class Site(Fetcher):
             await self.hold.wait()
         if self.failure is not None:
             raise self.failure
+        if url in self.files:
+            return Fetched(200, self.headers, self.files[url])
         host = url.split("/")[2]
         document = {"client_id": url, "client_name": "C", "redirect_uris": [f"https://{host}/cb"]}
         body = self.body or json.dumps(document | self.members).encode()

@@ -192,7 +192,7 @@ async def test_ca_bundle_is_for_private_hosts_only(site: Site, clock: Clock) -> 
     await name_of(documents, "https://c.intra/c")
     await name_of(documents, CLIENT_ID)
     private, public = (policy for _, policy in site.asked)
-    assert (private.ca_bundle, private.private_hosts) == ("/ca.pem", {"c.intra"})
+    assert (private.ca_bundle, private.private_hosts) == ("/ca.pem", hosts.private)
     assert public.ca_bundle is None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 
 from audit_log.event import EventType
@@ -414,7 +415,7 @@ def assertion(key: Keyholder, header: dict[str, Any] | None = None, **changes: A
     return sign({"alg": "ES256", "typ": "JWT", "kid": "k1"} | (header or {}), kept, key.key)
 
 
-def with_assertion(value: str) -> dict[str, str]:
+def with_assertion(value: str) -> dict[str, Any]:
     return {
         "client_assertion": value,
         "client_assertion_type": CLIENT_ASSERTION_JWT_BEARER,
@@ -469,6 +470,21 @@ async def test_assertion_that_is_not_for_us_now_is_refused(
     spoiled = with_assertion(assertion(key, header, **changes))
     assert error_of(await world.redeem(code, None, **spoiled)) == "invalid_client"
     assert world.rules() == [rule]
+    answer = await world.redeem(code, None, **with_assertion(assertion(key)))
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.requirement("CIMD-4")
+async def test_client_with_keys_at_its_own_origin_proves_one_of_them(world: World) -> None:
+    key, jwks_uri = Keyholder(world.authority), "https://claude.example/jwks"
+    publish_key(world, key, at_uri=True)
+    code = await world.code()
+    world.site.files[jwks_uri] = b'{"keys": []}'
+    proved = with_assertion(assertion(key))
+    assert error_of(await world.redeem(code, None, **proved)) == "invalid_client"
+    assert world.rules() == ["jwt.key"]
+    world.site.files[jwks_uri] = msgspec.json.encode({"keys": [key.jwk | {"kid": "k1"}]})
+    world.authority.clock.now += 11
     answer = await world.redeem(code, None, **with_assertion(assertion(key)))
     assert answer.status_code == 200, answer.text
 

@@ -99,3 +99,28 @@ def test_listen_port_follows_a_loopback_issuer_unless_it_is_set(
         monkeypatch.setenv(f"COUNTERSIGN_{name.upper()}", value)
     assert AuthzServerSettings().listen_port == port
     assert ServeSettings().listen_port == port
+
+
+@pytest.mark.parametrize(
+    "hosts", [["*"], ["claude.ai", "*.example.com"], ["claude.ai:8443"], ["127.0.0.1:9000"], []]
+)
+def test_hosts_of_client_documents_are_names_or_patterns(hosts: list[str]) -> None:
+    assert AuthzServerSettings(client_metadata_hosts=hosts).client_metadata_hosts == set(hosts)
+
+
+@pytest.mark.parametrize(
+    "host", ["https://claude.ai", "Claude.ai", "claude.*", "*claude.ai", "claude.ai/", "a.b:0", ""]
+)
+def test_host_that_could_never_match_is_refused(host: str) -> None:
+    with pytest.raises(ValidationError):
+        AuthzServerSettings(client_metadata_hosts=[host])
+    with pytest.raises(ValidationError):
+        AuthzServerSettings(client_metadata_blocked_hosts=[host])
+
+
+@pytest.mark.parametrize("host", ["*", "*.intra.example"])
+def test_private_host_of_client_documents_must_be_exact(host: str) -> None:
+    with pytest.raises(ValidationError, match="exact hosts"):
+        AuthzServerSettings(client_metadata_private_hosts=[host])
+    exact = AuthzServerSettings(client_metadata_private_hosts=["clients.intra.example"])
+    assert exact.client_metadata_private_hosts == {"clients.intra.example"}

@@ -1,5 +1,7 @@
 """Agents that prove no workload: programs nobody vouches for, and declared clients alone."""
 
+from typing import Any
+
 import pytest
 
 from registry.objects import DeclaredObject
@@ -16,7 +18,7 @@ SPEC = {
 }
 
 
-def objects(name: str = UNATTESTED_AGENT, **changes: object) -> Objects:
+def objects(name: str = UNATTESTED_AGENT, **changes: Any) -> Objects:
     """The small set, a server that takes bearers, a declared client, and an Agent of that name."""
     spec = {key: value for key, value in (SPEC | changes).items() if value is not None}
     return [
@@ -47,7 +49,7 @@ def objects(name: str = UNATTESTED_AGENT, **changes: object) -> Objects:
     ],
 )
 def test_agent_of_strangers_that_claims_more_is_refused(
-    registry: Registry, changes: dict[str, object], field: str
+    registry: Registry, changes: dict[str, Any], field: str
 ) -> None:
     plan = registry.plan(*objects(**changes))
     assert [(each.name, each.field) for each in plan.problems] == [(UNATTESTED_AGENT, field)]
@@ -82,7 +84,7 @@ def test_agent_of_strangers_is_published_without_a_client_or_a_rule(registry: Re
     ],
 )
 def test_agent_that_nothing_can_be_is_refused(
-    registry: Registry, changes: dict[str, object], field: str
+    registry: Registry, changes: dict[str, Any], field: str
 ) -> None:
     plan = registry.plan(*objects("tray-helper", **changes))
     assert [(each.name, each.field) for each in plan.problems] == [("tray-helper", field)]
