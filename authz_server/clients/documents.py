@@ -1,20 +1,20 @@
 """Fetches and keeps the metadata documents of clients that nobody registered.
 
 Anybody can name any URL here without proving anything, so in this order: the URL is one spelling of
-one host → the operator's hosts (`DocumentHosts`) → what is kept, good or bad → a place among those
-who wait, and a fetch left in this minute for that host → one fetch per URL at a time, by a fetcher
-of its own, so that slow strangers wait for each other and nobody else for them. A connection is
-made to allowed addresses only (`outbound.fetcher`).
+one host → the operator's hosts (`DocumentHosts`) → what is kept, good or bad → a place among the
+documents waited for, and a fetch left in this minute for that host → one fetch per URL at a time,
+by a fetcher of its own, so that slow strangers wait for each other and nobody else for them. A
+connection is made to allowed addresses only (`outbound.fetcher`).
 
-A document is kept for as long as its headers say (RFC 9111 §5.2), within `FRESH_SECONDS`; after
-that it is fetched again or not used: what its owner withdrew does not live on. That a fetch failed
+A document is kept for as long as its headers say (RFC 9111 §5.2), within our bounds; after that it
+is fetched again or not used: what its owner withdrew does not live on. That a fetch failed
 is kept for a moment too, which is no caching of the answer (draft §5.2) but a pause. Both memories
 are bounded, in each process; the least recently used goes first.
 """
 
 import asyncio
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -47,7 +47,7 @@ PAUSE_SECONDS: Final = 15.0
 WINDOW_SECONDS: Final = 60.0
 
 UNAVAILABLE: Final = "temporarily_unavailable"
-_BUSY: Final = Refusal(
+BUSY: Final = Refusal(
     UNAVAILABLE,
     "Too many unknown programs are asking at the moment. Try again in a minute.",
     "no fetch left",
@@ -55,7 +55,8 @@ _BUSY: Final = Refusal(
 )
 _LATER: Final = frozenset(("unreachable", "timeout"))
 _SAID: Final[Mapping[str, str]] = {
-    "address_refused": "its address may not be fetched from here",
+    # One sentence for both: who asks must not learn which names lead into our network.
+    "address_refused": "its description cannot be reached",
     "unreachable": "its description cannot be reached",
     "timeout": "its description takes too long to arrive",
     "too_large": "its description is too long",
@@ -120,13 +121,7 @@ class ClientDocuments:
         self._good: OrderedDict[str, _Kept] = OrderedDict()
         self._bad: OrderedDict[str, _Kept] = OrderedDict()
         self._fetching: dict[str, asyncio.Lock] = {}
-        self._waiting: Counter[str] = Counter()
         self._fetches: OrderedDict[str, deque[float]] = OrderedDict()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether documents of any host are taken at all."""
-        return self._fetcher is not None and bool(self._hosts.allowed)
 
     async def document(self, client_id: str) -> ClientDocument | Refusal:
         """The client at this URL, as its document says now or said a moment ago."""
@@ -138,16 +133,9 @@ class ClientDocuments:
         kept = self._kept(client_id)
         if kept is not None:
             return kept
-        host = host_of(client_id)
-        waiting_there = self._waiting.get(host, 0)
-        if waiting_there >= WAITING_A_HOST or self._waiting.total() >= MAXIMUM_WAITING:
-            return _BUSY
-        self._waiting[host] += 1
-        try:
-            return await self._fetched_once(client_id, policy, self._fetcher)
-        finally:
-            self._waiting[host] -= 1
-            self._waiting += Counter()  # forgets the hosts nobody waits for
+        if client_id not in self._fetching and not self._has_place(host_of(client_id)):
+            return BUSY
+        return await self._fetched_once(client_id, policy, self._fetcher)
 
     async def keys(self, document: ClientDocument, key_id: object) -> ForeignKeys | Refusal:
         """The keys a client authenticates with; fetched from its own origin if it says so."""
@@ -160,6 +148,11 @@ class ClientDocuments:
             return await self._jwks.keys(document.keys.uri, policy, kid=key_id)
         except FetchError as error:
             return _as_refusal(error, "keys")
+
+    def _has_place(self, host: str) -> bool:
+        """Whether one more document may be waited for; who waits for the same one needs none."""
+        waiting_there = sum(host_of(each) == host for each in self._fetching)
+        return waiting_there < WAITING_A_HOST and len(self._fetching) < MAXIMUM_WAITING
 
     def _kept(self, client_id: str) -> ClientDocument | Refusal | None:
         for memory in (self._good, self._bad):
@@ -179,7 +172,7 @@ class ClientDocuments:
                 if kept is not None:
                     return kept
                 if not self._may_fetch_from(host_of(client_id)):
-                    return _BUSY
+                    return BUSY
                 return await self._fetched(client_id, policy, fetcher)
         finally:
             if not lock.locked():

@@ -5,6 +5,7 @@ where the table says the redirect URI was proved, otherwise it ends in a page.
 """
 
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Final
 
 from starlette.requests import Request
@@ -17,6 +18,7 @@ from authz_server.authorize_answers import parties
 from authz_server.authorize_checks import Asked, Refused, check_authorization_request
 from authz_server.authorize_flow import go_on, living_session
 from authz_server.browser import BROWSER_COOKIE_SECONDS, browser_secret, set_cookie
+from authz_server.clients.documents import BUSY
 from authz_server.clients.resolving import document_of
 from authz_server.endpoints.page_endpoint import page_endpoint
 from authz_server.errors import error_page, redirect_error
@@ -83,7 +85,10 @@ async def _judge(parts: Parts, request: Request, parameters: Parameters) -> Resp
 
 
 async def _refuse_document(parts: Parts, request: Request, refusal: Refusal) -> Response:
-    """Who asks is not known, so only the person is told."""
+    """Who asks is not known, so only the person is told, and why only in the audit.
+
+    One status for every cause: a name that leads into our network looks like one that does not.
+    """
     await record_refusal(
         parts,
         EventType.AUTHORIZE_REFUSED,
@@ -91,7 +96,8 @@ async def _refuse_document(parts: Parts, request: Request, refusal: Refusal) -> 
         request_method=request.method,
         request_path="/oauth/authorize",
     )
-    return error_page(refusal)
+    is_busy = refusal.rule == BUSY.rule
+    return error_page(refusal, status=None if is_busy else HTTPStatus.BAD_REQUEST)
 
 
 async def _refuse(parts: Parts, request: Request, asked: Asked, refused: Refused) -> Response:

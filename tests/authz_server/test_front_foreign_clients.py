@@ -1,5 +1,6 @@
 """Programs nobody vouches for, at the authorization endpoint and on the consent page."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -229,10 +230,25 @@ def test_document_that_is_none_ends_in_a_page_and_in_the_audit(
 ) -> None:
     spoil(site)
     page = half.browser().authorize(**foreign())
-    assert page.status_code == (503 if rule == "timeout" else 400)
+    assert page.status_code == 400
     assert "location" not in page.headers
     assert refusal_rules(half) == [f"client_document.{rule}"]
     assert CLIENT_ID in (half.spool.of(EventType.AUTHORIZE_REFUSED)[0].detail or "")
+
+
+@pytest.mark.requirement("attack-3")
+def test_page_does_not_say_which_names_lead_into_our_network(half: FrontHalf, site: Site) -> None:
+    pages = []
+    for failure in ("address_refused", "unreachable"):
+        site.failure = FetchError(failure)
+        pages.append(half.browser().authorize(**foreign()))
+        half.clock.now += 60
+    nonce = re.compile(r'nonce="[^"]*"')
+    private, nowhere = (nonce.sub("", page.text) for page in pages)
+    assert private == nowhere
+    assert pages[0].status_code == pages[1].status_code
+    rules = ["client_document.address_refused", "client_document.unreachable"]
+    assert refusal_rules(half) == rules
 
 
 @pytest.mark.parametrize(
