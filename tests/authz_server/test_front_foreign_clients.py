@@ -136,10 +136,13 @@ def test_consent_warns_when_any_local_program_could_be_the_client(
 ) -> None:
     _, page = consent_of(half)
     assert "which program on this computer" not in page.text
+    assert "until then without asking again" in page.text
+    assert "Let in by" in page.text
     site.members = {"redirect_uris": ["http://127.0.0.1/callback"]}
     half.clock.now += 400
     _, page = consent_of(half, redirect_uri=LOOPBACK)
     assert "any of them can use this name" in page.text
+    assert "you are asked at each login" in page.text
     assert "by its own word only" in page.text
 
 
