@@ -217,6 +217,40 @@ def test_client_with_a_web_redirect_is_native_only_if_it_says_so() -> None:
     assert not matches(accepted(redirect_uris=redirects), any_port)
 
 
+@pytest.mark.requirement("attack-7")
+@pytest.mark.parametrize(
+    ("members", "asked"),
+    [
+        # shaped like those of a command line, of an editor with a web site, and of a web site
+        (
+            {"redirect_uris": ["http://localhost/callback", "http://127.0.0.1/callback"]},
+            "http://localhost:54545/callback",
+        ),
+        (
+            {
+                "application_type": "native",
+                "redirect_uris": ["http://127.0.0.1:33418/", "https://claude.example/redirect"],
+                "grant_types": ["authorization_code", "refresh_token"],
+                "response_types": ["code"],
+                "client_uri": "https://claude.example/product",
+            },
+            "http://127.0.0.1:40000/",
+        ),
+        (
+            {
+                "redirect_uris": ["https://claude.example/api/mcp/auth_callback"],
+                "logo_uri": "https://claude.example/logo.png",
+                "scope": "anything",
+                "contacts": ["security@claude.example"],
+            },
+            "https://claude.example/api/mcp/auth_callback",
+        ),
+    ],
+)
+def test_documents_as_clients_publish_them_are_taken(members: dict[str, Any], asked: str) -> None:
+    assert matches(accepted(**members), asked)
+
+
 def test_level_is_one_for_who_alone_gets_the_answer_or_can_use_it() -> None:
     jwks = {"keys": [PUBLIC_KEY]}
     with_key = {"token_endpoint_auth_method": "private_key_jwt", "jwks": jwks}

@@ -300,6 +300,29 @@ async def test_document_changed_since_the_person_was_asked_is_refused(world: Wor
 
 
 @pytest.mark.requirement("attack-21")
+@pytest.mark.requirement("attack-21")
+async def test_another_server_reads_the_document_for_itself(world: World) -> None:
+    code = await world.code()
+    site, parts = Site(), world.authority.parts
+    hosts = DocumentHosts(allowed=frozenset("*"))
+    own = ClientDocuments(site, hosts, ISSUER, parts.clock)
+    authority = world.authority
+    other = Authority(
+        authority.directory,
+        replace(parts, client_documents=own),
+        authority.database,
+        authority.clock,
+    )
+    elsewhere = World(other, site)
+    assert (await elsewhere.redeem(code)).status_code == 200
+    assert [url for url, _ in site.asked] == [CLIENT_ID]
+    site.members = {"client_name": "D"}
+    authority.clock.now += 301
+    late = await world.code(created_at=authority.now, document_digest="sha-256:before")
+    assert error_of(await elsewhere.redeem(late)) == "invalid_grant"
+    assert world.rules() == ["code.document_changed"]
+
+
 async def test_site_that_is_away_for_a_moment_is_a_503_and_burns_nothing(world: World) -> None:
     world.site.headers["cache-control"] = "no-store"
     code = await world.code(created_at=world.authority.now + 61)
