@@ -1,6 +1,7 @@
 """Writes the documentation that is data elsewhere: `make docs`. `tests/test_docs.py` compares.
 
-docs/settings.md comes from `countersign.settings`; docs/requirements.md from `tests.requirements`.
+docs/settings.md comes from `countersign.settings`; docs/requirements.md from `tests.requirements`;
+the tables in docs/eras.md from `tests/interop/eras.py`.
 """
 
 import re
@@ -17,6 +18,7 @@ from countersign.settings import (
     ServeSettings,
     StdioHostSettings,
 )
+from tests.interop.eras import era_matrix
 from tests.objects_page import objects_page
 from tests.requirements import REQUIREMENTS
 
@@ -150,7 +152,23 @@ def _section_order(key: tuple[str, str]) -> tuple[str, list[int]]:
     return key[0], [int(number) for number in key[1].removeprefix("§").split(".")]
 
 
+def eras_page() -> str:
+    """docs/eras.md: what is there, with its generated part between the marks."""
+    return _filled((DOCS / "eras.md").read_text(), "era matrix", era_matrix())
+
+
+def _filled(page: str, name: str, table: str) -> str:
+    before, begin, rest = page.partition(f"<!-- {name}: generated")
+    mark, _, rest = rest.partition("\n")
+    _, end, after = rest.partition(f"<!-- end of the {name} -->")
+    if not (begin and end):
+        message = f"the page has no place for the {name}"
+        raise ValueError(message)
+    return f"{before}{begin}{mark}\n\n{table}\n{end}{after}"
+
+
 PAGES = {
+    "eras.md": eras_page,
     "specs.md": specs_page,
     "settings.md": settings_page,
     "requirements.md": requirements_page,

@@ -325,6 +325,9 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "credential-never-echoed": (
         "No reply, however split or encoded, carries the target's credential to the agent."
     ),
+    "era-matrix": (
+        "Agents of either era reach servers of either era: begin, list, call, progress, cancel."
+    ),
     "era-probe": (
         "Whether a server is modern is asked with server/discover, once per server, and never "
         "with a person's call."

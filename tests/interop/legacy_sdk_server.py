@@ -35,6 +35,13 @@ class Events(EventStore):
         return stream
 
 
+def get_spoken(context: Context) -> str:
+    """The revision this was asked in, and whether in a session."""
+    headers = context.request_context.request.headers
+    session = "session" if "mcp-session-id" in headers else "no session"
+    return f"{headers['mcp-protocol-version']}, {session}"
+
+
 def build(port: int, form: str) -> FastMCP:
     """The server with tools that show what a gateway makes of each peculiarity."""
     server = FastMCP(
@@ -46,6 +53,7 @@ def build(port: int, form: str) -> FastMCP:
         log_level="WARNING",
     )
     cancelled = []
+    server.tool()(get_spoken)
 
     @server.tool()
     def get_who(context: Context) -> str:

@@ -88,6 +88,7 @@ class RawSession:
     id: str = ""
     token: str | None = None
     initialized: dict[str, Any] = field(default_factory=dict)
+    server: str = "crm"
 
     def __post_init__(self) -> None:
         params = {
@@ -100,7 +101,7 @@ class RawSession:
         self.initialized = answer.json()["result"]
 
     def headers(self, method: str) -> dict[str, str]:
-        token = self.token or self.agent.tokens["crm"]
+        token = self.token or self.agent.tokens[self.server]
         headers = self.agent.headers(method, self.url, token)
         headers["accept"] = "application/json, text/event-stream"
         if self.id:
@@ -109,7 +110,7 @@ class RawSession:
 
     @property
     def url(self) -> str:
-        return self.agent.stack.endpoint("crm")
+        return self.agent.stack.endpoint(self.server)
 
     def ask(self, method: str, params: dict[str, Any] | None = None) -> httpx2.Response:
         message: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": method}
