@@ -1,7 +1,7 @@
 """Writes the documentation that is data elsewhere: `make docs`. `tests/test_docs.py` compares.
 
 docs/settings.md comes from `countersign.settings`; docs/requirements.md from `tests.requirements`;
-the tables in docs/eras.md from `tests/interop/eras.py`.
+the tables in docs/eras.md from `tests/interop/eras.py` and `client_table.py` beside it.
 """
 
 import re
@@ -18,6 +18,7 @@ from countersign.settings import (
     ServeSettings,
     StdioHostSettings,
 )
+from tests.interop.client_table import client_table
 from tests.interop.eras import era_matrix
 from tests.objects_page import objects_page
 from tests.requirements import REQUIREMENTS
@@ -153,8 +154,9 @@ def _section_order(key: tuple[str, str]) -> tuple[str, list[int]]:
 
 
 def eras_page() -> str:
-    """docs/eras.md: what is there, with its generated part between the marks."""
-    return _filled((DOCS / "eras.md").read_text(), "era matrix", era_matrix())
+    """docs/eras.md: what is there, with its generated tables between the marks."""
+    page = _filled((DOCS / "eras.md").read_text(), "era matrix", era_matrix())
+    return _filled(page, "client table", client_table())
 
 
 def _filled(page: str, name: str, table: str) -> str:

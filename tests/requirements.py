@@ -304,6 +304,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
     ),
     "audit-unwritable-refuses": "A call whose decision cannot be recorded is not made.",
     "cancellation-travels-up": "An agent that goes away ends the request at the MCP server.",
+    "client-table": (
+        "The Python and TypeScript clients and the Inspector, of both eras: from the 401 to login, "
+        "consent, list, call and the token after the expired one."
+    ),
     "control-enrolment": (
         "An enrolment code works once, within ten minutes, and only with a proof by the "
         "key that is enrolled."

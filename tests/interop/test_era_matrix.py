@@ -19,7 +19,8 @@ from compose.demo.stack import Stack
 from tests.interop.eras import LEGACY, MODERN, Cell, cells_of
 from tests.interop.published_stack import with_servers
 from tests.interop.test_python_client_legacy import RawSession
-from tests.services.common import python_environment, service, started
+from tests.services.common import service, started
+from tests.services.mcp_clients import install_python_legacy
 from tests.services.published_servers import is_listening
 from tests.stack import TestAgent, held_port, running_stack
 from tests.witness import Witness
@@ -37,7 +38,7 @@ def interpreters() -> dict[str, str]:
     with service("the legacy Python SDK"):
         return {
             MODERN: sys.executable,
-            LEGACY: str(python_environment("mcp-legacy", "mcp==1.30.0")),
+            LEGACY: str(install_python_legacy()),
         }
 
 

@@ -24,7 +24,8 @@ from mcp_gateway.web_server import new_server
 from registry.snapshot import GatewayEntry
 from tests.mcp_gateway.rig import Rig, enforcement_view, tool
 from tests.mcp_gateway.test_processes import served
-from tests.services.common import node_modules, python_environment, service, started
+from tests.services.common import service, started
+from tests.services.mcp_clients import install_python_legacy, install_typescript_legacy
 from tests.services.published_servers import is_listening
 from tests.stack import held_port
 
@@ -52,13 +53,13 @@ def anyio_backend() -> str:
 
 def python_sdk() -> list[str]:
     with service("the legacy Python SDK"):
-        interpreter = python_environment("mcp-legacy", "mcp==1.30.0")
+        interpreter = install_python_legacy()
     return [str(interpreter), str(HERE / "drive_python.py")]
 
 
 def typescript_sdk() -> list[str]:
     with service("the legacy TypeScript SDK"):
-        folder = node_modules("mcp-legacy-typescript", "@modelcontextprotocol/sdk@1.32.2")
+        folder = install_typescript_legacy()
     driver = folder / "drive_typescript.mjs"  # modules are found from where the program is
     driver.write_text((HERE / "drive_typescript.mjs").read_text())
     return ["node", str(driver)]

@@ -22,7 +22,8 @@ from tests.mcp_gateway.rig import Exchange, Rig, enforcement_view, tool, tool_ca
 from tests.mcp_gateway.test_caller import revocation
 from tests.mcp_gateway.test_processes import served
 from tests.mcp_gateway.test_sdk_processes import ProofAuth
-from tests.services.common import python_environment, service, started
+from tests.services.common import service, started
+from tests.services.mcp_clients import install_python_legacy
 from tests.services.published_servers import is_listening
 from tests.stack import held_port
 
@@ -44,7 +45,7 @@ def old_server(
     """Its URL and the form it answers in."""
     form = request.param
     with service("the legacy SDK"):
-        interpreter = python_environment("mcp-legacy", "mcp==1.30.0")
+        interpreter = install_python_legacy()
     with ExitStack() as holding:
         port = held_port(holding)
     directory = tmp_path_factory.mktemp(f"legacy-{form}")

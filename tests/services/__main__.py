@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from compose.services import keycloak
-from tests.services import oidc_provider, postgresql, published_servers, spire
-from tests.services.common import CannotInstallError, node_modules, python_environment
+from tests.services import mcp_clients, oidc_provider, postgresql, published_servers, spire
+from tests.services.common import CannotInstallError
 
 INSTALLATIONS: Final[Mapping[str, Callable[[], object]]] = {
     "PostgreSQL": postgresql.install,
@@ -22,10 +22,10 @@ INSTALLATIONS: Final[Mapping[str, Callable[[], object]]] = {
     "server-filesystem": published_servers.install_filesystem,
     "mcp-server-time": published_servers.install_time,
     "mcp-server-git": published_servers.install_git,
-    "MCP Python SDK 1.30": lambda: python_environment("mcp-legacy", "mcp==1.30.0"),
-    "MCP TypeScript SDK 1.32": lambda: node_modules(
-        "mcp-legacy-typescript", "@modelcontextprotocol/sdk@1.32.2"
-    ),
+    "MCP Python SDK 1.30": mcp_clients.install_python_legacy,
+    "MCP TypeScript SDK 1.32": mcp_clients.install_typescript_legacy,
+    "MCP TypeScript client 2.4": mcp_clients.install_typescript_modern,
+    "MCP Inspector 2.12, Node 22": mcp_clients.install_inspector,
     "Keycloak": keycloak.install,
     "SPIRE": spire.install,
 }
