@@ -161,10 +161,10 @@ def python_command(interpreter: str | Path) -> "list[str]":
     return [str(interpreter), str(HERE / "oauth_python.py")]
 
 
-def typescript_command(folder: Path) -> "list[str]":
+def typescript_command(folder: Path, scheme: str = "bearer") -> "list[str]":
     program = folder / "oauth_client.mjs"  # modules are found from where the program is
     program.write_text((HERE / "node" / "oauth_client.mjs").read_text())
-    return ["node", str(program)]
+    return ["node", str(program), scheme]
 
 
 @dataclass
@@ -245,6 +245,7 @@ COMMANDS: Mapping[str, Callable[[], "list[str]"]] = {
     "Python": lambda: python_command(sys.executable),
     "Python 1": lambda: python_command(install_python_legacy()),
     "TypeScript": lambda: typescript_command(install_typescript_modern()),
+    "TypeScript DPoP": lambda: typescript_command(install_typescript_modern(), "dpop"),
     "TypeScript 1": lambda: typescript_command(install_typescript_legacy()),
     "Inspector CLI": install_inspector,
 }

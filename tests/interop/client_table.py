@@ -32,13 +32,17 @@ STEPS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ClientRow:
-    """One client in one era. `says`: what a cell says instead of yes; `empty`: why it is empty."""
+    """One client in one era. `says`: what a cell says instead of yes; `empty`: why it is empty.
+
+    `is_bound`: it proves possession of a key of its own (RFC 9449), and its tokens are bound to it.
+    """
 
     client: str
     package: str
     era: str
     says: Mapping[str, str] = field(default_factory=dict)
     empty: Mapping[str, str] = field(default_factory=dict)
+    is_bound: bool = False
 
     def __str__(self) -> str:
         return f"{self.client} {self.era}".lower().replace(" ", "-")
@@ -59,6 +63,13 @@ ROWS: Final = (
     ClientRow("Python 1", "mcp 1.30.0", LEGACY, {"401 on expiry": AGAIN}, NO_OFFLINE),
     ClientRow("TypeScript", "@modelcontextprotocol/client 2.4.0", MODERN, ON_TYPESCRIPT),
     ClientRow("TypeScript", "@modelcontextprotocol/client 2.4.0", LEGACY, ON_TYPESCRIPT),
+    ClientRow(
+        "TypeScript DPoP",
+        "@modelcontextprotocol/client 2.4.0",
+        MODERN,
+        {"login and consent": "yes, the token is bound to its key", **ON_TYPESCRIPT},
+        is_bound=True,
+    ),
     ClientRow(
         "TypeScript 1",
         "@modelcontextprotocol/sdk 1.32.2",

@@ -137,11 +137,11 @@ def test_person_logs_in_and_consents(uses: Uses, row: ClientRow) -> None:
     use = uses.of(row)
     assert uses.site.authority in use.visitor.consented_to[0].text
     tokens = use.client.tokens()
-    assert tokens["token_type"].lower() == "bearer"
+    assert tokens["token_type"] == ("DPoP" if row.is_bound else "Bearer")
     claims = part(tokens["access_token"], 1)
     assert (claims["aud"], claims["client_id"]) == (use.place.endpoint, use.place.client_id)
     assert claims["act"]["agent"] == AGENT
-    assert "cnf" not in claims
+    assert ("cnf" in claims) == row.is_bound
     assert bool(tokens.get("refresh_token")) == ("refresh" not in row.empty)
 
 

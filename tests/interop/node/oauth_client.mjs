@@ -1,6 +1,6 @@
 // A client on an official TypeScript SDK that knows one address: the MCP endpoint.
 //
-//   node oauth_client.mjs (modern | legacy) ENDPOINT CLIENT_METADATA_URL REDIRECT_URI
+//   node oauth_client.mjs (bearer | dpop) (modern | legacy) ENDPOINT CLIENT_METADATA_URL REDIRECT_URI
 //
 // Commands are JSON lines, each answered by one: {do: "list" | "call" | "expire" | "tokens"}. Where
 // a person is needed it writes {authorize: URL} and reads {redirect: URL} before it goes on.
@@ -8,7 +8,7 @@
 import { randomUUID } from "node:crypto";
 import { createInterface } from "node:readline";
 
-const [era, endpoint, clientMetadataUrl, redirectUrl] = process.argv.slice(2);
+const [scheme, era, endpoint, clientMetadataUrl, redirectUrl] = process.argv.slice(2);
 const OLD = "@modelcontextprotocol/sdk/client";
 const today = await import("@modelcontextprotocol/client").catch(() => undefined);
 const sdk = today ?? {
@@ -45,6 +45,10 @@ class Provider {
 }
 
 const provider = new Provider();
+if (scheme === "dpop") {
+  const session = await today.DpopSession.create();
+  provider.dpop = () => session;
+}
 let client, transport;
 
 // Do it; if the SDK wants the person first, send them there and do it again.
