@@ -23,6 +23,7 @@ from authz_server.requested_access import (
     ADMIN_SCOPES,
     ENDPOINT_SCOPES,
     MAXIMUM_PATTERNS,
+    SCOPE_OFFLINE,
     ServerAtEndpoint,
     exact_tools,
     reachable_endpoint,
@@ -34,6 +35,7 @@ from authz_server.store.interactions import AuthorizationRequest
 from registry.blocks import BlockKind, BlockState, Subject
 from registry.snapshot import AgentRecord, ClientRecord, RegistrySnapshot
 from token_exchange.claims import AuthorizationDetail, Refusal
+from token_exchange.narrowing import format_scope
 from token_exchange.token_types import GRANT_AUTHORIZATION_CODE
 
 MAXIMUM_STATE: Final = 2048  # returned verbatim in a URL
@@ -350,11 +352,23 @@ def _prompts(asked: Asked) -> frozenset[str]:
     return frozenset((asked.one("prompt") or "").split())
 
 
+def _scope(asked: Asked) -> str:
+    """What was asked for in the request, and by the client's document.
+
+    MCP clients of before 2026-07-28 ask for the scope of the challenge and cannot add
+    `offline_access`; their document says that they use refresh tokens.
+    """
+    allowed = ADMIN_SCOPES if asked.endpoint is None else ENDPOINT_SCOPES
+    scope = requested_scope(asked.one("scope"), allowed) or ""
+    if asked.endpoint is None or asked.document is None or not asked.document.wants_refresh:
+        return scope
+    return format_scope({*scope.split(), SCOPE_OFFLINE})
+
+
 def _request_of(asked: Asked) -> AuthorizationRequest:
     endpoint = asked.endpoint
     prompts = _prompts(asked)
     max_age = asked.one("max_age")
-    allowed = ADMIN_SCOPES if endpoint is None else ENDPOINT_SCOPES
     return AuthorizationRequest(
         client_id=asked.one("client_id") or "",
         agent=None if endpoint is None else endpoint.agent.entry.name,
@@ -363,7 +377,7 @@ def _request_of(asked: Asked) -> AuthorizationRequest:
         state=asked.one("state"),
         code_challenge=asked.one("code_challenge") or "",
         resource=asked.one("resource") or "",
-        scope=requested_scope(asked.one("scope"), allowed) or "",
+        scope=_scope(asked),
         tools=asked.tools,
         nonce=asked.one("nonce"),
         dpop_jkt=asked.one("dpop_jkt"),

@@ -131,7 +131,8 @@ class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     `agent` names the Agent it belongs to. `loopback_redirects`: RFC 8252 §7.3 any-port rule.
     `kind`: agent | gateway | cli | declared | document; the last one is never in a snapshot, it
     describes itself at the https URL that is its id: `document_digest` says as which document.
-    `is_native`: its redirects on loopback match on any port.
+    `is_native`: its redirects on loopback match on any port. `wants_refresh`: its document asks for
+    refresh tokens.
     """
 
     client_id: str
@@ -147,6 +148,7 @@ class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     jwks_uri: str | None = None
     document_digest: str | None = None
     is_native: bool = False
+    wants_refresh: bool = False
 
 
 class ProviderRecord(msgspec.Struct, frozen=True):

@@ -92,8 +92,8 @@ def read_document(
         display_name=document["client_name"],
         redirect_uris=redirects,
         authentication=(method,),
-        # `grant_types` of the document promise nothing: a refresh token is asked for by its scope.
         grant_types=(GRANT_AUTHORIZATION_CODE, GRANT_REFRESH_TOKEN),
+        wants_refresh=_wants_refresh(document),
         agent=UNATTESTED_AGENT,
         jwks_uri=keys.uri,
         document_digest=digest_of_document(document),
@@ -178,6 +178,12 @@ def _is_native(document: Mapping[str, Any], redirects: tuple[str, ...]) -> bool:
     if stated is None:
         return all(is_loopback_redirect(uri) for uri in redirects)
     return bool(stated == "native")
+
+
+def _wants_refresh(document: Mapping[str, Any]) -> bool:
+    """RFC 7591 §2: it says that it will use the refresh token grant."""
+    listed = document.get("grant_types")
+    return isinstance(listed, list) and GRANT_REFRESH_TOKEN in listed
 
 
 def _keys(document: Mapping[str, Any], client_id: str) -> DocumentKeys | Refusal:

@@ -293,3 +293,20 @@ def test_digest_changes_with_the_document_and_not_with_its_order() -> None:
     assert isinstance(again, ClientDocument)
     assert again.client.document_digest == once.document_digest
     assert accepted(logo_uri="https://claude.example/x").document_digest != once.document_digest
+
+
+@pytest.mark.parametrize(
+    ("listed", "is_asked"),
+    [
+        (["authorization_code", "refresh_token"], True),
+        (["authorization_code"], False),
+        (None, False),
+        ("refresh_token", False),
+        ({"refresh_token": True}, False),
+        ([["refresh_token"], 7], False),
+    ],
+)
+def test_refresh_token_is_asked_for_by_the_grant_types_of_a_document(
+    listed: Any, is_asked: bool
+) -> None:
+    assert accepted(grant_types=listed).wants_refresh == is_asked

@@ -372,3 +372,34 @@ def request_of() -> AuthorizationRequest:
         silent=False,
         login_not_before=0,
     )
+
+
+@pytest.mark.requirement("client-table")
+@pytest.mark.parametrize("scope", ["mcp:tools", "mcp:tools offline_access", None])
+def test_document_that_names_the_refresh_grant_asks_for_a_refresh_token(
+    half: FrontHalf, site: Site, scope: str | None
+) -> None:
+    """The client of 2025 asks for the scope of the challenge, and cannot ask for more."""
+    site.members = {"grant_types": ["authorization_code", "refresh_token"]}
+    browser, page = consent_of(half, scope=scope)
+    assert "Stays connected" in page.text
+    stored = half.parts.codes.find(answer_of(browser.allow(page))["code"])
+    assert stored is not None
+    assert stored.grant.scope == "mcp:tools offline_access"
+
+
+@pytest.mark.requirement("client-table")
+def test_document_that_does_not_name_it_asks_for_none(half: FrontHalf, site: Site) -> None:
+    site.members = {"grant_types": ["authorization_code"]}
+    browser, page = consent_of(half, scope="mcp:tools")
+    assert "Stays connected" not in page.text
+    stored = half.parts.codes.find(answer_of(browser.allow(page))["code"])
+    assert stored is not None
+    assert stored.grant.scope == "mcp:tools"
+
+
+@pytest.mark.requirement("client-table")
+def test_document_that_names_it_makes_no_wrong_scope_right(half: FrontHalf, site: Site) -> None:
+    site.members = {"grant_types": ["refresh_token"]}
+    answer = answer_of(half.browser().authorize(**foreign(scope="offline_access")))
+    assert answer["error"] == "invalid_scope"

@@ -35,6 +35,7 @@ class ClientRow:
     """One client in one era. `says`: what a cell says instead of yes; `empty`: why it is empty.
 
     `is_bound`: it proves possession of a key of its own (RFC 9449), and its tokens are bound to it.
+    `asks_offline`: it adds `offline_access` to the scope of the challenge.
     """
 
     client: str
@@ -43,6 +44,7 @@ class ClientRow:
     says: Mapping[str, str] = field(default_factory=dict)
     empty: Mapping[str, str] = field(default_factory=dict)
     is_bound: bool = False
+    asks_offline: bool = True
 
     def __str__(self) -> str:
         return f"{self.client} {self.era}".lower().replace(" ", "-")
@@ -51,16 +53,12 @@ class ClientRow:
 AGAIN: Final = "yes: it authorizes again, through the browser"
 AT_THE_END: Final = "yes, instead of a 401, when it knows that the token has ended"
 AT_THE_401: Final = "yes, at the 401"
-NO_OFFLINE: Final = {
-    "refresh": "it asks for the scope of the challenge and no more; a refresh token is given for "
-    "`offline_access`, which newer clients add"
-}
 ON_PYTHON: Final = {"401 on expiry": AGAIN, "refresh": AT_THE_END}
 ON_TYPESCRIPT: Final = {"401 on expiry": "yes: it refreshes", "refresh": AT_THE_401}
 ROWS: Final = (
     ClientRow("Python", "mcp 2.3.0", MODERN, ON_PYTHON),
     ClientRow("Python", "mcp 2.3.0", LEGACY, ON_PYTHON),
-    ClientRow("Python 1", "mcp 1.30.0", LEGACY, {"401 on expiry": AGAIN}, NO_OFFLINE),
+    ClientRow("Python 1", "mcp 1.30.0", LEGACY, ON_PYTHON, asks_offline=False),
     ClientRow("TypeScript", "@modelcontextprotocol/client 2.4.0", MODERN, ON_TYPESCRIPT),
     ClientRow("TypeScript", "@modelcontextprotocol/client 2.4.0", LEGACY, ON_TYPESCRIPT),
     ClientRow(
@@ -74,8 +72,8 @@ ROWS: Final = (
         "TypeScript 1",
         "@modelcontextprotocol/sdk 1.32.2",
         LEGACY,
-        {"401 on expiry": AGAIN},
-        NO_OFFLINE,
+        ON_TYPESCRIPT,
+        asks_offline=False,
     ),
     ClientRow("Inspector CLI", "@modelcontextprotocol/inspector 2.12.0", MODERN, ON_TYPESCRIPT),
     ClientRow("Inspector CLI", "@modelcontextprotocol/inspector 2.12.0", LEGACY, ON_TYPESCRIPT),

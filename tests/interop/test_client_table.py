@@ -17,7 +17,7 @@ from authz_server.issuing.signing_keys import KeyPurpose
 from compose.demo.stack import Stack
 from tests.forging import SigningKey, part, real_keys
 from tests.interop.client_programs import ForeignClient, Place, Visitor, running
-from tests.interop.client_table import AGAIN, LEGACY, MODERN, ROWS, ClientRow, rows_of
+from tests.interop.client_table import AGAIN, LEGACY, MODERN, ClientRow, rows_of
 from tests.interop.document_site import DocumentSite, document_site
 from tests.interop.foreign_clients import AGENT, foreign_objects
 from tests.services.common import service
@@ -127,8 +127,8 @@ def test_client_finds_its_way_from_the_401(uses: Uses, row: ClientRow) -> None:
     assert query["client_id"] == use.place.client_id
     assert query["resource"] == use.place.endpoint
     assert query["code_challenge_method"] == "S256"
-    wanted = {"mcp:tools"} if "refresh" in row.empty else {"mcp:tools", "offline_access"}
-    assert set(query["scope"].split()) == wanted
+    wanted = "mcp:tools offline_access" if row.asks_offline else "mcp:tools"
+    assert query["scope"] == wanted
 
 
 @pytest.mark.requirement("client-table")
@@ -142,7 +142,9 @@ def test_person_logs_in_and_consents(uses: Uses, row: ClientRow) -> None:
     assert (claims["aud"], claims["client_id"]) == (use.place.endpoint, use.place.client_id)
     assert claims["act"]["agent"] == AGENT
     assert ("cnf" in claims) == row.is_bound
-    assert bool(tokens.get("refresh_token")) == ("refresh" not in row.empty)
+    assert tokens["scope"] == "mcp:tools"
+    assert tokens["refresh_token"]  # asked for by scope, or by the document
+    assert "Stays connected" in use.visitor.consented_to[0].text
 
 
 @pytest.mark.requirement("client-table")
@@ -193,14 +195,3 @@ def test_client_refreshes(uses: Uses, token_key: SigningKey, row: ClientRow) -> 
     assert len(use.visitor.sent_to) == asked
     assert after["refresh_token"] != before["refresh_token"]
     assert part(after["access_token"], 1)["inv"] == part(before["access_token"], 1)["inv"]
-
-
-@pytest.mark.requirement("client-table")
-@pytest.mark.parametrize("row", [row for row in ROWS if row.empty], ids=str)
-def test_empty_cell_is_empty_for_the_reason_it_gives(uses: Uses, row: ClientRow) -> None:
-    """A client of the legacy era that asks for no refresh token gets none, and has to ask again."""
-    assert row.empty.keys() == {"refresh"}
-    assert row.era == LEGACY
-    use = uses.of(row)
-    assert all("offline_access" not in url for url in use.visitor.sent_to)
-    assert not use.client.tokens().get("refresh_token")
