@@ -5,8 +5,9 @@ a credential sent to an address of their own. A credential goes where its server
 is worth what its provider says: a static secret, or a token for an audience. So an admin is whoever
 changes where a server is or which credential it gets, what a provider makes or for which audience,
 and whoever declares something new that sends a static secret or a token for a stated audience.
-Also in several steps. A new server whose tokens are for its own url is nobody else's, and taking a
-server or gateway away sends nothing.
+Also in several steps. An agent with a mandate acts for people who were never asked, so whoever
+gives one or changes anything of such an agent is an admin, too. A new server whose tokens are for
+its own url is nobody else's, and taking a server or gateway away sends nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ def admin_changes(changes: Sequence[ObjectChange], before: Specs, after: Specs) 
     for change in changes:
         if change.kind in ADMIN_KINDS:
             yield f"Changing a {change.kind}"
+        elif change.kind == "Agent" and _has_mandate(change.after):
+            yield "Changing an Agent that acts for people by a mandate"
         elif change.kind == "CredentialProvider" and _changes_what_is_made(change):
             yield "Changing what a CredentialProvider makes or for which audience"
         elif change.kind == "McpServer" and _redirects(change, before, after):
@@ -35,6 +38,10 @@ def admin_changes(changes: Sequence[ObjectChange], before: Specs, after: Specs) 
                 yield "Changing a Gateway's base_url"
             elif _new_secret_servers(change, after):
                 yield "Giving a Gateway a server with a static secret"
+
+
+def _has_mandate(agent: Mapping[str, Any] | None) -> bool:
+    return (_field(agent, "acts_for") or {}).get("consent") == "mandate"
 
 
 def _is_secret(*providers: Mapping[str, Any] | None) -> bool:

@@ -29,6 +29,7 @@ class EventType(StrEnum):
     TOKEN_REFUSED = "token.refused"  # noqa: S105 - an event type
     TOKEN_EXCHANGED = "token.exchanged"  # noqa: S105 - an event type
     EXCHANGE_REFUSED = "exchange.refused"
+    MANDATE_USED = "mandate.used"  # a token for a person who was not asked, on an admin's word
     CALLER_REFUSED = "caller.refused"  # the gateway did not accept the presented token
     CALL_DECIDED = "call.decided"  # intent: written before anything leaves
     CALL_FINISHED = "call.finished"  # outcome: same decision_id

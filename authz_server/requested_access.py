@@ -18,7 +18,11 @@ from authz_server.store.interactions import AuthorizationRequest
 from idp_connectors.evidence import Person
 from registry.snapshot import AgentRecord, ClientRecord, RegistrySnapshot, ServerEntry
 from registry.unattested import UNATTESTED_AGENT
-from token_exchange.authorization_details import MAXIMUM_DETAIL_TOOLS, parse_authorization_details
+from token_exchange.authorization_details import (
+    MAXIMUM_DETAIL_TOOLS,
+    MAXIMUM_TOOL_CHARACTERS,
+    parse_authorization_details,
+)
 from token_exchange.claims import AuthorizationDetail, Refusal
 from token_exchange.narrowing import format_scope, is_pattern, parse_scope
 from token_exchange.token_types import DETAIL_TOOL, SCOPE_TOOLS
@@ -29,7 +33,6 @@ ENDPOINT_SCOPES: Final = frozenset({SCOPE_OPENID, SCOPE_TOOLS, SCOPE_OFFLINE})
 OPTIONAL_SCOPES: Final = frozenset({SCOPE_OPENID, SCOPE_OFFLINE})
 ADMIN_SCOPES: Final = frozenset({SCOPE_OPENID})  # what a person may do is their role, not a scope
 WORKLOAD_ASSERTION: Final = "workload_assertion"
-MAXIMUM_TOOL_CHARACTERS: Final = 6144  # the token that names them all stays below its 16 KiB
 # In all details together: as many as one token, and so one consent page, can name tools. Whoever
 # asks has proved nothing yet, so what they make us compare is bounded before it is compared.
 MAXIMUM_PATTERNS: Final = MAXIMUM_DETAIL_TOOLS

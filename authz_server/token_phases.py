@@ -28,7 +28,12 @@ from authz_server.grants.catalog import GRANTS, GrantType
 from authz_server.parameters import Parameters
 from authz_server.parts import Parts
 from authz_server.revoked import what_revokes
-from authz_server.token_request import AuthenticatedClient, IssuancePlan, TokenRequest
+from authz_server.token_request import (
+    AuthenticatedClient,
+    IssuancePlan,
+    RefusedForPerson,
+    TokenRequest,
+)
 from registry.blocks import BlockKind, Subject, subjects_of
 from registry.clients import DOCUMENT_CLIENT
 from registry.snapshot import ClientRecord
@@ -72,6 +77,7 @@ class Refused:
     refusal: Refusal
     grant: GrantType | None = None
     client: AuthenticatedClient | None = None
+    person: RefusedForPerson | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +123,18 @@ async def plan_issuance(incoming: Incoming, parts: Parts) -> Planned | Refused:
         now=incoming.now,
     )
     plan = await grant.grant(request, parts)
-    if isinstance(plan, Refusal):
-        return Refused(plan, grant, client)
+    if not isinstance(plan, IssuancePlan):
+        return _refused_by_grant(plan, grant, client)
     refusal = _holder_problem(plan, request, compiled) or _revocation_problem(plan, compiled, parts)
     return Planned(plan, grant, request) if refusal is None else Refused(refusal, grant, client)
+
+
+def _refused_by_grant(
+    refused: Refusal | RefusedForPerson, grant: GrantType, client: AuthenticatedClient
+) -> Refused:
+    if isinstance(refused, Refusal):
+        return Refused(refused, grant, client)
+    return Refused(refused.refusal, grant, client, refused)
 
 
 def _grant_type_of(parameters: Parameters) -> str | Refusal:

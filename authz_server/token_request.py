@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from idp_connectors.evidence import Evidence, Person
 from registry.blocks import Subject
 from registry.snapshot import ClientRecord
-from token_exchange.claims import AccessTokenClaims, JwkThumbprint
+from token_exchange.claims import AccessTokenClaims, JwkThumbprint, Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ class IssuancePlan:
     other than our own access token. `subject_token` is the token an exchange started from:
     `claims.sub` may then be pairwise, so blocks are checked against this one too.
     `depends_on` are further things with a block or epoch, each with the time (NumericDate) it was
-    made: a code, a login session.
+    made: a code, a login session. `basis` is what else it rests on, in words for the audit;
+    `mandate` the object that lets an agent act for a person who was not asked.
     """
 
     claims: AccessTokenClaims
@@ -81,3 +82,17 @@ class IssuancePlan:
     target_service: str | None = None
     subject_token: AccessTokenClaims | None = None
     depends_on: tuple[tuple[Subject, int], ...] = ()
+    basis: str | None = None
+    mandate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedForPerson:
+    """A refused request for a person who was recognised: the audit names them.
+
+    `user` is None for somebody who was never here.
+    """
+
+    refusal: Refusal
+    user: str | None
+    user_name: str

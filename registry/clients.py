@@ -88,7 +88,8 @@ def grants_of(agent: AgentRecord) -> tuple[str, ...]:
     """An agent that acts for nobody asks nobody; one that must not act alone never does."""
     for_person = (GRANT_AUTHORIZATION_CODE, GRANT_REFRESH_TOKEN) if agent.acts_for_groups else ()
     alone = (GRANT_CLIENT_CREDENTIALS,) if agent.may_act_alone else ()
-    return (*for_person, *alone)
+    presenting = (GRANT_TOKEN_EXCHANGE,) if agent.subject_tokens else ()
+    return (*for_person, *alone, *presenting)
 
 
 def _gateway_client(gateway: GatewayEntry) -> ClientRecord:

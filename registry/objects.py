@@ -25,6 +25,7 @@ ToolPattern = Annotated[
     StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*/[A-Za-z0-9_.\-/]{0,127}\*?$", max_length=192),
 ]
 GroupId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+/[^\s/][^\x00-\x1f]{0,127}$")]
+ClientId = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]{1,256}$")]
 PersonAttribute = Literal["name", "groups", "acr", "auth_time", "purpose", "ticket"]
 
 
@@ -66,12 +67,39 @@ class AttestationRule(Spec):
     )
 
 
+class SubjectTokens(Spec):
+    """Which tokens of one identity provider this agent may present for a person (RFC 8693)."""
+
+    identity_provider: Name = Field(description="An IdentityProvider of an OpenID type.")
+    client_ids: tuple[ClientId, ...] = Field(
+        min_length=1, description="Clients at that provider; tokens of any other are refused."
+    )
+    types: tuple[Literal["id_token", "access_token"], ...] = Field(
+        default=("id_token",),
+        min_length=1,
+        description="id_token: issued to one of the clients, and for them alone. access_token: "
+        "issued to one of them, with our issuer among its audiences.",
+    )
+    max_age_seconds: int = Field(
+        default=300, ge=30, le=3600, description="How long after its issue one may be presented."
+    )
+
+
 class ActsFor(Spec):
     """For whom an agent may act."""
 
     groups: tuple[GroupId, ...] = Field(min_length=1)
-    consent: Literal["person"] = "person"
+    consent: Literal["person", "mandate"] = Field(
+        default="person",
+        description="Of subject_tokens. person: only with a stored consent of that person. "
+        "mandate: without one, for everybody in `groups`; each use is an audit event of its own.",
+    )
     consent_days: int = Field(default=30, ge=1, le=365)
+    subject_tokens: tuple[SubjectTokens, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Whose tokens the agent may present instead of having the person log in.",
+    )
 
 
 class AgentSpec(Spec):

@@ -19,6 +19,7 @@ from registry.declared import DeclaredSet, ObjectKey, ParsedObject, Problem, Set
 from registry.enrolment import EnrolledKey, enrolled_keys
 from registry.history import moved_servers
 from registry.object_rows import StoredObject, stored_objects
+from registry.objects import SubjectTokens
 from registry.policy_sets import live_set, waiting_set
 from registry.public_keys import public_jwk
 from registry.snapshot import (
@@ -32,6 +33,7 @@ from registry.snapshot import (
     ProviderRecord,
     RegistrySnapshot,
     ServerEntry,
+    SubjectTokenRule,
     ToolEntry,
 )
 from registry.tool_definitions import ApprovedTool, approved_tools
@@ -181,6 +183,15 @@ def _agent(parsed: ParsedObject) -> AgentRecord:
         client_ids=(parsed.name, *spec.clients),
         redirect_uris=spec.redirect_uris,
         invocation_seconds=spec.invocation_seconds,
+        subject_tokens=_subject_tokens(spec.acts_for.subject_tokens if spec.acts_for else ()),
+        by_mandate=spec.acts_for is not None and spec.acts_for.consent == "mandate",
+    )
+
+
+def _subject_tokens(declared: Iterable[SubjectTokens]) -> tuple[SubjectTokenRule, ...]:
+    return tuple(
+        SubjectTokenRule(each.identity_provider, each.client_ids, each.types, each.max_age_seconds)
+        for each in declared
     )
 
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from registry.declared import DeclaredSet, ParsedObject, Problem, suggestion
 from registry.public_keys import InvalidKeyError, public_jwk
 from registry.snapshot import endpoint_of
+from registry.subject_tokens import subject_token_problems
 from registry.unattested import unattested_problems
 from token_exchange.token_types import GRANT_CLIENT_CREDENTIALS, AudienceClass
 
@@ -57,6 +58,10 @@ def _agent(agent: ParsedObject, declared: DeclaredSet) -> Iterator[Problem]:
         yield from _reference(agent, f"spec.tools[{index}]", "McpServer", server, declared)
     for index, group in enumerate(spec.acts_for.groups if spec.acts_for else ()):
         yield from _group_problems(agent, f"spec.acts_for.groups[{index}]", group, declared)
+    for index, entry in enumerate(spec.acts_for.subject_tokens if spec.acts_for else ()):
+        field = f"spec.acts_for.subject_tokens[{index}].identity_provider"
+        yield from _reference(agent, field, "IdentityProvider", entry.identity_provider, declared)
+    yield from subject_token_problems(agent, declared)
     yield from _redirect_problems(agent)
     yield from unattested_problems(agent, declared)
 

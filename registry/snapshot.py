@@ -110,8 +110,20 @@ class EnforcementView(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds: float
 
 
+class SubjectTokenRule(msgspec.Struct, frozen=True):
+    """Which tokens of one identity provider an agent may present for a person."""
+
+    identity_provider: str
+    client_ids: tuple[str, ...]
+    types: tuple[str, ...]
+    max_age_seconds: int
+
+
 class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """All of an Agent that the authorization server needs."""
+    """All of an Agent that the authorization server needs.
+
+    `by_mandate`: the tokens of `subject_tokens` need no stored consent of the person.
+    """
 
     entry: AgentEntry
     owner: str
@@ -123,6 +135,8 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     client_ids: tuple[str, ...]
     redirect_uris: tuple[str, ...]
     invocation_seconds: int
+    subject_tokens: tuple[SubjectTokenRule, ...] = ()
+    by_mandate: bool = False
 
 
 class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):

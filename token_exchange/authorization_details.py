@@ -19,6 +19,7 @@ ACTION_CALL: Final = "call"
 ACTIONS: Final = frozenset((ACTION_CALL,))
 MAXIMUM_DETAILS: Final = 64
 MAXIMUM_DETAIL_TOOLS: Final = 128
+MAXIMUM_TOOL_CHARACTERS: Final = 6144  # the token that names them all stays below its 16 KiB
 
 _SERVER: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _TOOL: Final = re.compile(r"[A-Za-z0-9_.\-/]{1,128}")

@@ -95,10 +95,12 @@ def _issuer_of(presented: Presented) -> str | Refusal:
     kind = presented.parameters.one("client_assertion_type")
     if kind not in {CLIENT_ASSERTION_JWT_BEARER, CLIENT_ASSERTION_JWT_SPIFFE}:
         return failed("client.assertion_type", "another or no client_assertion_type")
-    return _selector(presented.unverified_assertion, is_svid=kind == CLIENT_ASSERTION_JWT_SPIFFE)
+    return assertion_issuer(
+        presented.unverified_assertion, is_svid=kind == CLIENT_ASSERTION_JWT_SPIFFE
+    )
 
 
-def _selector(unverified_assertion: str, *, is_svid: bool) -> str | Refusal:
+def assertion_issuer(unverified_assertion: str, *, is_svid: bool = False) -> str | Refusal:
     """Whose assertion it says it is: never empty, for nothing is authenticated without one."""
     unverified = unverified_claims(unverified_assertion, require_issuer=False)
     if isinstance(unverified, Refusal):

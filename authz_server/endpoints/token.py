@@ -26,7 +26,7 @@ from authz_server.log_events import LogEvent
 from authz_server.parameters import Parameters, form_of
 from authz_server.parts import Parts
 from authz_server.token_phases import Incoming, Planned, Refused, plan_issuance
-from authz_server.token_request import AuthenticatedClient, IssuancePlan
+from authz_server.token_request import AuthenticatedClient, IssuancePlan, RefusedForPerson
 from database.errors import DatabaseError
 from idp_connectors.workload.tls_peer import TLS_PEER_EXTENSION
 from token_exchange.authorization_details import describe_details
@@ -127,6 +127,20 @@ async def _record_issuance(parts: Parts, planned: Planned, started: float) -> No
     token = plan.claims
     evidence = evidence_of(client, parts.issuer, planned.request.now)
     subject = plan.subject_token or token
+    if plan.mandate is not None:
+        # Its own event, so that whoever looks for what was done without asking finds all of it.
+        await record(
+            parts,
+            EventType.MANDATE_USED,
+            Outcome.ALLOWED,
+            **_who(subject, client),
+            actor_chain=chain_ids(token.act),
+            client_id=client.record.client_id,
+            target_service=plan.target_service,
+            token_id=token.jti,
+            object_ref=plan.mandate,
+            detail=plan.basis,
+        )
     await record(
         parts,
         planned.grant.issued,
@@ -146,6 +160,7 @@ async def _record_issuance(parts: Parts, planned: Planned, started: float) -> No
         user_name=None if plan.id_token is None else plan.id_token.person.name,
         evidence={} if evidence is None else dict(evidence.claims),
         policy_version=parts.live.snapshot.policies.version,
+        detail=plan.basis,
         status=200,
         **_request_fields(parts, started),
     )
@@ -165,6 +180,7 @@ async def _recorded(
             refused.refusal,
             proved=_proved(client),
             **_who_asked(client),
+            **_for_whom(refused.person),
             target_service=None if resource is None else resource[:MAXIMUM_RECORDED],
             **_request_fields(parts, started),
         )
@@ -211,6 +227,12 @@ def _who_asked(client: AuthenticatedClient | None) -> dict[str, Any]:
         "workload_svid": None if evidence is None else evidence.subject,
         "workload_type": None if evidence is None else evidence.method,
     }
+
+
+def _for_whom(person: RefusedForPerson | None) -> dict[str, Any]:
+    if person is None:
+        return {}
+    return {"user": person.user, "user_name": person.user_name}
 
 
 def _request_fields(parts: Parts, started: float) -> dict[str, Any]:

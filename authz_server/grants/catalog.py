@@ -5,9 +5,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from audit_log.event import EventType
-from authz_server.grants import authorization_code, client_credentials, refresh_token, rfc8693
+from authz_server.grants import (
+    authorization_code,
+    client_credentials,
+    refresh_token,
+    token_exchange,
+)
 from authz_server.parts import Parts
-from authz_server.token_request import IssuancePlan, TokenRequest
+from authz_server.token_request import IssuancePlan, RefusedForPerson, TokenRequest
 from token_exchange.claims import Refusal
 from token_exchange.token_types import (
     GRANT_AUTHORIZATION_CODE,
@@ -16,7 +21,7 @@ from token_exchange.token_types import (
     GRANT_TOKEN_EXCHANGE,
 )
 
-Grant = Callable[[TokenRequest, Parts], Awaitable[IssuancePlan | Refusal]]
+Grant = Callable[[TokenRequest, Parts], Awaitable[IssuancePlan | Refusal | RefusedForPerson]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +56,7 @@ GRANTS: Final[Mapping[str, GrantType]] = {
         binds_key=True,
     ),
     GRANT_TOKEN_EXCHANGE: GrantType(
-        grant=rfc8693.grant,
+        grant=token_exchange.grant,
         parameters=frozenset(
             {
                 "subject_token",

@@ -42,6 +42,8 @@ Unusable = Callable[[str, str], Refusal]
 class PersonGrant:
     """What a person let a client have, as a grant presents it now. Times are NumericDate seconds.
 
+    `sid` is None where nobody named the person's session, `gid` where no consent was needed.
+
     `created_at` and `session_created_at` meet epochs; `claims_at` is when the identity provider
     last said what `person` says.
     """
@@ -54,7 +56,7 @@ class PersonGrant:
     nonce: str | None
     sub: str
     person: Person
-    sid: str
+    sid: str | None
     session_created_at: int
     claims_at: int
     valid_until: int
@@ -214,9 +216,11 @@ def _dependencies(
         (subject, granted.claims_at if subject.kind is BlockKind.CLAIMS else granted.created_at)
         for subject in subjects_of(claims, groups)
     )
-    of_session = (
+    of_person = (
         (Subject(BlockKind.SUBJECT, granted.sub), granted.session_created_at),
         (Subject(BlockKind.CLAIMS, granted.sub), granted.claims_at),
-        (Subject(BlockKind.SESSION, granted.sid), granted.session_created_at),
     )
-    return (*of_grant, *of_session)
+    if granted.sid is None:
+        return (*of_grant, *of_person)
+    session = Subject(BlockKind.SESSION, granted.sid)
+    return (*of_grant, *of_person, (session, granted.session_created_at))

@@ -98,6 +98,25 @@ class PersonStore:
             sub, person.identity_provider, person.issuer, person.subject, person.name
         )
 
+    def known(self, person: Person) -> KnownPerson | None:
+        """The person, if we ever issued anything for them."""
+
+        def work(connection: Connection) -> KnownPerson | None:
+            sub = connection.execute(
+                select(col(PersonRow.sub)).where(
+                    col(PersonRow.identity_provider) == person.identity_provider,
+                    col(PersonRow.issuer) == person.issuer,
+                    col(PersonRow.subject) == person.subject,
+                )
+            ).scalar_one_or_none()
+            if sub is None:
+                return None
+            return KnownPerson(
+                sub, person.identity_provider, person.issuer, person.subject, person.name
+            )
+
+        return self._database.read(work)
+
     def of_subject(self, identity_provider: str, subject: str) -> tuple[SeenPerson, ...]:
         """Whom a provider means by a subject: one person for each issuer it ever had."""
         return self._seen(

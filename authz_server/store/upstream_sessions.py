@@ -1,13 +1,14 @@
 """Which login session here came from which session at the identity provider (its `sid`).
 
-Written at a login, read when the provider says that a session ended: it names its own, we end
-ours. A row outlives the login session, because what was issued in it may.
+Written at a login, and when an agent presents a token of such a session; read when the provider
+says that a session ended: it names its own, we end ours. A row outlives the login session, because
+what was issued in it may.
 """
 
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from sqlalchemy import BigInteger, Connection, Index, delete, insert, select
+from sqlalchemy import BigInteger, Connection, Index, delete, insert, select, update
 from sqlmodel import Field, SQLModel, col
 
 from database.engine import Database
@@ -53,6 +54,22 @@ class UpstreamSessionStore:
                 delete(UpstreamSessionRow).where(col(UpstreamSessionRow.expires_at) <= now)
             )
             connection.execute(insert(UpstreamSessionRow).values(row))
+
+        await self._database.write(work)
+
+    async def note(self, session: UpstreamSession, now: int) -> None:
+        """As `remember`, for a `sid` that may be noted already: it is kept as long again."""
+        expires_at = now + KEPT_SECONDS
+
+        def work(connection: Connection) -> None:
+            kept = connection.execute(
+                update(UpstreamSessionRow)
+                .where(col(UpstreamSessionRow.sid) == session.sid)
+                .values(expires_at=expires_at)
+            )
+            if kept.rowcount == 0:
+                row = {**asdict(session), "expires_at": expires_at}
+                connection.execute(insert(UpstreamSessionRow).values(row))
 
         await self._database.write(work)
 

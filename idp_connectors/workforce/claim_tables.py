@@ -47,6 +47,16 @@ def is_numeric_date(value: object) -> bool:
     return type(value) is int and 0 <= value <= MAXIMUM_NUMERIC_DATE
 
 
+def is_id(value: object) -> bool:
+    """Keycloak says in the payload what a token is: ID, Bearer, Refresh, Offline, Logout."""
+    return value == "ID"
+
+
+def is_bearer(value: object) -> bool:
+    """As `is_id`, of an access token that is bound to nothing."""
+    return value == "Bearer"
+
+
 def is_texts(value: object) -> bool:
     """A list of short texts."""
     return isinstance(value, list) and len(value) <= MAXIMUM_LISTED and all(map(is_text, value))
@@ -109,11 +119,15 @@ ID_TOKEN: Final = ClaimTable(
     },
     optional={
         "acr": is_text,
+        "at_hash": is_text,
         "auth_time": is_numeric_date,
         "azp": is_text,
+        "c_hash": is_text,
         "name": is_text,
         "nbf": is_numeric_date,
         "nonce": is_text,
+        "sid": is_text,
+        "typ": is_id,
     },
 )
 
@@ -131,8 +145,10 @@ ACCESS_TOKEN: Final = ClaimTable(
     optional={
         "acr": is_text,
         "auth_time": is_numeric_date,
+        "azp": is_text,
         "name": is_text,
         "nbf": is_numeric_date,
+        "sid": is_text,
     },
 )
 

@@ -15,12 +15,23 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from idp_connectors.evidence import Person
-from idp_connectors.workforce.claim_tables import is_texts
+from idp_connectors.workforce.claim_tables import (
+    ACCESS_TOKEN,
+    ClaimTable,
+    is_bearer,
+    is_text,
+    is_texts,
+)
 from idp_connectors.workforce.keycloak_admin import AdminAccess, KeycloakDirectory, realm_of
 from idp_connectors.workforce.keycloak_watch import KeycloakWatch
 from idp_connectors.workforce.oidc import OidcProvider
 from idp_connectors.workforce.oidc_settings import OidcSettings, Printable, SecretName
 from idp_connectors.workforce.openid_person import UnusableGroupsError
+from idp_connectors.workforce.openid_person_tokens import (
+    ACCESS_TOKEN_TYPES,
+    PersonTokenKind,
+    access_token_problem,
+)
 from idp_connectors.workforce.parts import WorkforceParts
 from idp_connectors.workforce.person_changes import (
     ChangeReport,
@@ -28,10 +39,26 @@ from idp_connectors.workforce.person_changes import (
     FeedCursor,
 )
 from token_exchange.claims import Refusal
+from token_exchange.token_types import TOKEN_TYPE_ACCESS_TOKEN
 
 REALM_ROLE: Final = "realm-role:"
 CLIENT_ROLE: Final = "client-role:"
 MAXIMUM_EVENTS_BYTES: Final = 4_194_304  # a page of events, each with what was saved
+
+# Keycloak says in the payload that it is an access token, in the header only where it is set so,
+# and names the client in `azp`.
+_ACCESS_TOKEN: Final = PersonTokenKind(
+    ACCESS_TOKEN_TYPES | {"JWT"},
+    ClaimTable(
+        required={
+            **{name: check for name, check in ACCESS_TOKEN.required.items() if name != "client_id"},
+            "azp": is_text,
+            "typ": is_bearer,
+        },
+        optional={**ACCESS_TOKEN.optional, "client_id": is_text},
+    ),
+    access_token_problem,
+)
 
 ClientId = Annotated[str, StringConstraints(pattern=r"^[^\s/:\x00-\x1f\x7f]{1,64}$")]
 
@@ -118,6 +145,11 @@ class KeycloakProvider(OidcProvider):
         claim = self._realm_settings.groups_claim
         listed = list(groups_listed(claims, self._realm_settings))
         return super()._person({**claims, claim: listed} if claim else claims, now)
+
+    def _person_token_kind(self, token_type: str) -> PersonTokenKind | None:
+        if token_type == TOKEN_TYPE_ACCESS_TOKEN:
+            return _ACCESS_TOKEN
+        return super()._person_token_kind(token_type)
 
     def _access(self) -> AdminAccess:
         watch, realm = self._realm_settings.watch, realm_of(self._realm_settings.issuer)

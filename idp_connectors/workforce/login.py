@@ -126,6 +126,23 @@ class Revalidates(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class PersonToken:
+    """A verified token of a provider that speaks for a person. Times are NumericDate seconds.
+
+    `issued_at` is by the provider's clock, which may be ahead by `clock_leeway_seconds`.
+    `client_id` is the provider's client it was issued to, `upstream_session` the provider's own
+    name of the session it came from, if it said one.
+    """
+
+    person: Person
+    client_id: str
+    issued_at: int
+    expires_at: int
+    clock_leeway_seconds: int
+    upstream_session: str | None = None
+
+
 @runtime_checkable
 class VerifiesPersonTokens(Protocol):
     """One declared IdentityProvider whose own tokens may speak for a person (RFC 8693)."""
@@ -137,7 +154,7 @@ class VerifiesPersonTokens(Protocol):
         client_ids: Collection[str],
         maximum_age_seconds: int,
         now: int,
-    ) -> Person | Refusal:
+    ) -> PersonToken | Refusal:
         """Check a token the provider issued to one of `client_ids`, at most so long ago.
 
         `token_type` is the RFC 8693 §3 URN the caller presented it as. Left out: whether the

@@ -28,6 +28,7 @@ from idp_connectors.workforce.login import (
     AuthorizationRequest,
     LoginAttempt,
     LoginFailure,
+    PersonToken,
     UpstreamLogin,
 )
 from idp_connectors.workforce.logout_token import (
@@ -50,7 +51,14 @@ from idp_connectors.workforce.openid_login_checks import (
 )
 from idp_connectors.workforce.openid_metadata import OpenIdMetadata
 from idp_connectors.workforce.openid_person import UnusableGroupsError, groups_of, person_of
-from idp_connectors.workforce.openid_person_tokens import ID_TOKEN_TYPES, person_claims
+from idp_connectors.workforce.openid_person_tokens import (
+    ID_TOKEN_TYPES,
+    KINDS,
+    AcceptedTokens,
+    PersonTokenKind,
+    person_claims,
+    person_token,
+)
 from idp_connectors.workforce.openid_tokens import OpenIdTokens, party_problem, refused
 from idp_connectors.workforce.parts import WorkforceParts
 from outbound.fetcher import FetchError
@@ -176,24 +184,27 @@ class OidcProvider:
         client_ids: Collection[str],
         maximum_age_seconds: int,
         now: int,
-    ) -> Person | Refusal:
-        """Check an ID token or RFC 9068 access token this provider issued to a listed client."""
+    ) -> PersonToken | Refusal:
+        """Check an ID token or access token this provider issued to a listed client."""
         claims = await person_claims(
             unverified_token,
-            token_type,
+            self._person_token_kind(token_type),
             tokens=self._tokens,
             settings=self._settings,
-            own_issuer=self._own_issuer,
-            client_ids=client_ids,
-            maximum_age_seconds=maximum_age_seconds,
+            accepted=AcceptedTokens(
+                client_ids=client_ids,
+                maximum_age_seconds=maximum_age_seconds,
+                own_issuer=self._own_issuer,
+            ),
             now=now,
         )
         if isinstance(claims, Refusal):
             return claims
         try:
-            return self._person(claims, now)
+            person = self._person(claims, now)
         except UnusableGroupsError as error:
             return refused("person_token.claim", "invalid_request", f"groups: {error}")
+        return person_token(person, claims)
 
     async def verify_logout_token(self, unverified_token: str, now: int) -> LogoutClaims | Refusal:
         """Check a logout token of this provider for us (Back-Channel Logout 1.0 §2.6)."""
@@ -211,6 +222,9 @@ class OidcProvider:
             client_id=self._settings.client_id,
             now=now,
         )
+
+    def _person_token_kind(self, token_type: str) -> PersonTokenKind | None:
+        return KINDS.get(token_type)
 
     async def _login_claims(
         self, answer: TokenAnswer, attempt: LoginAttempt, now: int

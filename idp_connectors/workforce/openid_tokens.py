@@ -30,6 +30,7 @@ _DESCRIPTIONS: Final = {
     "person_token.party": "The token was issued to another client.",
     "person_token.kind": "Tokens of this type are not accepted from a person.",
     "person_token.age": "The token is older than accepted.",
+    "person_token.login_age": "The login behind the token is too long ago, or not said when.",
     "person_token.acr": "The login behind the token is not strong enough.",
     "person_token.bound": "The token is bound to a key.",
     "person_token.unavailable": "The identity provider cannot be reached now.",

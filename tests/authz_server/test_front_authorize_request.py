@@ -15,7 +15,6 @@ from authz_server.authorize_checks import (
 from authz_server.parameters import MAXIMUM_PARAMETERS
 from authz_server.requested_access import (
     MAXIMUM_PATTERNS,
-    MAXIMUM_TOOL_CHARACTERS,
     ServerAtEndpoint,
     available_tools,
     exact_tools,

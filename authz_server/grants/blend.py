@@ -1,0 +1,242 @@
+"""Token exchange (RFC 8693), the agent's: a person's token becomes a blended one.
+
+An attested agent presents a token that the person's identity provider issued to an application the
+Agent lists, and gets a token for one endpoint that names both. In this order:
+
+1. the client is an attested agent; what it asks for is within what it may use today
+   (`token_exchange.blend`)
+2. an `actor_token`, if there is one, is the agent itself (`actor_token`)
+3. the person's token is one the Agent lists (`presented_person`)
+4. the person consented to this agent at this server, and to these tools as they are today; or the
+   Agent has a mandate
+5. the token: as after a login (`person_token`), but it ends with the person's token, has no
+   refresh token, and its session is the provider's
+
+Nobody is asked here. Without a consent the agent gets RFC 8693's error and no word of it; the audit
+gets the link at which the person can give it. What is issued rests on a token the provider signed,
+so that token's age meets every block and epoch, less what the two clocks may differ by.
+"""
+
+import hmac
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Final
+from urllib.parse import urlencode
+
+from authz_server.grants.actor_token import actor_problem
+from authz_server.grants.person_token import PersonGrant, agent_at_server, issuance
+from authz_server.grants.presented_person import presented_person, unusable
+from authz_server.parts import Parts
+from authz_server.requested_access import (
+    ServerAtEndpoint,
+    available_tools,
+    reachable_endpoint,
+    shown_tools,
+)
+from authz_server.revoked import what_revokes
+from authz_server.store.upstream_sessions import UpstreamSession
+from authz_server.token_request import IssuancePlan, RefusedForPerson, TokenRequest
+from idp_connectors.workforce.login import PersonToken
+from registry.blocks import BlockKind, Subject
+from registry.snapshot import AgentRecord
+from token_exchange.blend import (
+    BlendRequest,
+    ConsentedTools,
+    GrantedAccess,
+    asked_access,
+    granted_access,
+)
+from token_exchange.claims import AuthorizationDetail, Refusal
+from token_exchange.identifiers import new_id
+from token_exchange.token_types import SCOPE_TOOLS, TOKEN_TYPE_ACCESS_TOKEN
+
+CONSENTS_PATH: Final = "/oauth/consents/new"
+
+_NOBODY: Final = Refusal(
+    "unauthorized_client",
+    "Only an attested agent may exchange a person's token.",
+    "no such agent, or no evidence",
+    "blend.client",
+)
+_RESOURCE_GONE: Final = BlendRequest(
+    resource=(),
+    server="",
+    tools=frozenset(),
+    requested_token_type=None,
+    scope="",
+    encoded_details=None,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Steps 1 to 3: who asks, for what, with whose token."""
+
+    agent: AgentRecord
+    endpoint: ServerAtEndpoint
+    access: AuthorizationDetail
+    token: PersonToken
+
+
+async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal | RefusedForPerson:
+    """A blended token for a person who is not there."""
+    asked = await _asked(request, parts)
+    if not isinstance(asked, _Asked):
+        return asked
+    sub = await _subject(asked, parts)
+    granted = None if sub is None else _granted_access(asked, sub, request.now, parts)
+    if sub is None or granted is None:
+        return _without_consent(asked, sub, request, parts)
+    if granted.until <= request.now:
+        return RefusedForPerson(
+            unusable("expired", "the person's token ends now"), sub, asked.token.person.name
+        )
+    sid = await _session(asked.token, sub, request.now, parts)
+    person_grant = replace(_person_grant(request, asked, sub, granted, parts), sid=sid)
+    agent = agent_at_server(request, person_grant, parts, unusable)
+    if isinstance(agent, Refusal):
+        return agent
+    return replace(
+        issuance(request, person_grant, agent, parts),
+        issued_token_type=TOKEN_TYPE_ACCESS_TOKEN,
+        basis=_basis(asked.token, request.now),
+        mandate=f"Agent/{asked.agent.entry.name}" if granted.gid is None else None,
+    )
+
+
+async def _asked(request: TokenRequest, parts: Parts) -> _Asked | Refusal | RefusedForPerson:
+    client, snapshot = request.client, parts.live.snapshot
+    agent = snapshot.agents.get(client.record.agent or "")
+    if agent is None or client.evidence is None:
+        return _NOBODY
+    resource = request.resource[0] if len(request.resource) == 1 else ""
+    endpoint = reachable_endpoint(snapshot, client.record, agent, resource)
+    access = asked_access(_blend_request(request, endpoint))
+    if isinstance(access, Refusal) or endpoint is None:
+        return access if isinstance(access, Refusal) else _NOBODY
+    problem = await actor_problem(request, parts)
+    if problem is not None:
+        return problem
+    token = await presented_person(request, agent, parts)
+    if not isinstance(token, PersonToken):
+        return token
+    return _Asked(agent, endpoint, access, token)
+
+
+def _blend_request(request: TokenRequest, endpoint: ServerAtEndpoint | None) -> BlendRequest:
+    if endpoint is None:
+        return _RESOURCE_GONE
+    return BlendRequest(
+        resource=request.resource,
+        server=endpoint.server.name,
+        tools=available_tools(endpoint),
+        requested_token_type=request.parameters.get("requested_token_type"),
+        scope=request.parameters.get("scope", ""),
+        encoded_details=request.parameters.get("authorization_details"),
+    )
+
+
+async def _subject(asked: _Asked, parts: Parts) -> str | None:
+    """The person's `sub`; None for somebody who was never here, unless a mandate needs none.
+
+    Whoever is seen for the first time is as old as their token: what is reported of them from then
+    on concerns them.
+    """
+    known = parts.persons.known(asked.token.person)
+    if known is None and asked.agent.by_mandate:
+        known = await parts.persons.remember(asked.token.person, _made_at(asked.token))
+    return None if known is None else known.sub
+
+
+def _granted_access(asked: _Asked, sub: str, now: int, parts: Parts) -> GrantedAccess | None:
+    """Step 4. A stored consent of the person, by whichever door it was given, or a mandate."""
+    consents = None if asked.agent.by_mandate else _consented(asked, sub, now, parts)
+    return granted_access(asked.access, consents, asked.token.expires_at)
+
+
+def _consented(asked: _Asked, sub: str, now: int, parts: Parts) -> Iterator[ConsentedTools]:
+    agent, server = asked.agent.entry.name, asked.endpoint.server.name
+    shown = shown_tools(asked.endpoint, asked.access.tools)
+    for consent in parts.consents.living(sub, agent, server, now):
+        # A consent survives an epoch, so it is asked about as of now: only a block withdraws it.
+        withdrawn = what_revokes(parts.live.blocks, (Subject(BlockKind.CONSENT, consent.gid),), now)
+        if withdrawn is None and SCOPE_TOOLS in consent.scope.split():
+            same = (name for name, digest in shown.items() if consent.tools.get(name) == digest)
+            yield ConsentedTools(consent.gid, frozenset(same), consent.expires_at)
+
+
+def _without_consent(
+    asked: _Asked, sub: str | None, request: TokenRequest, parts: Parts
+) -> RefusedForPerson:
+    query = {"client_id": request.client.record.client_id, "resource": request.resource[0]}
+    link = f"{parts.issuer}{CONSENTS_PATH}?{urlencode(query)}"
+    detail = f"no stored consent of the person; they can give it at {link}"
+    return RefusedForPerson(unusable("no_consent", detail), sub, asked.token.person.name)
+
+
+async def _session(token: PersonToken, sub: str, now: int, parts: Parts) -> str | None:
+    """The `sid` of whatever comes of one session at the provider, noted so that its end counts.
+
+    The same for all tokens of that session: who blocks it blocks all of them.
+    """
+    if token.upstream_session is None:
+        return None
+    person = token.person
+    named = (person.identity_provider, person.issuer, sub, token.upstream_session)
+    message = "\x1f".join(("upstream session", *named)).encode()
+    digest = hmac.new(parts.keys.form_key(), message, sha256).digest()
+    sid = new_id("ses", _from(digest))
+    await parts.upstream_sessions.note(
+        UpstreamSession(sid, sub, person.identity_provider, token.upstream_session), now
+    )
+    return sid
+
+
+def _from(digest: bytes) -> Callable[[int], bytes]:
+    return lambda count: digest[:count]
+
+
+def _person_grant(
+    request: TokenRequest,
+    asked: _Asked,
+    sub: str,
+    granted: GrantedAccess,
+    parts: Parts,
+) -> PersonGrant:
+    """The person's grant, as yet without a session."""
+    made_at = _made_at(asked.token)
+    return PersonGrant(
+        client_id=request.client.record.client_id,
+        agent=asked.agent.entry.name,
+        resource=request.resource[0],
+        scope=SCOPE_TOOLS,
+        details=granted.details,
+        nonce=None,
+        sub=sub,
+        person=asked.token.person,
+        sid=None,
+        session_created_at=made_at,
+        claims_at=made_at,
+        valid_until=granted.until,
+        gid=granted.gid,
+        invocation=new_id("inv", parts.random),
+        token_id=new_id("tok", parts.random),
+        transaction=new_id("txn", parts.random),
+        created_at=made_at,
+    )
+
+
+def _made_at(token: PersonToken) -> int:
+    """When the token was issued, at the earliest, by our clock.
+
+    INVARIANT: a provider whose clock is ahead must not carry a token over an epoch.
+    """
+    return token.issued_at - token.clock_leeway_seconds
+
+
+def _basis(token: PersonToken, now: int) -> str:
+    """What the token rests on, for the audit."""
+    age = max(now - token.issued_at, 0)
+    provider = token.person.identity_provider
+    return f"a token of IdentityProvider/{provider} for its client {token.client_id}, {age} s old"
