@@ -30,6 +30,7 @@ from authz_server.endpoints import (
     jwks,
     login,
     metadata,
+    new_consent,
     token,
 )
 from authz_server.errors import NO_STORE, UNEXPECTED, token_error
@@ -45,7 +46,7 @@ _LOG: Final = structlog.get_logger(__name__)
 def create_app(parts: Parts, *, mounts: Sequence[Mount] = ()) -> Starlette:
     """The application. `mounts` are others' applications, such as the administration interface."""
     modules = (
-        *(metadata, jwks, authorize, login, callback, consent),
+        *(metadata, jwks, authorize, login, callback, consent, new_consent),
         *(backchannel_logout, token, control),
     )
     routes: list[BaseRoute] = [route for module in modules for route in module.routes(parts)]

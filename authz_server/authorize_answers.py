@@ -11,6 +11,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from audit_log.event import EventType, Outcome, PrincipalKind
+from authz_server.answered_pages import nothing_given_page, stored_page
 from authz_server.audit_events import record, record_refusal
 from authz_server.errors import error_page, redirect_error, redirect_to_client, response_uri
 from authz_server.pages.pages import Message, message_page
@@ -55,6 +56,8 @@ async def deliver_code(
 
     INVARIANT: the caller has finished the interaction, so this happens once per request.
     """
+    if request.consent_only:
+        return stored_page(parts, request)
     code = new_secret(parts.random)
     grant = _code_grant(parts, request, session, granted, consent)
     await record(
@@ -124,6 +127,8 @@ async def refuse_client(
     if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
         return await _answered_already(parts, request, session)
     await record_refusal(parts, event, refusal, **parties(request, session))
+    if request.consent_only:
+        return nothing_given_page(parts, request)
     return redirect_error(
         refusal, redirect_uri=request.redirect_uri, state=request.state, issuer=parts.issuer
     )
@@ -150,7 +155,10 @@ async def refuse_person(
         asking = name_of_client(parts.live.snapshot, request)
     consequence = f"You are logged in as {session.person.name}; {asking} has been given nothing."
     message = Message(
-        "Access refused", (refusal.description, consequence), link, "Go back to the program"
+        "Access refused",
+        (refusal.description, consequence),
+        None if request.consent_only else link,
+        "Go back to the program",
     )
     return message_page(message, HTTPStatus.FORBIDDEN)
 

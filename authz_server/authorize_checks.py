@@ -11,7 +11,7 @@ pushed and signed requests (refused by name), and relying parties without a reso
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -138,14 +138,19 @@ class Refused:
 
 def check_authorization_request(asked: Asked) -> AuthorizationRequest | Refused:
     """Run the table. Pure: the same request against the same snapshot gives the same answer."""
-    for check in CHECKS:
+    return first_refusal(asked, CHECKS) or _request_of(asked)
+
+
+def first_refusal(asked: Asked, checks: Iterable[Check]) -> Refused | None:
+    """The first of some rows that refuses."""
+    for check in checks:
         description = check.refuses(asked)
         if description is not None:
             detail = f"client {_shown(asked.one('client_id'))}, rule {check.rule}"
             refusal = Refusal(check.code, description, detail, check.rule)
             proved = asked.one("redirect_uri") if check.tell is Tell.CLIENT else None
             return Refused(refusal, proved, _state(asked))
-    return _request_of(asked)
+    return None
 
 
 def _shown(unverified_text: str | None) -> str:

@@ -166,8 +166,8 @@ def available_tools(endpoint: ServerAtEndpoint) -> frozenset[str]:
 def shown_tools(endpoint: ServerAtEndpoint, tools: tuple[str, ...]) -> dict[str, str]:
     """By tool, a digest of everything a person relies on when they agree to it.
 
-    The agent's owner and how it proves itself, where the server is, the tool's definition and what
-    the operator says of it. A consent holds for exactly that.
+    The agent's owner, how it proves itself and whose tokens it may bring, where the server is, the
+    tool's definition and what the operator says of it. A consent holds for exactly that.
     """
     agent, server, named = endpoint.agent, endpoint.server, frozenset(tools)
     around = [
@@ -181,6 +181,8 @@ def shown_tools(endpoint: ServerAtEndpoint, tools: tuple[str, ...]) -> dict[str,
     if endpoint.unattested is not None:  # another program is another thing to agree to
         client = endpoint.unattested
         around += [client.client_id, client.display_name, level_of(client), client.authentication]
+    if agent.subject_tokens:  # the page says from where the agent may bring the person's tokens
+        around += [agent.subject_tokens, agent.by_mandate]
     return {
         tool.name: sha256(
             msgspec.json.encode([*around, tool.digest, tool.read_only, tool.sensitivity])

@@ -24,6 +24,7 @@ from authz_server.endpoints.page_endpoint import page_endpoint
 from authz_server.errors import error_page, redirect_error
 from authz_server.parameters import Parameters, form_of, parse_parameters
 from authz_server.parts import Parts, now_of
+from authz_server.store.interactions import AuthorizationRequest
 from token_exchange.claims import Refusal
 
 MAXIMUM_SHOWN: Final = 200
@@ -72,6 +73,13 @@ async def _judge(parts: Parts, request: Request, parameters: Parameters) -> Resp
         accepted = check_authorization_request(asked)
     if isinstance(accepted, Refused):
         return await _refuse(parts, request, asked, accepted)
+    return await begin(parts, request, accepted, now)
+
+
+async def begin(
+    parts: Parts, request: Request, accepted: AuthorizationRequest, now: int
+) -> Response:
+    """Keep an accepted request for the browser that brought it, and go on with it."""
     secret = browser_secret(request, parts.issuer, parts.random)
     interaction = await parts.interactions.start(accepted, secret, now)
     if interaction is None:

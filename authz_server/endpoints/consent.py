@@ -55,7 +55,7 @@ from authz_server.store.consents import Consent
 from authz_server.store.interactions import AuthorizationRequest, Interaction
 from authz_server.store.sessions import Session
 from registry.clients import DOCUMENT_CLIENT, PRIVATE_KEY_JWT
-from registry.snapshot import ClientRecord
+from registry.snapshot import AgentRecord, ClientRecord
 from token_exchange.claims import Refusal
 from token_exchange.identifiers import new_id
 
@@ -255,6 +255,17 @@ def _view(
         tools=_tool_lines(granted),
         offline=SCOPE_OFFLINE in asked.scope.split(),
         shown=" ".join(_marks(granted)),
+        applications=() if agent is None else _applications(agent),
+        by_mandate=agent is not None and agent.by_mandate,
+    )
+
+
+def _applications(agent: AgentRecord) -> tuple[str, ...]:
+    """From where the agent may bring a person's tokens, as the page names it."""
+    return tuple(
+        f"{client_id} ({rule.identity_provider})"
+        for rule in agent.subject_tokens
+        for client_id in rule.client_ids
     )
 
 

@@ -95,7 +95,8 @@ class ConsentView:
     `agent` is None for the person's own command line; `program` is who asks as an agent without
     proving that it is one. `destination` is where the answer goes,
     `server_place` the host of the server. `offline`: it asks for refresh tokens. `shown` are the
-    marks of what this page shows, which the form brings back.
+    marks of what this page shows, which the form brings back. `applications` are those from which
+    the agent may bring a sign-in of the person, `by_mandate`: even without this consent.
     """
 
     action: str
@@ -116,6 +117,8 @@ class ConsentView:
     tools: tuple[ToolLine, ...] = ()
     offline: bool = False
     shown: str = ""
+    applications: tuple[str, ...] = ()
+    by_mandate: bool = False
     problem: str | None = None
     origin: str | None = None
 

@@ -34,7 +34,8 @@ class AuthorizationRequest:
     `server` and `agent` are None only for the person's own command line. `fresh_login`: the
     person must log in even with a session; `login_not_before` is the oldest acceptable
     `auth_time` (NumericDate seconds, 0: any). `document` is a client that describes itself, as it
-    did when it asked.
+    did when it asked. `consent_only`: no program waits for a code, so there is no redirect URI,
+    and the answer is a page.
     """
 
     client_id: str
@@ -53,6 +54,7 @@ class AuthorizationRequest:
     silent: bool
     login_not_before: int
     document: ClientRecord | None = None
+    consent_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,8 @@
-"""`agent token`: attest this process at the local socket and get a bound token."""
+"""`agent token`: attest this process at the local socket and get a bound token.
+
+Alone, or for the person whose token of their identity provider is in a file or on standard input;
+never in an argument, which every process of the machine can read.
+"""
 
 import json
 import socket
@@ -11,7 +15,12 @@ import typer
 from countersign.admin_client import AdminError
 from countersign.cli.context import clock, context_of
 from countersign.login_file import load_or_create_key
-from token_exchange.token_types import CLIENT_ASSERTION_JWT_BEARER, GRANT_CLIENT_CREDENTIALS
+from countersign.subject_token_file import TOKEN_TYPES, PersonTokenType, read_subject_token
+from token_exchange.token_types import (
+    CLIENT_ASSERTION_JWT_BEARER,
+    GRANT_CLIENT_CREDENTIALS,
+    GRANT_TOKEN_EXCHANGE,
+)
 
 app = typer.Typer(no_args_is_help=True)
 ATTESTATION_SECONDS = 5.0
@@ -33,8 +42,17 @@ def token(
         Path, typer.Option(envvar="COUNTERSIGN_ATTESTATION_SOCKET", help="The local socket.")
     ] = Path("countersign-run/attest.sock"),
     provider: Annotated[str, typer.Option(help="The TrustProvider object.")] = "local",
+    subject_token_file: Annotated[
+        Path | None,
+        typer.Option(help="A person's token of their identity provider; - reads standard input."),
+    ] = None,
+    subject_token_type: Annotated[
+        PersonTokenType, typer.Option(help="What is in --subject-token-file.")
+    ] = PersonTokenType.ID_TOKEN,
 ) -> None:
-    """Print a token for an agent that acts alone, bound to the key in --key-file.
+    """Print a token for an agent, bound to the key in --key-file.
+
+    The agent acts alone, or for the person whose token is in --subject-token-file.
 
     What this process is, is said by the kernel: nothing is configured here. The token is useless
     without the key.
@@ -50,6 +68,12 @@ def token(
         "resource": resource,
         "scope": "mcp:tools",
     }
+    if subject_token_file is not None:
+        form |= {
+            "grant_type": GRANT_TOKEN_EXCHANGE,
+            "subject_token": read_subject_token(subject_token_file),
+            "subject_token_type": TOKEN_TYPES[subject_token_type],
+        }
     try:
         with httpx2.Client(timeout=context.settings.timeout_seconds, trust_env=False) as http:
             answer = http.post(url, data=form, headers={"dpop": key.proof("POST", url)})
