@@ -6,23 +6,26 @@ from typing import Any, cast
 
 import httpx2
 
+from audit_log.event import AuditEvent
 from authz_server.requested_access import ServerAtEndpoint, shown_tools
 from authz_server.store.consents import Consent
+from credential_providers import catalog as credential_catalog
+from idp_connectors import catalog as connector_catalog
 from idp_connectors.evidence import Person
-from idp_connectors.workforce.keycloak import KeycloakProvider, KeycloakSettings
 from idp_connectors.workforce.oidc import OidcProvider
 from idp_connectors.workforce.parts import WorkforceParts
 from outbound.discovery import DiscoveryCache
 from outbound.jwks import JwksCache
 from registry.objects import DeclaredObject
-from tests.authz_server.back_half import CRM, ISSUER, Authority, agent, declare, start_authority
+from registry.store import RegistryStore
+from tests.authz_server.back_half import ISSUER, Authority, agent, declare, start_authority
 from tests.idp_connectors.openid import CLIENT_ID, CLIENT_SECRET, IDP, MemoryIdp, settings_of
 from tests.idp_connectors.samples import Secrets
 from token_exchange.identifiers import new_id
 from token_exchange.token_types import GRANT_TOKEN_EXCHANGE, TOKEN_TYPE_ID_TOKEN
 
 PORTAL = "support-portal"  # the application at the provider that the agents list
-PORTAL_BOT, OTHER_BOT, MANDATE_BOT = 2000, 2001, 2002
+PORTAL_BOT, OTHER_BOT, MANDATE_BOT = 2000, 2001, 2002  # the users that agents run as
 DAY = 86_400
 
 
@@ -31,14 +34,15 @@ def subject_tokens(**changes: Any) -> dict[str, Any]:
 
 
 def acts_for(**changes: Any) -> dict[str, Any]:
-    return {"groups": ["partner/partners"], "subject_tokens": [subject_tokens()]} | changes
+    groups = ["partner/partners", "local/support"]
+    return {"groups": groups, "subject_tokens": [subject_tokens()]} | changes
 
 
-def objects(kind: str = "oidc") -> list[DeclaredObject]:
+def objects() -> list[DeclaredObject]:
     issuer = {"issuer": IDP, "client_id": CLIENT_ID, "client_secret": "partner"}
     tools = ["crm/get_*", "crm/refund", "notes/search"]
     return [
-        declare("IdentityProvider", "partner", type=kind, **issuer),
+        declare("IdentityProvider", "partner", type="oidc", **issuer),
         agent("portal-bot", PORTAL_BOT, tools, acts_for=acts_for()),
         agent("other-bot", OTHER_BOT, tools, acts_for=acts_for()),
         agent("mandate-bot", MANDATE_BOT, tools, acts_for=acts_for(consent="mandate")),
@@ -51,9 +55,10 @@ class Blending:
 
     authority: Authority
     idp: MemoryIdp
+    provider: OidcProvider
 
-    def form(self, uid: int = PORTAL_BOT, **changes: Any) -> dict[str, Any]:
-        """The agent's request with carol's ID token of the portal; None leaves one out."""
+    def form(self, **changes: Any) -> dict[str, Any]:
+        """An agent's request with carol's ID token of the portal; None leaves one out."""
         form = {
             "grant_type": GRANT_TOKEN_EXCHANGE,
             "subject_token": self.id_token(),
@@ -66,7 +71,7 @@ class Blending:
         return self.idp.id_token(person, **({"aud": PORTAL, "sid": "idp-session-1"} | changes))
 
     async def ask(self, uid: int = PORTAL_BOT, **changes: Any) -> httpx2.Response:
-        return await self.authority.workload(uid).ask(**self.form(uid, **changes))
+        return await self.authority.workload(uid).ask(**self.form(**changes))
 
     async def known(self, person: str = "carol") -> str:
         """The `sub` of somebody who has logged in before."""
@@ -95,9 +100,32 @@ class Blending:
         await self.authority.parts.consents.grant(consent, self.authority.now)
         return consent
 
+    async def declare(self, *declared: DeclaredObject) -> None:
+        """Change what is declared, and let the news arrive."""
+        models = connector_catalog.settings_models() | credential_catalog.settings_models()
+        store = RegistryStore(
+            self.authority.database,
+            issuer=ISSUER,
+            settings_models=models,
+            clock=self.authority.clock,
+        )
+        plan = store.plan([*declared])
+        assert not plan.problems, plan.problems
+        store.apply_now(plan, "test")
+        await self.authority.parts.live.refresh()
 
-async def start_blending(directory: Path, kind: str = "oidc", **settings: Any) -> Blending:
-    plain = await start_authority(directory, declared=objects(kind))
+    async def later(self, seconds: int) -> None:
+        """Time passes, and the registry is read again."""
+        self.authority.clock.now += seconds
+        await self.authority.parts.live.refresh()
+
+    def refusal(self) -> AuditEvent:
+        """The newest refusal in the audit."""
+        return self.authority.refusals()[-1]
+
+
+async def start_blending(directory: Path, **settings: Any) -> Blending:
+    plain = await start_authority(directory, declared=objects())
     idp = MemoryIdp()
     parts = WorkforceParts(
         issuer=ISSUER,
@@ -110,14 +138,7 @@ async def start_blending(directory: Path, kind: str = "oidc", **settings: Any) -
         jwks=JwksCache(idp, plain.clock),
         secrets=Secrets(partner=CLIENT_SECRET),
     )
-    configured = settings_of(**settings)
-    provider = OidcProvider("partner", configured, ("*",), parts)
-    if kind == "keycloak":
-        realm = KeycloakSettings.model_validate(configured.model_dump())
-        provider = KeycloakProvider("partner", realm, ("*",), parts)
+    provider = OidcProvider("partner", settings_of(**settings), ("*",), parts)
     with_logins = dataclasses.replace(plain.parts, person_logins=lambda: {"partner": provider})
     server = Authority(plain.directory, with_logins, plain.database, plain.clock)
-    return Blending(server, idp)
-
-
-__all__ = ["CRM", "MANDATE_BOT", "OTHER_BOT", "PORTAL", "PORTAL_BOT", "Blending", "start_blending"]
+    return Blending(server, idp, provider)

@@ -30,6 +30,7 @@ from authz_server.endpoints import (
     jwks,
     login,
     metadata,
+    new_consent,
 )
 from authz_server.grants.authorization_code import grant
 from authz_server.issuing.session_seal import SessionSeal
@@ -311,6 +312,7 @@ class FrontHalf:
                 *login.routes(self.parts),
                 *callback.routes(self.parts),
                 *consent.routes(self.parts),
+                *new_consent.routes(self.parts),
                 *backchannel_logout.routes(self.parts),
                 *metadata.routes(self.parts),
                 *jwks.routes(self.parts),

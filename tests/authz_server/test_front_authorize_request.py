@@ -43,7 +43,7 @@ from tests.authz_server.front_requests import (
     of_crm,
 )
 from tests.authz_server.raw_asgi import ask
-from token_exchange.authorization_details import MAXIMUM_DETAIL_TOOLS
+from token_exchange.authorization_details import MAXIMUM_DETAIL_TOOLS, MAXIMUM_TOOL_CHARACTERS
 from token_exchange.narrowing import pattern_matches
 
 
