@@ -81,7 +81,7 @@ class SubjectTokens(Spec):
         "issued to one of them, with our issuer among its audiences.",
     )
     max_age_seconds: int = Field(
-        default=300, ge=30, le=3600, description="How long after its issue one may be presented."
+        default=300, ge=5, le=3600, description="How long after its issue one may be presented."
     )
 
 

@@ -10,7 +10,7 @@ from audit_log.event import EventType
 from authz_server import token_phases
 from authz_server.grants.catalog import GRANTS
 from authz_server.parts import Parts
-from authz_server.token_request import IssuancePlan, TokenRequest
+from authz_server.token_request import IssuancePlan, RefusedForPerson, TokenRequest
 from database.engine import Database
 from registry.blocks import BlockKind
 from tests.authz_server.back_half import (
@@ -88,7 +88,9 @@ async def test_token_of_a_block_while_the_grant_ran_is_refused(
 ) -> None:
     row = GRANTS[GRANT_CLIENT_CREDENTIALS]
 
-    async def slow_grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal:
+    async def slow_grant(
+        request: TokenRequest, parts: Parts
+    ) -> IssuancePlan | Refusal | RefusedForPerson:
         plan = await row.grant(request, parts)
         await authority.block(BlockKind.AGENT, "batch-bot")
         return plan

@@ -22,7 +22,7 @@ from compose.demo.stack import Stack
 from credential_providers.vault.seal import seal_secret
 from idp_connectors.evidence import Person
 from idp_connectors.workforce.keycloak import KeycloakProvider, KeycloakSettings
-from idp_connectors.workforce.login import LoginAttempt, LoginFailure, UpstreamLogin
+from idp_connectors.workforce.login import LoginAttempt, LoginFailure, PersonToken, UpstreamLogin
 from idp_connectors.workforce.parts import WorkforceParts
 from outbound.discovery import DiscoveryCache
 from outbound.fetcher import Fetcher
@@ -463,7 +463,7 @@ def test_a_token_of_another_client_or_realm_speaks_for_nobody(corp: Corp) -> Non
     token = id_token_of(corp, "bob", "other-program", secret)
     connector = Connector(corp)
 
-    def judge(client_id: str, among: Connector = connector) -> Person | Refusal:
+    def judge(client_id: str, among: Connector = connector) -> PersonToken | Refusal:
         return among.run(
             lambda provider: provider.verify_person_token(
                 token, TOKEN_TYPE_ID_TOKEN, (client_id,), 300, now()
@@ -471,7 +471,7 @@ def test_a_token_of_another_client_or_realm_speaks_for_nobody(corp: Corp) -> Non
         )
 
     accepted, refused = judge("other-program"), judge("countersign")
-    assert isinstance(accepted, Person), accepted
+    assert isinstance(accepted, PersonToken), accepted
     assert isinstance(refused, Refusal)
     assert refused.rule in {"person_token.audience", "person_token.party"}
     master = corp.people.keycloak.issuer.replace("/realms/corp", "/realms/master")

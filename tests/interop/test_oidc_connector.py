@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from idp_connectors.evidence import Person
 from idp_connectors.workforce.login import (
     AuthorizationRequest,
     LoginAttempt,
     LoginFailure,
     LoginFailureCode,
+    PersonToken,
     UpstreamLogin,
 )
 from idp_connectors.workforce.oidc import OidcProvider
@@ -186,9 +186,9 @@ async def test_id_token_speaks_for_the_person_and_the_access_token_does_not(
     tokens = await connector.tokens()
     verify = connector.provider.verify_person_token
     id_token = tokens.unverified_id_token or ""
-    person = await verify(id_token, TOKEN_TYPE_ID_TOKEN, (CLIENT_ID,), 300, connector.now)
-    assert isinstance(person, Person), person
-    assert person.subject == "carol"
+    found = await verify(id_token, TOKEN_TYPE_ID_TOKEN, (CLIENT_ID,), 300, connector.now)
+    assert isinstance(found, PersonToken), found
+    assert found.person.subject == "carol"
     for token, kind, client_ids in (
         (id_token, TOKEN_TYPE_ID_TOKEN, ("other-app",)),
         (id_token, TOKEN_TYPE_ACCESS_TOKEN, (CLIENT_ID,)),

@@ -28,6 +28,12 @@ class NoSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class IssuerSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    issuer: str
+
+
 class SecretSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -38,6 +44,7 @@ class SecretSettings(BaseModel):
 SETTINGS_MODELS: dict[tuple[str, str], type[BaseModel]] = {
     ("TrustProvider", "unix_process"): UnixSettings,
     ("IdentityProvider", "local_accounts"): NoSettings,
+    ("IdentityProvider", "oidc"): IssuerSettings,
     ("CredentialProvider", "issued_token"): NoSettings,
     ("CredentialProvider", "static_secret"): SecretSettings,
 }
