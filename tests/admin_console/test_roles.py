@@ -10,7 +10,7 @@ from admin_console.routes import OPERATIONS
 from audit_log.event import EventType
 from registry.objects import DeclaredObject
 from tests.admin_console.stack import AdminStack, Answer, role
-from tests.registry.samples import declare, replaced
+from tests.registry.samples import declare, replaced, small_set
 
 HOLDERS = {
     Access.PERSON: "usr_nobody",
@@ -218,3 +218,34 @@ def test_admin_operator_cannot_repoint_a_secret_in_steps(stack: AdminStack) -> N
     again = apply(stack, "usr_olga", [declare("McpServer", "notes", url=EVIL, **NOTES_KEY)])
 
     assert (provider.status, again.status) == (403, 403)
+
+
+def acting_for(consent: str, **changes: object) -> DeclaredObject:
+    """The agent of the small set, which may present tokens of people of `partner`."""
+    acts_for = {
+        "groups": ["partner/staff"],
+        "consent": consent,
+        "subject_tokens": [{"identity_provider": "partner", "client_ids": ["portal"]}],
+    }
+    found = replaced(small_set(), "Agent", "support-bot", acts_for=acts_for, **changes)
+    return next(each for each in found if each.kind == "Agent")
+
+
+@pytest.mark.requirement("admin-roles")
+def test_admin_operator_cannot_have_an_agent_act_for_people_who_were_not_asked(
+    stack: AdminStack,
+) -> None:
+    """A mandate, and everything that decides who has it, is an admin's word."""
+    partner = declare("IdentityProvider", "partner", type="oidc", issuer="https://idp.example.com")
+    assert apply(stack, "usr_alice", [partner]).status == 200
+
+    asking = apply(stack, "usr_olga", [acting_for("person")])
+    mandate = apply(stack, "usr_olga", [acting_for("mandate")])
+    by_admin = apply(stack, "usr_alice", [acting_for("mandate")])
+    another_workload = {"providers": ["unix"], "match": {"unix.uid": "1"}}
+    taken_over = apply(stack, "usr_olga", [acting_for("mandate", attestation=another_workload)])
+    taken_away = apply(stack, "usr_olga", [acting_for("person")])
+
+    assert (asking.status, by_admin.status, taken_away.status) == (200, 200, 200)
+    assert (mandate.status, mandate.json["error"]) == (403, "insufficient_role")
+    assert taken_over.status == 403
