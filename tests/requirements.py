@@ -75,6 +75,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "A logout token is of its type, from its issuer, for us, in time, about logout, without "
         "a nonce, names a person or a session, and is used once."
     ),
+    "OIDC-CORE-3.1.3.7": (
+        "An ID token is for clients that are trusted and no other audience, and where it names an "
+        "authorized party, for that one of them."
+    ),
     "RFC6749-3.3": (
         "A scope is scope tokens of visible ASCII separated by single spaces; anything "
         "else is invalid_scope."
@@ -303,6 +307,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "in its source's own sequence, once."
     ),
     "audit-unwritable-refuses": "A call whose decision cannot be recorded is not made.",
+    "blend-consent": (
+        "A person's token becomes a blended one only with that person's stored consent for this "
+        "agent, server and tools as they are, or by a mandate, whose every use is an event."
+    ),
     "cancellation-travels-up": "An agent that goes away ends the request at the MCP server.",
     "client-table": (
         "The Python and TypeScript clients and the Inspector, of both eras: from the 401 to login, "

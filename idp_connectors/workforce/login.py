@@ -131,6 +131,7 @@ class PersonToken:
     """A verified token of a provider that speaks for a person. Times are NumericDate seconds.
 
     `issued_at` is by the provider's clock, which may be ahead by `clock_leeway_seconds`.
+    `expires_at` is its own end, or that of what it says of the person if that is earlier.
     `client_id` is the provider's client it was issued to, `upstream_session` the provider's own
     name of the session it came from, if it said one.
     """

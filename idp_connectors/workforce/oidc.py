@@ -204,7 +204,7 @@ class OidcProvider:
             person = self._person(claims, now)
         except UnusableGroupsError as error:
             return refused("person_token.claim", "invalid_request", f"groups: {error}")
-        return person_token(person, claims)
+        return person_token(person, claims, self._settings.claims_seconds)
 
     async def verify_logout_token(self, unverified_token: str, now: int) -> LogoutClaims | Refusal:
         """Check a logout token of this provider for us (Back-Channel Logout 1.0 §2.6)."""

@@ -123,13 +123,16 @@ def access_token_problem(
     return None if parties and parties <= set(client_ids) else "person_token.party"
 
 
-def person_token(person: Person, claims: Mapping[str, Any]) -> PersonToken:
-    """The acceptable token these claims are of, as its presenter may rely on it."""
+def person_token(person: Person, claims: Mapping[str, Any], claims_seconds: int) -> PersonToken:
+    """The acceptable token these claims are of, as its presenter may rely on it.
+
+    Groups of whoever logs in are believed for `claims_seconds`; those of a token no longer.
+    """
     return PersonToken(
         person=person,
         client_id=str(claims.get("client_id") or claims.get("azp") or _audiences(claims)[0]),
         issued_at=claims["iat"],
-        expires_at=claims["exp"],
+        expires_at=min(claims["exp"], claims["iat"] + claims_seconds),
         clock_leeway_seconds=LEEWAY_SECONDS,
         upstream_session=claims.get("sid"),
     )

@@ -274,7 +274,7 @@ async def test_unattested_request_gets_nothing(blending: Blending) -> None:
     assert error_of(answer) == "invalid_client"
 
 
-@pytest.mark.requirement("RFC9449-5")
+@pytest.mark.requirement("attack-15")
 async def test_request_without_or_with_another_key_is_refused(blending: Blending) -> None:
     await blending.consent()
     workload, thief = (blending.authority.workload(PORTAL_BOT) for _ in range(2))
@@ -302,7 +302,7 @@ async def test_agent_cannot_exchange_its_own_blended_token(blending: Blending) -
 # --- the actor ---
 
 
-@pytest.mark.requirement("RFC8693-2.1")
+@pytest.mark.requirement("attack-16")
 @pytest.mark.requirement("attack-17")
 async def test_actor_token_is_the_authenticated_agent_or_refused(blending: Blending) -> None:
     await blending.consent()
@@ -447,7 +447,7 @@ async def test_provider_that_must_be_watched_and_cannot_be_vouches_for_nobody(
 # --- consent ---
 
 
-@pytest.mark.requirement("C35")
+@pytest.mark.requirement("blend-consent")
 async def test_without_consent_the_agent_learns_nothing_and_the_audit_has_the_link(
     blending: Blending,
 ) -> None:
@@ -514,7 +514,7 @@ async def test_of_several_consents_the_one_that_leaves_most_is_used(blending: Bl
 # --- mandate ---
 
 
-@pytest.mark.requirement("C60")
+@pytest.mark.requirement("blend-consent")
 async def test_mandate_needs_no_consent_and_each_use_is_an_event(blending: Blending) -> None:
     claims = claims_of(await blending.ask(MANDATE_BOT))
     assert "gid" not in claims

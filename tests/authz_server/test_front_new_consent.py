@@ -63,7 +63,7 @@ def assert_nothing_to_agree(half: FrontHalf, page: Response, rule: str) -> None:
     assert half.spool.of(EventType.AUTHORIZE_REFUSED)[-1].reasons == (rule,)
 
 
-@pytest.mark.requirement("C35")
+@pytest.mark.requirement("blend-consent")
 def test_person_follows_the_link_reads_and_allows(half: FrontHalf) -> None:
     browser, page = asked(half)
     assert "support-portal (partner)" in page.text  # from where it will bring the sign-in

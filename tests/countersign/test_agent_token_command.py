@@ -75,7 +75,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     def client(**options: Any) -> httpx2.Client:
         return real(transport=httpx2.MockTransport(seen.answer), **options)
 
-    monkeypatch.setattr(agent.httpx2, "Client", client)
+    monkeypatch.setattr(httpx2, "Client", client)
     monkeypatch.setattr(agent, "_attest", lambda *_: "an-attestation")
     return seen
 

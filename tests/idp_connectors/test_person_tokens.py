@@ -92,7 +92,7 @@ async def test_id_token_of_a_listed_client_is_the_person(
     assert "elsewhere" not in repr(person)
 
 
-@pytest.mark.requirement("OIDC-core-3.1.3.7")
+@pytest.mark.requirement("OIDC-CORE-3.1.3.7")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -116,7 +116,7 @@ async def test_id_token_for_listed_clients_alone_is_accepted(
 
 
 @pytest.mark.requirement("attack-6")
-@pytest.mark.requirement("OIDC-core-3.1.3.7")
+@pytest.mark.requirement("OIDC-CORE-3.1.3.7")
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
@@ -194,6 +194,16 @@ async def test_token_is_what_its_own_typ_says_whatever_it_is_presented_as(
     assert rule_of(await judged(provider, both, TOKEN_TYPE_ID_TOKEN)) == "jwt.type"
     for other in (TOKEN_TYPE_JWT, "urn:ietf:params:oauth:token-type:refresh_token", ""):
         assert rule_of(await judged(provider, id_token, other)) == "person_token.kind"
+
+
+async def test_what_a_token_says_is_believed_no_longer_than_at_a_login(
+    workforce: WorkforceParts, idp: MemoryIdp
+) -> None:
+    hasty = provider_of(workforce, claims_seconds=60)
+    token = idp.id_token(aud="agent-app", iat=NOW - 10)
+    assert (await accepted(hasty, token)).expires_at == NOW + 50
+    ends_before = idp.id_token(aud="agent-app", exp=NOW + 20)
+    assert (await accepted(hasty, ends_before)).expires_at == NOW + 20
 
 
 async def test_age_of_the_login_counts_only_where_the_operator_bounds_it(

@@ -324,7 +324,7 @@ def works(agent: TestAgent, tool: str = "list_hours", **arguments: object) -> bo
     return not answer.json()["result"].get("isError", False)
 
 
-@pytest.mark.requirement("C35")
+@pytest.mark.requirement("blend-consent")
 @pytest.mark.requirement("C34")
 def test_keycloaks_id_token_works_once_the_person_consented_at_the_audits_link(
     world: World,
@@ -404,7 +404,7 @@ def test_end_of_the_session_at_keycloak_ends_what_came_of_its_token(
     assert answer.status_code == httpx2.codes.BAD_REQUEST
 
 
-@pytest.mark.requirement("C35")
+@pytest.mark.requirement("blend-consent")
 @pytest.mark.requirement("attack-6")
 def test_oidc_providers_id_token_works_with_a_consent_and_others_do_not(world: World) -> None:
     agent = world.agent()
