@@ -17,6 +17,7 @@ from typing import Final
 
 MAXIMUM_TEXT: Final = 2048
 MAXIMUM_SUBJECT: Final = 255  # OpenID Core §2
+MAXIMUM_SESSION: Final = 512
 MAXIMUM_LISTED: Final = 1000  # values of one claim; a person is in fewer groups
 MAXIMUM_NUMERIC_DATE: Final = 253_402_300_799  # the last second of year 9999
 
@@ -40,6 +41,11 @@ def is_subject(value: object) -> bool:
         and len(value) <= MAXIMUM_SUBJECT
         and _SUBJECT.fullmatch(value) is not None
     )
+
+
+def is_session(value: object) -> bool:
+    """A provider's name of a session (`sid`), short enough to be kept: by it the session ends."""
+    return is_text(value) and isinstance(value, str) and len(value) <= MAXIMUM_SESSION
 
 
 def is_numeric_date(value: object) -> bool:
@@ -126,7 +132,6 @@ ID_TOKEN: Final = ClaimTable(
         "name": is_text,
         "nbf": is_numeric_date,
         "nonce": is_text,
-        "sid": is_text,
         "typ": is_id,
     },
 )
@@ -148,7 +153,6 @@ ACCESS_TOKEN: Final = ClaimTable(
         "azp": is_text,
         "name": is_text,
         "nbf": is_numeric_date,
-        "sid": is_text,
     },
 )
 

@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from idp_connectors.evidence import Person
-from idp_connectors.workforce.claim_tables import ID_TOKEN, is_text
+from idp_connectors.workforce.claim_tables import ID_TOKEN, is_session
 from idp_connectors.workforce.login import (
     AuthorizationRequest,
     LoginAttempt,
@@ -286,7 +286,7 @@ class OidcProvider:
         kept = answer.refresh_token
         upstream = None if kept is None else kept.encode("ascii")
         session = claims.get("sid")
-        named = session if is_text(session) else None
+        named = session if is_session(session) else None
         return UpstreamLogin(person, upstream, self._settings.claims_seconds, named)
 
     def _person(self, claims: Mapping[str, Any], now: int) -> Person:

@@ -1,8 +1,8 @@
 """Whether a token of an OpenID provider, presented by somebody else, speaks for a person.
 
-Two kinds, and which one a token is says the token itself, never what it is presented as (RFC 8725
-§3.11): its header's `typ`, and of providers that name the kind in the payload that as well. After
-the ladder of `openid_tokens`, in this order:
+Two kinds, and which one a token is says the token itself, never what it is presented as
+(RFC 8725 §3.11): its header's `typ`, and of providers that name the kind in the payload that as
+well. After the ladder of `openid_tokens`, in this order:
 
 1. nothing in it belongs to another kind: a token with a scope is no ID token
 2. audience and party. An ID token is for listed clients and nobody else, issued to one of them
@@ -22,7 +22,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from idp_connectors.evidence import Person
-from idp_connectors.workforce.claim_tables import ACCESS_TOKEN, ID_TOKEN, ClaimTable
+from idp_connectors.workforce.claim_tables import (
+    ACCESS_TOKEN,
+    ID_TOKEN,
+    ClaimTable,
+    is_session,
+)
 from idp_connectors.workforce.login import PersonToken
 from idp_connectors.workforce.oidc_settings import OidcSettings
 from idp_connectors.workforce.openid_login_checks import is_strong
@@ -86,6 +91,8 @@ async def person_claims(
     problem = kind.whose(claims, accepted.client_ids, accepted.own_issuer)
     if problem is None and "cnf" in claims:
         problem = "person_token.bound"
+    if problem is None and not is_session(claims.get("sid", "none")):
+        problem = "person_token.claim"  # what could not be noted could not be ended
     if problem is None:
         problem = _age_problem(claims, settings, accepted.maximum_age_seconds, now)
     if problem is None and not is_strong(settings, claims):

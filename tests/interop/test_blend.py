@@ -7,6 +7,8 @@ list, and one they do not. Nothing of the stack sees the persons' logins there.
 import contextlib
 import secrets
 import shutil
+import subprocess
+import sys
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
@@ -148,6 +150,7 @@ def objects_of(stack: Stack, partner: OidcProviderServer, helpers: dict[str, Pat
         {"kind": "Policy", "name": "partners", "spec": {"cedar": PARTNERS}},
         agent_object(plain, "support-bot", helpers["support-bot"]),
         agent_object(plain, "other-bot", helpers["other-bot"]),
+        agent_object(plain, "cli-bot", helpers["cli-bot"], consent="mandate"),
         agent_object(
             plain,
             "hasty-bot",
@@ -202,6 +205,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         helpers[name] = directory / f"{name}.py"
         shutil.copy(ATTEST_HELPER, helpers[name])
         helpers[name].write_text(f"{helpers[name].read_text()}# {name}\n")
+    helpers["cli-bot"] = directory / "cli-bot.py"
+    helpers["cli-bot"].write_text("from countersign.cli.main import main\n\nmain()\n")
     with contextlib.ExitStack() as held:
         with contextlib.ExitStack() as holding:
             ports = held_port(holding), held_port(holding)
@@ -381,6 +386,38 @@ def test_mandate_takes_listed_access_tokens_and_is_recorded(world: World) -> Non
     world.refused(agent, tokens["id_token"], "person_token.claim", TOKEN_TYPE_ACCESS_TOKEN)
     time.sleep(max(0.0, part(tokens["id_token"], 1)["iat"] + HASTY_SECONDS + 2 - time.time()))  # noqa: TID251 - a real provider has real time
     world.refused(agent, tokens["id_token"], "person_token.age")
+
+
+@pytest.mark.requirement("attack-26")
+def test_command_takes_the_token_from_standard_input_and_prints_the_blended_one(
+    world: World,
+) -> None:
+    own = [
+        *("--attestation-socket", str(world.stack.attestation_socket)),
+        *("--key-file", str(world.stack.directory / "cli-bot.key")),
+        *("--resource", world.stack.endpoint("crm"), "--subject-token-file", "-"),
+    ]
+    command = [sys.executable, str(world.helpers["cli-bot"]), "agent", "token", *own]
+
+    def run(token: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # noqa: S603 - our own command
+            command,
+            input=token,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env=world.stack.child_environment(),
+        )
+
+    done = run(keycloak_tokens(world, "bob")["id_token"])
+    assert done.returncode == 0, done.stderr
+    assert part(done.stdout.strip(), 1)["act"]["agent"] == "cli-bot"
+    elsewhere = keycloak_tokens(world, "bob", OTHER_PORTAL)["id_token"]
+    refused = run(elsewhere)
+    assert refused.returncode == 1
+    assert ONE_SENTENCE in refused.stderr
+    assert elsewhere not in refused.stderr + refused.stdout
 
 
 @pytest.mark.requirement("trap-person-change")
