@@ -41,6 +41,7 @@ from idp_connectors.workforce.login import PersonToken
 from registry.blocks import BlockKind, Subject
 from registry.snapshot import AgentRecord
 from token_exchange.blend import (
+    RESOURCE,
     BlendRequest,
     ConsentedTools,
     GrantedAccess,
@@ -59,14 +60,7 @@ _NOBODY: Final = Refusal(
     "no such agent, or no evidence",
     "blend.client",
 )
-_RESOURCE_GONE: Final = BlendRequest(
-    resource=(),
-    server="",
-    tools=frozenset(),
-    requested_token_type=None,
-    scope="",
-    encoded_details=None,
-)
+_CHANGED: Final = unusable("changed", "the Agent was changed while the provider was asked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +106,22 @@ async def _asked(request: TokenRequest, parts: Parts) -> _Asked | Refusal | Refu
         return _NOBODY
     resource = request.resource[0] if len(request.resource) == 1 else ""
     endpoint = reachable_endpoint(snapshot, client.record, agent, resource)
+    if endpoint is None:
+        return RESOURCE
     access = asked_access(_blend_request(request, endpoint))
-    if isinstance(access, Refusal) or endpoint is None:
-        return access if isinstance(access, Refusal) else _NOBODY
+    if isinstance(access, Refusal):
+        return access
     problem = await actor_problem(request, parts)
     if problem is not None:
         return problem
     token = await presented_person(request, agent, parts)
-    if not isinstance(token, PersonToken):
-        return token
-    return _Asked(agent, endpoint, access, token)
+    # Read again after the wait: what the Agent lists, and its mandate, hold as of now.
+    if isinstance(token, PersonToken) and agent == parts.live.snapshot.agents.get(agent.entry.name):
+        return _Asked(agent, endpoint, access, token)
+    return _CHANGED if isinstance(token, PersonToken) else token
 
 
-def _blend_request(request: TokenRequest, endpoint: ServerAtEndpoint | None) -> BlendRequest:
-    if endpoint is None:
-        return _RESOURCE_GONE
+def _blend_request(request: TokenRequest, endpoint: ServerAtEndpoint) -> BlendRequest:
     return BlendRequest(
         resource=request.resource,
         server=endpoint.server.name,

@@ -531,6 +531,22 @@ async def test_mandate_needs_no_consent_and_each_use_is_an_event(blending: Blend
     assert len(blending.authority.spool.of(EventType.MANDATE_USED)) == 2
 
 
+async def test_mandate_taken_away_while_the_provider_is_asked_is_none(
+    blending: Blending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify = blending.provider.verify_person_token
+
+    async def slow(*arguments: Any) -> Any:
+        found = await verify(*arguments)
+        tools = ["crm/get_*", "crm/refund", "notes/search"]
+        await blending.declare(agent("mandate-bot", MANDATE_BOT, tools, acts_for=acts_for()))
+        return found
+
+    monkeypatch.setattr(blending.provider, "verify_person_token", slow)
+    assert_refused(blending, await blending.ask(MANDATE_BOT), "blend.changed")
+    assert_refused(blending, await blending.ask(MANDATE_BOT), "blend.no_consent")
+
+
 async def test_mandate_is_for_the_agents_groups_and_listed_clients_only(
     blending: Blending,
 ) -> None:

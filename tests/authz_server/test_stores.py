@@ -25,7 +25,11 @@ from authz_server.store.refresh_tokens import RefreshGrant, RefreshTokenStore
 from authz_server.store.replay import OnceKind, UsedOnce
 from authz_server.store.sessions import SESSION_LIFETIME_SECONDS, SessionStore
 from authz_server.store.upstream_logins import UpstreamLoginStore
-from authz_server.store.upstream_sessions import UpstreamSession, UpstreamSessionStore
+from authz_server.store.upstream_sessions import (
+    KEPT_SECONDS,
+    UpstreamSession,
+    UpstreamSessionStore,
+)
 from database.engine import Database
 from idp_connectors.evidence import Person
 from registry.acks import Ack, AckStore
@@ -350,3 +354,37 @@ def test_person_is_cut_off_once_however_many_processes_hear_of_it(
     assert UpstreamSessionStore(both[1]).sids("corp", "kc-session") == ()
     epochs = RevocationStore(both[1]).state()
     assert epochs.first_hit((Subject(BlockKind.CLAIMS, "usr_alice"),), NOW) is not None
+
+
+def test_session_noted_by_many_at_once_is_one_and_kept_from_the_last(
+    both: tuple[Database, Database],
+) -> None:
+    session = UpstreamSession("ses_1", "usr_alice", "corp", "kc-session")
+    stores = [UpstreamSessionStore(each) for each in both]
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*(stores[turn % 2].note(session, NOW) for turn in range(TIMES)))
+
+    run(all_at_once())
+    assert stores[0].sids("corp", "kc-session") == (("ses_1", "usr_alice"),)
+    run(stores[0].note(session, NOW + KEPT_SECONDS - 1))
+    other = UpstreamSession("ses_2", "usr_bob", "corp", "kc-other")
+    run(stores[1].remember(other, NOW + KEPT_SECONDS))  # forgets what nobody noted again
+    assert stores[1].sids("corp", "kc-session") == (("ses_1", "usr_alice"),)
+
+
+def test_person_is_known_by_provider_issuer_and_subject_once_they_were_here(
+    both: tuple[Database, Database],
+) -> None:
+    stores = [PersonStore(each, random()) for each in both]
+    assert stores[0].known(ALICE) is None
+    sub = run(stores[0].remember(ALICE, NOW)).sub
+    found = stores[1].known(replace(ALICE, name="Somebody Else", groups=()))
+    assert found is not None
+    assert found.sub == sub
+    for other in (
+        replace(ALICE, subject="acc_bob"),
+        replace(ALICE, issuer="https://evil.example"),
+        replace(ALICE, identity_provider="corp"),
+    ):
+        assert stores[1].known(other) is None
