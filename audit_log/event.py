@@ -42,6 +42,8 @@ class EventType(StrEnum):
     OBJECT_CHANGED = "object.changed"
     CATALOGUE_CHANGED = "catalogue.changed"
     POLICY_ACTIVATED = "policy.activated"
+    INVOCATION_ENDED = "invocation.ended"  # by the agent itself: nothing of the run works any more
+    INVOCATION_REFUSED = "invocation.refused"  # somebody tried to end a run that is not theirs
     BLOCKED = "revocation.blocked"
     RESTORED = "revocation.restored"
     ADMIN_ALLOWED = "admin.allowed"  # intent: a change was admitted, written before it is made

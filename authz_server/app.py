@@ -27,6 +27,7 @@ from authz_server.endpoints import (
     callback,
     consent,
     control,
+    invocation_end,
     jwks,
     login,
     metadata,
@@ -47,7 +48,7 @@ def create_app(parts: Parts, *, mounts: Sequence[Mount] = ()) -> Starlette:
     """The application. `mounts` are others' applications, such as the administration interface."""
     modules = (
         *(metadata, jwks, authorize, login, callback, consent, new_consent),
-        *(backchannel_logout, token, control),
+        *(backchannel_logout, token, invocation_end, control),
     )
     routes: list[BaseRoute] = [route for module in modules for route in module.routes(parts)]
     routes += [*mounts, _health(parts)]

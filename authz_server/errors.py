@@ -21,6 +21,7 @@ NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _STATUS: Final = {
     "invalid_client": HTTPStatus.UNAUTHORIZED,
     "access_denied": HTTPStatus.FORBIDDEN,
+    "insufficient_scope": HTTPStatus.FORBIDDEN,  # RFC 6750 §3.1
     "server_error": HTTPStatus.INTERNAL_SERVER_ERROR,
     "temporarily_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
 }

@@ -12,9 +12,17 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "A unique, time-bounded identity per agent *invocation*; parallel instances never "
         "share one."
     ),
+    "C7": (
+        "AI-agent runtime (LangChain, AutoGen) has no native identity: inject a sidecar, derive "
+        "identity from pod SVID, per-session call log."
+    ),
     "C24": "Logs/policy distinguish agent alone / agent for Alice / Alice directly.",
     "C27": (
         "Credential-level separation between users of a shared agent (cross-user contamination)."
+    ),
+    "C30": (
+        "Token issuer: OIDC tokens, 15 min, scoped to the target API; token dies when the "
+        "invocation exits."
     ),
     "C34": (
         "Connect workforce IdPs; pull humans, groups, roles; consume, do not replace them. "

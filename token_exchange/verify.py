@@ -177,12 +177,14 @@ def verify_access_token(
     audiences: Container[str],
     now: int,
     refuse_as: str = "invalid_token",
+    even_expired: bool = False,
 ) -> VerifiedClaims | Refusal:
     """Check an access token of ours (RFC 9068 §4): ES256, `typ` at+jwt, one audience.
 
     `exp` is exact; `iat` and `nbf` may be `ACCESS_TOKEN_LEEWAY_SECONDS` ahead. `refuse_as` is
     `invalid_token` for a bearer (RFC 6750 §3.1), `invalid_request` for a subject token
-    (RFC 8693 §2.2.2).
+    (RFC 8693 §2.2.2). `even_expired` leaves out `exp` alone: for a token that is to say what it was
+    for, as an `id_token_hint` does, and opens nothing.
     """
     jws = verify_jws(
         unverified_token,
@@ -204,7 +206,7 @@ def verify_access_token(
     if refusal is None:
         refusal = _times_refusal(
             claims,
-            now=now,
+            now=min(now, claims["exp"] - 1) if even_expired else now,
             past_leeway=0,
             future_leeway=ACCESS_TOKEN_LEEWAY_SECONDS,
             maximum_lifetime=MAXIMUM_LIFETIME_SECONDS,

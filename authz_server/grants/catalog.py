@@ -52,7 +52,7 @@ GRANTS: Final[Mapping[str, GrantType]] = {
     ),
     GRANT_CLIENT_CREDENTIALS: GrantType(
         grant=client_credentials.grant,
-        parameters=frozenset({"scope", "authorization_details"}),
+        parameters=frozenset({"scope", "authorization_details", "invocation_token"}),
         binds_key=True,
     ),
     GRANT_TOKEN_EXCHANGE: GrantType(

@@ -1,13 +1,17 @@
 """client_credentials (RFC 6749 §4.4): an attested agent alone, or a gateway for its control token.
 
 An agent: it may act without a person · exactly one resource, an endpoint whose server Agent.tools
-names · scope `mcp:tools` or none · details cut to Agent.tools. A gateway: exactly the control
+names · scope `mcp:tools` or none · details cut to Agent.tools. With `invocation_token`, a token it
+has for that run and that key, the run goes on instead of a new one beginning (decision 0015), unless
+anything that token depends on was cut off since. A gateway: exactly the control
 audience, no scope. Nobody else, and no other audience: targets and administration are refused
 before a grant is asked. Left out: policy, which decides each call at the gateway.
 """
 
+from dataclasses import replace
 from typing import Final
 
+from authz_server.clients.run_token import RunToken, run_token
 from authz_server.compiled_snapshot import CompiledSnapshot, control_audience
 from authz_server.issuing.access_token import (
     NewToken,
@@ -17,6 +21,7 @@ from authz_server.issuing.access_token import (
 )
 from authz_server.parts import Parts
 from authz_server.token_request import IssuancePlan, TokenRequest
+from registry.blocks import subjects_of
 from token_exchange.authorization_details import parse_authorization_details
 from token_exchange.claims import AuthorizationDetail, JwkThumbprint, Refusal
 from token_exchange.narrowing import details_intersection, parse_scope
@@ -52,6 +57,12 @@ _DETAILS: Final = Refusal(
     "nothing left within Agent.tools, or another type or server",
     "client_credentials.details",
 )
+_OTHER_RUN: Final = Refusal(
+    "invalid_grant",
+    "The invocation_token is not of a run of this agent alone, by this key.",
+    "a person's, another agent's, another key's or no token of ours",
+    "client_credentials.run",
+)
 
 
 async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal:
@@ -76,6 +87,8 @@ def _control_token(
         return _SCOPE
     if request.parameters.get("authorization_details"):
         return _DETAILS
+    if request.parameters.get("invocation_token"):
+        return _OTHER_RUN
     claims = control_claims(_new(request, parts, key), request.client.record)
     return IssuancePlan(claims=claims, client=request.client)
 
@@ -93,8 +106,35 @@ def _agent_token(
     details = _details_of(request, details_at(agent, server))
     if isinstance(details, Refusal):
         return details
-    claims = agent_alone_claims(_new(request, parts, key), agent, client, evidence, details)
-    return IssuancePlan(claims=claims, client=request.client, target_service=server)
+    run = _run_of(request, parts, compiled, key)
+    if isinstance(run, Refusal):
+        return run
+    before = None if run is None else run.claims
+    new = _new(request, parts, key)
+    claims = agent_alone_claims(new, agent, client, evidence, details, run=before)
+    # INVARIANT: a run that was cut off, or whose token is from before an epoch, never goes on.
+    depends_on = (
+        ()
+        if before is None
+        else tuple((each, before.iat) for each in subjects_of(before, compiled.agent_groups))
+    )
+    return IssuancePlan(
+        claims=claims, client=request.client, target_service=server, depends_on=depends_on
+    )
+
+
+def _run_of(
+    request: TokenRequest, parts: Parts, compiled: CompiledSnapshot, key: JwkThumbprint
+) -> RunToken | Refusal | None:
+    """The run that is to go on; None where a new one begins."""
+    unverified_token = request.parameters.get("invocation_token")
+    if unverified_token is None:
+        return None
+    run = run_token(unverified_token, parts, compiled, request.now)
+    if isinstance(run, Refusal):
+        return replace(_OTHER_RUN, detail=f"{run.rule}: {run.detail}")
+    is_own = run.claims.act is None and run.agent == request.client.record.agent
+    return run if is_own and run.key == key else _OTHER_RUN
 
 
 def _new(request: TokenRequest, parts: Parts, key: JwkThumbprint) -> NewToken:

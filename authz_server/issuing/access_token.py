@@ -48,8 +48,13 @@ def agent_alone_claims(
     client: ClientRecord,
     evidence: Evidence,
     details: tuple[AuthorizationDetail, ...],
+    *,
+    run: AccessTokenClaims | None = None,
 ) -> AccessTokenClaims:
-    """A token for an agent without a person: `sub` is the agent, no `act`."""
+    """A token for an agent without a person: `sub` is the agent, no `act`.
+
+    `run` is a token of the run that goes on; without one a new run begins.
+    """
     return AccessTokenClaims(
         iss=new.issuer,
         aud=new.audience,
@@ -64,8 +69,8 @@ def agent_alone_claims(
         agent=agent.entry.name,
         cnf=Confirmation(new.key),
         authorization_details=details,
-        txn=new_id("txn", new.random),
-        inv=new_id("inv", new.random),
+        txn=new_id("txn", new.random) if run is None else run.txn,
+        inv=new_id("inv", new.random) if run is None else run.inv,
         attn=attestation_of(evidence),
     )
 

@@ -63,6 +63,7 @@ class RefreshFamilyRow(SQLModel, table=True):
     family_id: str = Field(primary_key=True, max_length=64)
     granted: bytes = Field(sa_type=LargeBinary)  # "grant" is a reserved word of SQL
     expires_at: int = Field(sa_type=BigInteger, index=True)
+    invocation: str | None = Field(default=None, max_length=64, index=True)
     revoked_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
@@ -92,6 +93,7 @@ class RefreshTokenStore:
                     family_id=family_id,
                     granted=msgspec.json.encode(grant),
                     expires_at=grant.expires_at,
+                    invocation=grant.invocation,
                 )
             )
             connection.execute(
@@ -173,6 +175,21 @@ class RefreshTokenStore:
                 update(RefreshFamilyRow)
                 .where(
                     col(RefreshFamilyRow.family_id) == family_id,
+                    col(RefreshFamilyRow.revoked_at).is_(None),
+                )
+                .values(revoked_at=now)
+            )
+
+        await self._database.write(work)
+
+    async def revoke_of_run(self, invocation: str, now: int) -> None:
+        """End every family of a run."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(
+                update(RefreshFamilyRow)
+                .where(
+                    col(RefreshFamilyRow.invocation) == invocation,
                     col(RefreshFamilyRow.revoked_at).is_(None),
                 )
                 .values(revoked_at=now)

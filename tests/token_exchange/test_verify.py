@@ -439,6 +439,33 @@ def test_access_token_unknown_claims_say_nothing() -> None:
     assert result == verified_token(access_token())
 
 
+@pytest.mark.parametrize(
+    ("changes", "now", "rule"),
+    [
+        ({}, NOW, None),
+        ({}, NOW + 900, None),
+        ({}, NOW + 10_000_000, None),
+        ({}, NOW - 6, "jwt.future"),
+        ({"nbf": NOW + 900}, NOW + 10_000_000, "jwt.future"),
+        ({"exp": NOW + 901}, NOW + 10_000_000, "jwt.lifetime"),
+        ({"aud": "x"}, NOW + 10_000_000, "jwt.audience"),
+    ],
+)
+def test_access_token_taken_even_expired_is_held_to_all_the_rest(
+    changes: dict[str, object], now: int, rule: str | None
+) -> None:
+    result = verify_access_token(
+        access_token(**changes),
+        keys=KEYS,
+        issuer=ISSUER,
+        audiences=(ENDPOINT,),
+        now=now,
+        even_expired=True,
+    )
+
+    assert rule_of(result) == rule
+
+
 def test_access_token_refusals_have_the_bearer_code_unless_asked() -> None:
     text = "The token has expired."
 

@@ -1,0 +1,152 @@
+"""`POST /invocations/{inv}/end`: an agent says that its run is over, and everything of it ends.
+
+In this order:
+
+1. one `Authorization: DPoP` header with a token of ours, of an agent's run (`clients.run_token`)
+2. it is a token of the run in the path: nobody ends another's run
+3. one DPoP proof for this very URI, with `ath`, by the token's key, used once (RFC 9449 §7)
+4. the run's refresh token families end, then the run is blocked for ever: every gateway refuses
+   its tokens, closes its streams and drops its credentials, and no grant issues for it again
+5. the audit says so
+
+An expired token is taken: it says whose run it was and opens nothing, and what an agent may still
+have then (a refresh token, calls under way) is exactly what should end. For the same reason blocks
+and epochs are not asked. Ending an ended run changes nothing and is answered alike. Errors are
+those of RFC 6750 §3.1 and RFC 9449 §7.1; tokens bound by a certificate do not exist (decision
+0009). Operators end a run with `countersign kill run/INV`.
+"""
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Final
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from audit_log.event import EventType, Outcome, principal_kind
+from audit_log.spool import SpoolUnavailable
+from authz_server.audit_events import record, record_refusal
+from authz_server.clients.proof_header import used_proof_in
+from authz_server.clients.run_token import RunToken, run_token
+from authz_server.errors import NO_STORE, UNAVAILABLE, resource_error
+from authz_server.log_events import LogEvent
+from authz_server.parts import Parts
+from database.errors import DatabaseError
+from registry.blocks import BlockKind
+from token_exchange.claims import Refusal
+from token_exchange.delegation import chain_ids
+from token_exchange.token_types import SubjectProfile
+
+REASON: Final = "ended by its agent"
+_SCHEME: Final = "dpop "
+_LOG: Final = structlog.get_logger(__name__)
+_NOT_ONE_HEADER: Final = Refusal(
+    "invalid_token",
+    "Exactly one Authorization header with a DPoP-bound token is needed.",
+    "no, another or more than one Authorization header",
+    "run.authorization",
+)
+_ANOTHERS: Final = Refusal(
+    "insufficient_scope", "The token is not of this run.", "another run's token", "run.other"
+)
+
+
+def routes(parts: Parts) -> list[Route]:
+    """The one route."""
+    return [Route("/invocations/{inv}/end", _answering(parts), methods=["POST"])]
+
+
+async def end(parts: Parts, request: Request, now: int) -> RunToken | Refusal:
+    """End the run in the path; the token that did it. `now` is NumericDate seconds."""
+    run = await _proved(parts, request, now)
+    if isinstance(run, Refusal):
+        return run
+    await parts.refresh_tokens.revoke_of_run(run.invocation, now)
+    known = parts.live.blocks.entries.get((BlockKind.INVOCATION, run.invocation))
+    if known is not None and known.blocked:
+        return run
+    await parts.revocations.block(
+        BlockKind.INVOCATION,
+        run.invocation,
+        reason=REASON,
+        author=f"agent:{run.agent}",
+        now_ms=int(parts.clock() * 1000),
+    )
+    await parts.live.refresh()  # this process first: it is what the gateways hear it from
+    await _record(parts, run)
+    return run
+
+
+async def _proved(parts: Parts, request: Request, now: int) -> RunToken | Refusal:
+    """Steps 1 to 3."""
+    headers = request.headers.getlist("authorization")
+    if len(headers) != 1 or not headers[0].lower().startswith(_SCHEME):
+        return _NOT_ONE_HEADER
+    unverified_token = headers[0][len(_SCHEME) :].strip(" ")
+    compiled = await parts.compiler.compiled(parts.live.snapshot)
+    run = run_token(unverified_token, parts, compiled, now)
+    if isinstance(run, Refusal):
+        return run
+    if run.invocation != request.path_params["inv"]:
+        return _ANOTHERS
+    proof = await used_proof_in(
+        request.headers.getlist("dpop"),
+        parts.replay,
+        method=request.method,
+        uri=f"{parts.issuer}/invocations/{run.invocation}/end",
+        now=now,
+        access_token=unverified_token,
+        expected_thumbprint=run.key,
+    )
+    return proof if isinstance(proof, Refusal) else run
+
+
+async def _record(parts: Parts, run: RunToken) -> None:
+    claims = run.claims
+    await record(
+        parts,
+        EventType.INVOCATION_ENDED,
+        Outcome.REVOKED,
+        principal_kind=principal_kind(
+            sub_profile=claims.sub_profile, has_actor=claims.act is not None
+        ),
+        object_ref=f"{BlockKind.INVOCATION}/{run.invocation}",
+        author=f"agent:{run.agent}",
+        agent=run.agent,
+        actor_chain=chain_ids(claims.act),
+        client_id=claims.client_id,
+        user=claims.sub if claims.sub_profile == SubjectProfile.USER else None,
+        session=claims.sid,
+        consent=claims.gid,
+        invocation=run.invocation,
+        transaction=claims.txn,
+        presented_token_id=claims.jti,
+        reasons=(REASON,),
+    )
+
+
+def _answering(parts: Parts) -> Callable[[Request], Awaitable[Response]]:
+    """The Starlette endpoint: refusals are audited and translated, outages are 503."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            ended = await end(parts, request, int(parts.clock()))
+            if isinstance(ended, Refusal):
+                await record_refusal(
+                    parts,
+                    EventType.INVOCATION_REFUSED,
+                    ended,
+                    request_method=request.method,
+                    request_path="/invocations/{inv}/end",
+                )
+                return resource_error(ended)
+        except (SpoolUnavailable, DatabaseError) as error:
+            _LOG.exception(
+                LogEvent.REQUEST_UNAVAILABLE, path=request.url.path, error=type(error).__name__
+            )
+            return resource_error(UNAVAILABLE)
+        return Response(status_code=HTTPStatus.NO_CONTENT, headers=NO_STORE)
+
+    return endpoint
