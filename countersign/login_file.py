@@ -39,8 +39,13 @@ class ProofKey:
         """The public half, with nothing but what RFC 7638 needs."""
         return public_half(self.key)
 
-    def proof(self, method: str, url: str, access_token: str | None = None) -> str:
-        """A fresh proof for one request; bound to `access_token` when one is sent."""
+    def proof(
+        self, method: str, url: str, access_token: str | None = None, nonce: str | None = None
+    ) -> str:
+        """A fresh proof for one request; bound to `access_token` when one is sent.
+
+        `nonce` is what the server asked for last (RFC 9449 §8).
+        """
         claims: dict[str, Any] = {
             "jti": secrets.token_urlsafe(16),
             "htm": method,
@@ -50,6 +55,8 @@ class ProofKey:
         if access_token is not None:
             digest = sha256(access_token.encode()).digest()
             claims["ath"] = urlsafe_b64encode(digest).rstrip(b"=").decode()
+        if nonce is not None:
+            claims["nonce"] = nonce
         header = {"typ": DPOP_PROOF_TYP, "alg": SIGNING_ALGORITHM, "jwk": self.public_jwk}
         return jwt.encode(header, claims, self.key)
 

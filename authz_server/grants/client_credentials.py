@@ -2,10 +2,10 @@
 
 An agent: it may act without a person · exactly one resource, an endpoint whose server Agent.tools
 names · scope `mcp:tools` or none · details cut to Agent.tools. With `invocation_token`, a token it
-has for that run and that key, the run goes on instead of a new one beginning (decision 0015), unless
-anything that token depends on was cut off since. A gateway: exactly the control
-audience, no scope. Nobody else, and no other audience: targets and administration are refused
-before a grant is asked. Left out: policy, which decides each call at the gateway.
+has of a run by that key, the run goes on instead of a new one beginning (decision 0015), unless
+anything that token depends on was cut off since. A gateway: exactly the control audience, no
+scope. Nobody else, and no other audience: targets and administration are refused before a grant is
+asked. Left out: policy, which decides each call at the gateway.
 """
 
 from dataclasses import replace

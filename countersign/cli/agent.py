@@ -13,6 +13,7 @@ import httpx2
 import typer
 
 from countersign.admin_client import AdminError
+from countersign.cli import agent_run
 from countersign.cli.context import clock, context_of
 from countersign.login_file import load_or_create_key
 from countersign.subject_token_file import TOKEN_TYPES, PersonTokenType, read_subject_token
@@ -25,6 +26,8 @@ from token_exchange.token_types import (
 app = typer.Typer(no_args_is_help=True)
 ATTESTATION_SECONDS = 5.0
 MAXIMUM_ANSWER_BYTES = 65_536
+
+app.command(context_settings={"allow_interspersed_args": False})(agent_run.run)
 
 
 @app.callback()

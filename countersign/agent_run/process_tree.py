@@ -1,0 +1,226 @@
+"""Whether the process at the other end of a loopback connection belongs to the run. Linux only.
+
+In this order, by the kernel's word alone:
+
+1. the peer's own end of the connection is found in `/proc/net/tcp{,6}`: its inode
+2. a descendant of this process has that socket open (`/proc/PID/fd`)
+3. that process is pinned by a pidfd; what was read of it is read again
+4. from it, parent by parent, one comes to this process, and nobody on the way is younger than their
+   child (a pid used again would be)
+5. it is still alive and still has the socket open
+
+This process is a subreaper (`adopt_orphans`), so whoever loses their parent stays below it; nobody
+can become a descendant but by being forked by one. INVARIANT: what cannot be read is refused.
+
+What this does not stop: a member of the tree that hands its connection on (SCM_RIGHTS, or by being
+a proxy itself), and whoever may trace a member, which is root or, where `ptrace_scope` is 0, any
+process of the same user. Between two requests the holder is looked at again (`still_holds`), so a
+connection outlives neither the process that made it nor that process's own closing of it.
+"""
+
+import ctypes
+import os
+import select
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Final
+
+MAXIMUM_DEPTH: Final = 256
+MAXIMUM_TABLE_BYTES: Final = 64 * 1024 * 1024
+_PROC: Final = Path("/proc")
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_FIELDS: Final = 10  # of a row of /proc/net/tcp, up to the inode
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process of the run that has a socket open, pinned by a pidfd until `close`."""
+
+    pid: int
+    descriptor: int
+    inode: int
+    pidfd: int
+
+    def still_holds(self) -> bool:
+        """Whether this very process is alive and has the socket open where it had it."""
+        return _is_alive(self.pidfd) and _socket_at(self.pid, self.descriptor) == self.inode
+
+    def close(self) -> None:
+        """Forget the process."""
+        os.close(self.pidfd)
+
+
+def unsupported_reason() -> str | None:
+    """Why runs cannot be told from other processes here; None where they can."""
+    if sys.platform != "linux":
+        return f"the peers of a loopback connection cannot be identified on {sys.platform}"
+    if not hasattr(os, "pidfd_open"):
+        return "this Python has no pidfd_open"
+    if not (_PROC / "net" / "tcp").exists():
+        return "/proc is not mounted"
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        return f"this kernel has no pidfd_open ({error.strerror}); Linux 5.3 is needed"
+    return None
+
+
+def adopt_orphans() -> None:
+    """Be the one to whom processes below us fall when their parent dies (prctl(2))."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def hide_memory() -> None:
+    """No process of our user may read or trace us: key and tokens are in our memory."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def member_of_run(peer: Address, ours: Address) -> Holder | None:
+    """The process below us at the other end of `ours`; None if it is not, or not beyond doubt.
+
+    `peer` and `ours` are the two ends as our accepted socket names them. Blocks for `/proc` reads.
+    """
+    inode = _inode_of_peer(peer, ours)
+    if inode is None:
+        return None
+    for pid in descendants(os.getpid()):
+        descriptor = _descriptor_of(pid, inode)
+        if descriptor is not None:
+            holder = _pinned(pid, descriptor, inode)
+            if holder is not None:
+                return holder
+    return None
+
+
+def socket_inode(table: str, local: Address, remote: Address) -> int | None:
+    """The inode of the socket from `local` to `remote` in the text of `/proc/net/tcp` or `tcp6`."""
+    wanted = tuple({_spelled(local), _spelled_v6(local)}), {_spelled(remote), _spelled_v6(remote)}
+    for line in table.splitlines()[1:]:
+        fields = line.split(None, _FIELDS)
+        if len(fields) < _FIELDS:
+            continue
+        if fields[1] in wanted[0] and fields[2] in wanted[1] and fields[9] != "0":
+            return int(fields[9])
+    return None
+
+
+def descendants(root: int) -> tuple[int, ...]:
+    """Every process below `root` now, nearest first; `root` itself is none of them."""
+    children: dict[int, list[int]] = {}
+    for pid in _pids():
+        facts = _stat(pid)
+        if facts is not None:
+            children.setdefault(facts[0], []).append(pid)
+    found: list[int] = []
+    waiting = [root]
+    while waiting:
+        below = [child for parent in waiting for child in children.pop(parent, ())]
+        found += below
+        waiting = below
+    return tuple(found)
+
+
+def _pinned(pid: int, descriptor: int, inode: int) -> Holder | None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    holder = Holder(pid, descriptor, inode, pidfd)
+    if _descends_from_us(pid) and holder.still_holds():
+        return holder
+    holder.close()
+    return None
+
+
+def _descends_from_us(pid: int) -> bool:
+    ours = os.getpid()
+    child = _stat(pid)
+    for _ in range(MAXIMUM_DEPTH):
+        if child is None:
+            return False
+        parent_pid, started = child
+        parent = _stat(parent_pid)
+        # Attack: the true parent ends, and its number is given to a process of the run.
+        if parent is None or parent[1] > started:
+            return False
+        if parent_pid == ours:
+            return True
+        child = parent
+    return False
+
+
+def _inode_of_peer(peer: Address, ours: Address) -> int | None:
+    for name in ("tcp", "tcp6"):
+        try:
+            with (_PROC / "net" / name).open("rb") as file:
+                table = file.read(MAXIMUM_TABLE_BYTES).decode("ascii", "replace")
+        except OSError:
+            continue
+        inode = socket_inode(table, peer, ours)
+        if inode is not None:
+            return inode
+    return None
+
+
+def _spelled(address: Address) -> str:
+    """As `/proc/net/tcp` has it: the address in the machine's byte order, the port in hex."""
+    number = int.from_bytes(IPv4Address(address[0]).packed, sys.byteorder)
+    return f"{number:08X}:{address[1]:04X}"
+
+
+def _spelled_v6(address: Address) -> str:
+    """As `/proc/net/tcp6` has an IPv4 address: mapped (RFC 4291 §2.5.5.2)."""
+    prefix = int.from_bytes(b"\x00\x00\xff\xff", sys.byteorder)
+    return f"{'0' * 16}{prefix:08X}{_spelled(address)}"
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal())
+
+
+def _stat(pid: int) -> tuple[int, int] | None:
+    """The parent's pid, and when the process started in clock ticks since boot (proc(5))."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_bytes()
+        # The command in parentheses may itself contain spaces and parentheses.
+        fields = text[text.rindex(b")") + 2 :].split()
+        return int(fields[1]), int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _descriptor_of(pid: int, inode: int) -> int | None:
+    try:
+        numbers = [int(entry.name) for entry in (_PROC / str(pid) / "fd").iterdir()]
+    except OSError:  # gone, or another user's
+        return None
+    return next((number for number in numbers if _socket_at(pid, number) == inode), None)
+
+
+def _socket_at(pid: int, descriptor: int) -> int | None:
+    try:
+        target = str((_PROC / str(pid) / "fd" / str(descriptor)).readlink())
+    except OSError:
+        return None
+    if not target.startswith("socket:["):
+        return None
+    return int(target.removeprefix("socket:[").removesuffix("]"))
+
+
+def _is_alive(pidfd: int) -> bool:
+    ended = select.poll()
+    ended.register(pidfd, select.POLLIN)
+    return not ended.poll(0)
+
+
+def _prctl(option: int, value: int) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
