@@ -21,9 +21,9 @@ from authz_server.issuing.access_token import (
 )
 from authz_server.parts import Parts
 from authz_server.token_request import IssuancePlan, TokenRequest
-from registry.blocks import subjects_of
+from registry.blocks import BlockKind, Subject, subjects_of
 from token_exchange.authorization_details import parse_authorization_details
-from token_exchange.claims import AuthorizationDetail, JwkThumbprint, Refusal
+from token_exchange.claims import AccessTokenClaims, AuthorizationDetail, JwkThumbprint, Refusal
 from token_exchange.narrowing import details_intersection, parse_scope
 from token_exchange.token_types import DETAIL_TOOL, SCOPE_TOOLS
 
@@ -113,14 +113,20 @@ def _agent_token(
     new = _new(request, parts, key)
     claims = agent_alone_claims(new, agent, client, evidence, details, run=before)
     # INVARIANT: a run that was cut off, or whose token is from before an epoch, never goes on.
-    depends_on = (
-        ()
-        if before is None
-        else tuple((each, before.iat) for each in subjects_of(before, compiled.agent_groups))
-    )
     return IssuancePlan(
-        claims=claims, client=request.client, target_service=server, depends_on=depends_on
+        claims=claims,
+        client=request.client,
+        target_service=server,
+        depends_on=() if before is None else _dependencies(before, compiled),
     )
+
+
+def _dependencies(
+    before: AccessTokenClaims, compiled: CompiledSnapshot
+) -> tuple[tuple[Subject, int], ...]:
+    """What the run's earlier token depended on, but for that token itself."""
+    subjects = subjects_of(before, compiled.agent_groups)
+    return tuple((each, before.iat) for each in subjects if each.kind is not BlockKind.TOKEN)
 
 
 def _run_of(

@@ -252,6 +252,14 @@ async def test_run_from_before_an_epoch_does_not_go_on(authority: Authority) -> 
 
 
 @pytest.mark.requirement("C1")
+async def test_run_goes_on_when_one_token_of_it_was_killed(authority: Authority) -> None:
+    workload = authority.workload(1002)
+    token, invocation = await alone(workload)
+    await authority.block(BlockKind.TOKEN, payload_of(token)["jti"])
+    assert (await alone(workload, invocation_token=token))[1] == invocation
+
+
+@pytest.mark.requirement("C1")
 async def test_run_of_another_key_agent_or_person_does_not_go_on(authority: Authority) -> None:
     workload = authority.workload(1002)
     for claims in (

@@ -1,6 +1,6 @@
 """An MCP agent on the official client with not one line of authentication: a URL is all it has.
 
-    python plain_agent.py TOOL ARGUMENTS
+python plain_agent.py TOOL ARGUMENTS
 """
 
 import asyncio
