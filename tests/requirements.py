@@ -140,6 +140,9 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "RFC9396-5": (
         "Unknown types, unknown members and values out of range are invalid_authorization_details."
     ),
+    "RFC9449-9": (
+        "A nonce that a resource server asks for goes into the next proof, and the newest is kept."
+    ),
     "RFC9449-4.3": (
         "A DPoP proof is accepted only for this method, URI, token, key, time and, where "
         "demanded, nonce."
@@ -191,6 +194,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "admin-token": (
         "The admin API takes a DPoP-bound access token of a person for the admin "
         "audience, or a judged peer of the local socket, and nothing else."
+    ),
+    "agent-run-tree": (
+        "The loopback address of a run is no secret: only connections of the run's own process "
+        "tree are served, orphans included; elsewhere than on Linux nothing starts."
     ),
     "attack-1": (
         "alg none / HS256 with public key / alg not pinned to issuer: invalid_client, no key lookup"

@@ -42,6 +42,15 @@ def test_gateway_app_in_a_fresh_interpreter_loads_no_database_module() -> None:
     assert not [name for name in loaded if name.split(".")[0] in DATABASE_LIBRARIES]
 
 
+def test_agent_run_in_a_fresh_interpreter_loads_no_database_and_no_server() -> None:
+    """Agents run it where nothing of ours is but this command."""
+    code = "import sys, countersign.cli.main; print(' '.join(sys.modules))"
+    loaded = run_fresh(code).split()
+    assert "countersign.agent_run.run" in loaded
+    servers = (*DATABASE_LIBRARIES, "authz_server", "mcp_gateway", "cedarpy", "spiffe", "grpc")
+    assert not [name for name in loaded if name.split(".")[0] in servers]
+
+
 @pytest.mark.parametrize("package", ["token_exchange", "policies"])
 def test_pure_package_calls_no_clock_file_environment_or_log(package: str) -> None:
     source = "\n".join(path.read_text() for path in (ROOT / package).rglob("*.py"))

@@ -29,7 +29,7 @@ from countersign.agent_run.forwarding import (
     sent_back,
     sent_on,
 )
-from countersign.agent_run.run_tokens import RunTokens
+from countersign.agent_run.run_tokens import RunTokens, Tell
 from countersign.login_file import ProofKey
 
 MAXIMUM_BODY_BYTES: Final = 4 * 1024 * 1024  # the gateway takes less, and says so itself
@@ -61,7 +61,10 @@ class LoopbackProxy:
         tokens: RunTokens,
         key: ProofKey,
         http: httpx2.AsyncClient,
+        *,
+        tell: Tell,
     ) -> None:
+        self._tell = tell
         self._endpoints = endpoints
         self._port = port
         self._tokens = tokens
@@ -70,9 +73,15 @@ class LoopbackProxy:
         self._nonces: dict[str, str] = {}  # by endpoint (RFC 9449 §8.2)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve one request; whatever was not foreseen cuts the connection and says its type."""
         if scope["type"] != "http":
             return
+        try:
+            await self._serve(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - the outermost handler: a text may hold a token
+            self._tell(f"a request was cut off: {type(error).__name__}")
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
         ]
@@ -162,8 +171,11 @@ async def _relay(answer: httpx2.Response, send: Send, body: bytes) -> None:
             "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in kept],
         }
     )
-    async for part in answer.aiter_raw():
-        await send({"type": "http.response.body", "body": part, "more_body": True})
+    try:
+        async for part in answer.aiter_raw():
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+    except httpx2.HTTPError:
+        return  # the gateway cut it off: without its end, so does our server
     await send({"type": "http.response.body", "body": b""})
 
 

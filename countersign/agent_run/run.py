@@ -8,6 +8,7 @@ ended at the authorization server. Its exit code is ours.
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,8 +101,10 @@ async def _loopback(
     port = int(listener.getsockname()[1])
     by_path = {endpoint.path: endpoint for endpoint in plan.endpoints}
     strangers = _Strangers(tell)
+    # The proxy says what went wrong, without a text that may hold a token.
+    logging.getLogger("uvicorn.error").disabled = True
     server = web_server(
-        LoopbackProxy(by_path, port, tokens, key, http),
+        LoopbackProxy(by_path, port, tokens, key, http, tell=tell),
         shutdown_seconds=CLOSE_SECONDS,
         http=run_members_only(strangers.turned_away),
     )

@@ -8,8 +8,8 @@ itself, or a kill would be worth nothing.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, Protocol
 
 from countersign.agent_run.addresses import Endpoint
 from countersign.agent_run.authority import HeldToken
@@ -45,6 +45,7 @@ class RunTokens:
         self._turn = asyncio.Lock()
         self._pause_until = 0.0
         self._over: RunOverError | None = None
+        self._working: set[asyncio.Task[str]] = set()  # `end` waits for its turn, so for them
 
     @property
     def invocations(self) -> tuple[str, ...]:
@@ -69,11 +70,7 @@ class RunTokens:
         """
         if not self._is_due(self._held[endpoint]):
             return self._unless_over(self._held[endpoint])
-        async with self._turn:
-            held = self._held[endpoint]
-            if self._is_due(held):
-                held = await self._renewed_in_time(endpoint, held)
-            return self._unless_over(held)
+        return await self._apart(self._in_time(endpoint))
 
     async def after_refusal(self, endpoint: Endpoint, refused: str) -> str:
         """Another token than the one a gateway refused.
@@ -81,11 +78,7 @@ class RunTokens:
         Raises:
             As `current`.
         """
-        async with self._turn:
-            held = self._held[endpoint]
-            if held.token == refused:
-                held = await self._renewed(endpoint, held)
-            return self._unless_over(held)
+        return await self._apart(self._another(endpoint, refused))
 
     async def end(self) -> None:
         """End the run, whatever it still has; failures are told, not raised."""
@@ -100,6 +93,36 @@ class RunTokens:
                         f"the run {held.invocation} could not be ended ({error});"
                         " its tokens live until they expire, and nobody has their key"
                     )
+
+    async def _apart(self, work: Coroutine[Any, Any, str]) -> str:
+        """`work`, done to its end even if who waits for it leaves.
+
+        INVARIANT: the answer to a refresh token that was sent is never thrown away; the next use of
+        the same token would end the run.
+        """
+        task = asyncio.create_task(work)
+        self._working.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    def _done(self, task: asyncio.Task[str]) -> None:
+        self._working.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; nobody may be left
+
+    async def _in_time(self, endpoint: Endpoint) -> str:
+        async with self._turn:
+            held = self._held[endpoint]
+            if self._is_due(held):
+                held = await self._renewed_in_time(endpoint, held)
+            return self._unless_over(held)
+
+    async def _another(self, endpoint: Endpoint, refused: str) -> str:
+        async with self._turn:
+            held = self._held[endpoint]
+            if held.token == refused:
+                held = await self._renewed(endpoint, held)
+            return self._unless_over(held)
 
     def _is_due(self, held: HeldToken) -> bool:
         life = held.expires_at - held.obtained_at
