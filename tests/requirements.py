@@ -195,6 +195,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "The admin API takes a DPoP-bound access token of a person for the admin "
         "audience, or a judged peer of the local socket, and nothing else."
     ),
+    "agent-run-inspector": (
+        "The MCP Inspector, run under `agent run`, lists and calls tools in both eras without a "
+        "login or a token of its own."
+    ),
     "agent-run-tree": (
         "The loopback address of a run is no secret: only connections of the run's own process "
         "tree are served, orphans included; elsewhere than on Linux nothing starts."
