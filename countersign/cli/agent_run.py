@@ -1,8 +1,6 @@
 """`agent run`: an unchanged MCP agent becomes an attested one."""
 
 import asyncio
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -109,10 +107,7 @@ def run(
         raise AdminError(error.code, error.description) from error
     except asyncio.CancelledError:
         raise typer.Exit(CANCELLED) from None
-    # The interpreter's own end may wait for threads of libraries; the run is over.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    raise typer.Exit(code)
 
 
 def _gateway(given: str) -> str:

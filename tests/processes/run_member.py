@@ -1,11 +1,14 @@
 """A process of a run that does as it is told, one JSON line each, and answers in one line.
 
-{"do": "environment"}                    → {"environment": {...}}
-{"do": "get", "url": U, "as": "self" | "child" | "orphan"} → {"status": ...} or {"error": ...}
-{"do": "call", "tool": T, "arguments": A}                  → what the tool or the client said
+{"do": "environment"}                                → {"environment": {...}}
+{"do": "list", "url": U, "as": "self" | "child" | "orphan"} → {"status": ...} or {"error": ...}
+{"do": "call", "url": U, "tool": T, "arguments": A}  → what the tool or the client said
+{"do": "watch", "url": U, "tool": T, "arguments": A} → the first event of the answer
+{"do": "hang up"} | {"do": "read on"}                → leaves it; or reads it to its end
 {"do": "leave", "code": N}
 """
 
+import http.client
 import json
 import os
 import subprocess
@@ -61,6 +64,30 @@ def listed(url: str, member: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+WATCHED: list[Any] = []
+
+
+def watched(command: dict[str, Any]) -> dict[str, Any]:
+    """A streaming call, up to its first event."""
+    params = {"name": command["tool"], "arguments": command["arguments"]}
+    params["_meta"] = META | {"progressToken": "p"}
+    message = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
+    headers = HEADERS | {"mcp-method": "tools/call", "mcp-name": command["tool"]}
+    request = urllib.request.Request(command["url"], json.dumps(message).encode(), headers)  # noqa: S310
+    answer = urllib.request.urlopen(request, timeout=60)  # noqa: S310 - http, as told
+    WATCHED.append(answer)
+    while not (line := answer.readline()).startswith(b"data: {"):
+        pass
+    return {"type": answer.headers["content-type"], "event": line.decode()}
+
+
+def read_on() -> dict[str, Any]:
+    try:
+        return {"rest": WATCHED.pop().read().decode()}
+    except (OSError, http.client.HTTPException) as error:
+        return {"error": type(error).__name__}
+
+
 def performed(command: dict[str, Any]) -> dict[str, Any]:
     if command["do"] == "environment":
         return {"environment": dict(os.environ)}  # noqa: TID251 - what the run gave
@@ -69,6 +96,13 @@ def performed(command: dict[str, Any]) -> dict[str, Any]:
     if command["do"] == "call":
         params = {"name": command["tool"], "arguments": command["arguments"]}
         return asked(command["url"], "tools/call", params, command["tool"])
+    if command["do"] == "watch":
+        return watched(command)
+    if command["do"] == "hang up":
+        WATCHED.pop().close()
+        return {}
+    if command["do"] == "read on":
+        return read_on()
     sys.exit(command["code"])
 
 

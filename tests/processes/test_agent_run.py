@@ -357,6 +357,28 @@ def test_person_who_denies_stops_the_run_before_it_starts(stack: Stack, tmp_path
     assert not touched.exists()
 
 
+def test_stream_comes_as_it_is_and_ends_with_who_reads_it(stack: Stack) -> None:
+    with logged_in(stack, "alice") as started:
+
+        def watched(seconds: float) -> dict[str, Any]:
+            given = {"id": 17, "seconds": seconds}
+            return started.told(do="watch", url=started.url, tool="watch_account", arguments=given)
+
+        first = watched(30)
+        assert first["type"].startswith("text/event-stream")
+        assert "notifications/progress" in first["event"]
+        started.told(do="hang up")
+        cut = await_event(stack, type="call.finished", invocation=started.invocation)
+        assert (cut["tool"], cut["outcome"]) == ("watch_account", "cancelled")
+        # A whole one, and one that a kill ends.
+        watched(0.5)
+        assert '"result"' in started.told(do="read on")["rest"]
+        watched(30)
+        kill(stack, "inv", started.invocation)
+        assert '"result"' not in started.told(do="read on").get("rest", "")
+        assert started.called("get_account", {"id": 17})["status"] == 403
+
+
 @contextlib.contextmanager
 def login_asked(stack: Stack, *, command: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A run that waits for a person, and where it sends them."""
@@ -387,10 +409,9 @@ def logged_in(stack: Stack, person: str) -> Iterator[Running]:
         callback = parse_qs(urlsplit(url).query)["redirect_uri"][0]
         browser = Browser(stop_at=callback)
         try:
-            redirect, consent = log_in_and_allow(browser, url, person, PASSWORDS[person])
+            redirect, _ = log_in_and_allow(browser, url, person, PASSWORDS[person])
         finally:
             browser.close()
-        assert consent is not None
         assert stack.http.get(f"{callback}?code=forged&state=forged").status_code == 400
         assert "agent is starting" in stack.http.get(redirect).text
         invocation, address = lines_until_address(process)
