@@ -8,6 +8,7 @@ restore clears only the block.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -26,6 +27,13 @@ class BlockKind(StrEnum):
     INVOCATION = "inv"
     TOKEN = "jti"  # noqa: S105 - a claim's name
     CLAIMS = "claims"  # a person's claims epoch: only ever an epoch, answered 401
+
+
+# Runs and tokens are as many as there were calls to make. A day after one was cut off, nothing that
+# could yield it again is alive: sessions and refresh tokens last eight hours, an agent alone goes
+# on with its run for eight, tokens last fifteen minutes.
+FORGETTABLE: Final = frozenset((BlockKind.INVOCATION, BlockKind.TOKEN))
+FORGET_SECONDS: Final = 86_400
 
 
 class BlockEntry(msgspec.Struct, frozen=True):
@@ -81,11 +89,15 @@ class BlockState:
         return cls(sequence, {(entry.kind, entry.id): entry for entry in entries})
 
     def applying(self, event: RevocationEvent) -> "BlockState":
-        """The state after `event`; an event already contained changes nothing."""
+        """The state after `event`; an event already contained changes nothing.
+
+        What is forgotten is so by the event's own time: the same in every process.
+        """
         if event.sequence <= self.sequence:
             return self
         entry = BlockEntry(event.kind, event.id, event.blocked, event.not_before)
-        return BlockState(event.sequence, {**self.entries, (event.kind, event.id): entry})
+        kept = remembered(self.entries, event.at_ms)
+        return BlockState(event.sequence, {**kept, (event.kind, event.id): entry})
 
     def first_hit(self, subjects: Iterable[Subject], issued_at: int) -> Hit | None:
         """The first of `subjects` that refuses something issued at `issued_at`.
@@ -99,6 +111,18 @@ class BlockState:
             if entry is not None and (entry.blocked or issued_at <= entry.not_before):
                 return Hit(subject, entry.blocked)
         return None
+
+
+def remembered(
+    entries: Mapping[tuple[BlockKind, str], BlockEntry], now_ms: int
+) -> Mapping[tuple[BlockKind, str], BlockEntry]:
+    """`entries` without those that can refuse nothing any more."""
+    oldest = now_ms // 1000 - FORGET_SECONDS
+    return {
+        key: entry
+        for key, entry in entries.items()
+        if entry.kind not in FORGETTABLE or entry.not_before >= oldest
+    }
 
 
 def epoch_after(now_ms: int) -> int:

@@ -4,17 +4,26 @@ Every event carries the whole new state of its subject, so the state of everythi
 event of each subject. Block sets the block and the epoch; restore clears only the block; a person's
 claims epoch is only ever an epoch. The rules themselves are pure (`registry.blocks`).
 
-Left out: who may do this (the admin API), and forgetting old entries.
+Runs and tokens are forgotten a day later, in the state and not in the sequence. Left out: who may
+do this (the admin API), and dropping old rows.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import BigInteger, Connection, Index, Row, Select, func, insert, select
 from sqlmodel import Field, SQLModel, col
 
 from database.engine import Database
-from registry.blocks import BlockEntry, BlockKind, BlockState, RevocationEvent, epoch_after
+from registry.blocks import (
+    BlockEntry,
+    BlockKind,
+    BlockState,
+    RevocationEvent,
+    epoch_after,
+    remembered,
+)
 from registry.counters import REVOCATION_SEQUENCE, next_value, value_of
 
 MAXIMUM_ID_LENGTH: Final = 512
@@ -177,7 +186,9 @@ def block_state(connection: Connection) -> BlockState:
         BlockEntry(event.kind, event.id, event.blocked, event.not_before)
         for event in _decoded(rows)
     )
-    return BlockState.of(value_of(connection, REVOCATION_SEQUENCE), entries)
+    newest = connection.execute(select(func.max(col(RevocationRow.at_ms)))).scalar_one() or 0
+    state = BlockState.of(value_of(connection, REVOCATION_SEQUENCE), entries)
+    return replace(state, entries=remembered(state.entries, newest))
 
 
 def entry_of(connection: Connection, kind: BlockKind, subject_id: str) -> BlockEntry | None:

@@ -5,7 +5,7 @@ In this order:
 1. one `Authorization: DPoP` header with a token of ours, of an agent's run (`clients.run_token`)
 2. it is a token of the run in the path: nobody ends another's run
 3. one DPoP proof for this very URI, with `ath`, by the token's key, used once (RFC 9449 §7)
-4. the run's refresh token families end, then the run is blocked for ever: every gateway refuses
+4. the run's refresh token families end, then the run is blocked for good: every gateway refuses
    its tokens, closes its streams and drops its credentials, and no grant issues for it again
 5. the audit says so
 

@@ -27,6 +27,8 @@ from token_exchange.claims import AccessTokenClaims, AuthorizationDetail, JwkThu
 from token_exchange.narrowing import details_intersection, parse_scope
 from token_exchange.token_types import DETAIL_TOOL, SCOPE_TOOLS
 
+MAXIMUM_PAUSE_SECONDS: Final = 28_800  # a run goes on after its token's end: a working day
+
 _NOT_ALONE: Final = Refusal(
     "unauthorized_client",
     "This agent may not act without a person.",
@@ -59,8 +61,8 @@ _DETAILS: Final = Refusal(
 )
 _OTHER_RUN: Final = Refusal(
     "invalid_grant",
-    "The invocation_token is not of a run of this agent alone, by this key.",
-    "a person's, another agent's, another key's or no token of ours",
+    "The invocation_token is not of a run of this agent alone, by this key, today.",
+    "a person's, another agent's, another key's, too old or no token of ours",
     "client_credentials.run",
 )
 
@@ -140,7 +142,9 @@ def _run_of(
     if isinstance(run, Refusal):
         return replace(_OTHER_RUN, detail=f"{run.rule}: {run.detail}")
     is_own = run.claims.act is None and run.agent == request.client.record.agent
-    return run if is_own and run.key == key else _OTHER_RUN
+    # INVARIANT: shorter than blocks of runs are remembered (`registry.blocks.FORGET_SECONDS`).
+    is_recent = request.now < run.claims.exp + MAXIMUM_PAUSE_SECONDS
+    return run if is_own and is_recent and run.key == key else _OTHER_RUN
 
 
 def _new(request: TokenRequest, parts: Parts, key: JwkThumbprint) -> NewToken:

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from audit_log.event import EventType, Outcome, PrincipalKind
+from authz_server.grants.client_credentials import MAXIMUM_PAUSE_SECONDS
 from authz_server.store.refresh_tokens import RefreshGrant
 from registry.blocks import BlockKind
 from tests.authz_server.back_half import (
@@ -226,6 +227,19 @@ async def test_run_of_an_agent_alone_goes_on_under_its_id(authority: Authority) 
     assert payload_of(again)["txn"] == transaction
     assert payload_of(again)["jti"] != payload_of(token)["jti"]
     assert payload_of(again)["exp"] == authority.now + 600
+
+
+@pytest.mark.requirement("C1")
+async def test_run_that_slept_for_too_long_does_not_go_on(authority: Authority) -> None:
+    workload = authority.workload(1002)
+    token, _ = await alone(workload)
+    authority.clock.now += 600 + MAXIMUM_PAUSE_SECONDS - 1
+    await authority.parts.live.refresh()
+    again, _ = await alone(workload, invocation_token=token)
+    authority.clock.now += 600 + MAXIMUM_PAUSE_SECONDS
+    await authority.parts.live.refresh()
+    answer = await workload.ask(invocation_token=again)
+    assert (answer.status_code, error_of(answer)) == (400, "invalid_grant")
 
 
 @pytest.mark.requirement("C1")

@@ -8,8 +8,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
+from authz_server.grants.client_credentials import MAXIMUM_PAUSE_SECONDS
+from authz_server.store.sessions import SESSION_LIFETIME_SECONDS
 from database.engine import Database
-from registry.blocks import BlockEntry, BlockKind, BlockState, RevocationEvent, Subject
+from registry.blocks import (
+    FORGET_SECONDS,
+    BlockEntry,
+    BlockKind,
+    BlockState,
+    RevocationEvent,
+    Subject,
+)
 from registry.revocations import (
     InvalidSubjectError,
     RevocationStore,
@@ -17,6 +26,7 @@ from registry.revocations import (
     append_epoch,
     entry_of,
 )
+from token_exchange.token_types import MAXIMUM_LIFETIME_SECONDS
 
 NOW_MS = 1_700_000_000_123
 ACTION = {"reason": "leaked", "author": "usr_alice"}
@@ -210,6 +220,33 @@ def test_folding_events_from_anywhere_gives_the_stored_state(
         resumed = resumed.applying(event)
     assert dict(resumed.entries) == model
     assert resumed == store.state()
+
+
+@pytest.mark.parametrize("kind", [BlockKind.INVOCATION, BlockKind.TOKEN])
+def test_run_and_token_are_forgotten_a_day_later_alike_everywhere(
+    revocations: RevocationStore, kind: BlockKind
+) -> None:
+    followed = BlockState()
+    for name, seconds in (("old", 0), ("young", 60)):
+        block(revocations, kind, name, NOW_MS + seconds * 1000)
+    block(revocations, BlockKind.AGENT, "support-bot")
+    for seconds, remembered in (
+        (FORGET_SECONDS, {"old", "young"}),
+        (FORGET_SECONDS + 2, {"young"}),
+    ):
+        block(revocations, BlockKind.SESSION, "ses_1", NOW_MS + seconds * 1000)
+        followed = BlockState()
+        for event in revocations.events_after(0):
+            followed = followed.applying(event)
+        assert {each.id for each in followed.entries.values() if each.kind is kind} == remembered
+        assert followed == revocations.state()
+    assert (BlockKind.AGENT, "support-bot") in followed.entries  # for ever
+    assert len(revocations.events_after(0)) == 5
+
+
+def test_forgetting_is_slower_than_whatever_yields_a_token_of_a_run() -> None:
+    longest = max(SESSION_LIFETIME_SECONDS, MAXIMUM_PAUSE_SECONDS) + MAXIMUM_LIFETIME_SECONDS
+    assert 2 * longest < FORGET_SECONDS
 
 
 def forget_everything(connection: Connection) -> None:
