@@ -37,21 +37,36 @@ class Peer:
         self._checks = checks
         self._identify = identify
         self._holder: Holder | None = None
+        self._is_gone = False
 
     async def is_member(self) -> bool:
         """Whether a process of the run holds the other end now."""
         if self._holder is not None and self._holder.still_holds():
             return True
-        self.forget()
+        self._release()
         try:
             async with asyncio.timeout(CHECK_SECONDS), self._checks:
-                self._holder = await asyncio.to_thread(self._identify, *self._ends)
+                looking = asyncio.ensure_future(asyncio.to_thread(self._identify, *self._ends))
+                looking.add_done_callback(self._found)  # also when nobody waits for it any more
+                await asyncio.shield(looking)
         except (OSError, TimeoutError):
             return False
         return self._holder is not None
 
     def forget(self) -> None:
         """The connection is gone."""
+        self._is_gone = True
+        self._release()
+
+    def _found(self, looking: "asyncio.Future[Holder | None]") -> None:
+        if looking.cancelled() or looking.exception() is not None:
+            return
+        self._release()
+        self._holder = looking.result()
+        if self._is_gone:
+            self._release()
+
+    def _release(self) -> None:
         if self._holder is not None:
             self._holder.close()
             self._holder = None

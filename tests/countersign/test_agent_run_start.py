@@ -35,7 +35,7 @@ def test_run_elsewhere_than_on_linux_starts_nothing_and_says_why(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: str
 ) -> None:
     assert process_tree.unsupported_reason() is None
-    monkeypatch.setattr(process_tree.sys, "platform", platform)
+    monkeypatch.setattr(sys, "platform", platform)
     told: list[str] = []
     with pytest.raises(AgentRunError, match=f"cannot be identified on {platform}"):
         asyncio.run(run_agent(plan(tmp_path / "touched"), lambda: 0.0, told.append))
