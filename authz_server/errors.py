@@ -58,12 +58,14 @@ def token_error(refusal: Refusal, *, authorization_used: bool = False) -> Respon
 def resource_error(refusal: Refusal) -> Response:
     """The error of a resource of our own that takes key-bound tokens (RFC 9449 §7.1).
 
-    A token or proof that is not accepted is a 401 with a challenge; the rest is the caller's.
+    A token or proof that is not accepted is a 401 with a challenge, one for something else a 403
+    with a challenge; the rest is the caller's.
     """
     headers = dict(NO_STORE)
     status = _STATUS.get(refusal.code, HTTPStatus.BAD_REQUEST)
     if refusal.code in {"invalid_token", "invalid_dpop_proof"}:
         status = HTTPStatus.UNAUTHORIZED
+    if status is HTTPStatus.UNAUTHORIZED or refusal.code == "insufficient_scope":
         headers["WWW-Authenticate"] = f'DPoP algs="ES256", error="{refusal.code}"'
     return JSONResponse(
         {"error": refusal.code, "error_description": allowed_text(refusal.description)},

@@ -139,6 +139,7 @@ async def test_invocation_end_of_another_run_is_refused(authority: Authority) ->
     _, others = await alone(authority.workload(1002))
     answer = await end(workload, token, others)
     assert (answer.status_code, error_of(answer)) == (403, "insufficient_scope")
+    assert 'error="insufficient_scope"' in answer.headers["www-authenticate"]
     assert (BlockKind.INVOCATION, others) not in authority.parts.live.blocks.entries
     (event,) = authority.spool.of(EventType.INVOCATION_REFUSED)
     assert (event.outcome, event.reasons) == (Outcome.DENIED, ("run.other",))

@@ -24,6 +24,7 @@ from tests.stack import (
     PASSWORDS,
     TestAgent,
     admin,
+    audit_events,
     await_event,
     demo_objects,
     prepare,
@@ -194,6 +195,27 @@ def test_only_the_processes_of_the_run_are_served(alone: Running) -> None:
     refused = json.loads(stranger.stdout)
     assert refused.get("status", 403) == 403, refused
     assert "list_hours" not in stranger.stdout.decode()
+
+
+@pytest.mark.requirement("C1")
+def test_agent_alone_at_two_servers_is_one_run(stack: Stack) -> None:
+    with running(stack, "--alone", "--server", "notes") as started:
+        told = started.told(do="environment")["environment"]
+        assert told["COUNTERSIGN_MCP_URL"] == told["COUNTERSIGN_MCP_URL_CRM"] == started.url
+        for server in ("CRM", "NOTES"):
+            url = told[f"COUNTERSIGN_MCP_URL_{server}"]
+            listed = started.told(do="list", url=url, **{"as": "self"})
+            assert listed["status"] == 200, listed
+        issued = [
+            event["target_service"]
+            for event in audit_events(stack, type="token.issued")
+            if event.get("invocation") == started.invocation
+        ]
+        assert issued == ["crm", "notes"]
+        kill(stack, "inv", started.invocation)
+        for server in ("CRM", "NOTES"):
+            url = told[f"COUNTERSIGN_MCP_URL_{server}"]
+            assert started.told(do="list", url=url, **{"as": "self"})["status"] == 403
 
 
 @pytest.mark.requirement("agent-run-tree")
