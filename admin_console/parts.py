@@ -1,10 +1,12 @@
 """Everything the admin API is made of, and what it asks of packages it does not import."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from admin_console.facts import PeopleFacts, SystemFacts
 from admin_console.setup_codes import SetupCodes
+from admin_console.shared_answer import SharedAnswer
 from audit_log.refusal_budgets import RefusalBudgets
 from audit_log.spool import Spool
 from audit_log.store import AuditStore
@@ -13,6 +15,7 @@ from registry.acks import AckStore
 from registry.enrolment import EnrolmentStore
 from registry.live import LiveRegistry
 from registry.revocations import RevocationStore
+from registry.server_reports import ServerReportStore
 from registry.store import RegistryStore
 from registry.tool_catalogue import ToolCatalogue
 from token_exchange.claims import Refusal
@@ -83,6 +86,7 @@ class AdminParts:
     revocations: RevocationStore
     acks: AckStore
     catalogue: ToolCatalogue
+    server_reports: ServerReportStore
     enrolment: EnrolmentStore
     audit_store: AuditStore
     spool: Spool
@@ -95,3 +99,7 @@ class AdminParts:
     token_keys: Callable[[], VerificationKeys]
     person_of: Callable[[str], PersonKey | None]
     use_proof: Callable[[DpopProof], Awaitable[bool]]
+    system: SystemFacts
+    people: PeopleFacts
+    # One look at the whole deployment at a time, repeated for whoever asks within two seconds.
+    doctor: SharedAnswer = field(default_factory=lambda: SharedAnswer(same_for_ms=2_000))

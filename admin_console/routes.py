@@ -13,6 +13,7 @@ from admin_console import (
     sealed_secrets,
     setup,
 )
+from admin_console.checks import doctor
 from admin_console.operation import Operation
 from admin_console.roles import Access
 
@@ -161,6 +162,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         query=policies.StatusQuery,
         answer=policies.PolicyStatusAnswer,
         summary="Where the policy set stands.",
+    ),
+    Operation(
+        method="GET",
+        path="/doctor",
+        access=Access.VIEWER,
+        handler=doctor.doctor,
+        answer=doctor.DoctorAnswer,
+        summary="Check the deployment and say how to mend it.",
     ),
     Operation(
         method="GET",

@@ -91,6 +91,11 @@ class SourceLog:
         """Whether nothing is left to push."""
         return all(segment.read_offset == segment.size for segment in self.segments)
 
+    @property
+    def backlog_bytes(self) -> int:
+        """How much is left to push."""
+        return sum(segment.size - segment.read_offset for segment in self.segments)
+
     def start_segment(self) -> None:
         """Append to a new file from now on."""
         first = self.segments[-1].last + 1 if self.segments else 1

@@ -130,6 +130,12 @@ class Spool:
         """The last sequence appended by this process."""
         return self._log.high_water
 
+    @property
+    def backlog_bytes(self) -> int:
+        """How much is not in the store yet, adopted spools too."""
+        with self._lock:
+            return sum(log.backlog_bytes for log in (*self._adopted.values(), self._log))
+
     def append(self, event: AuditEvent) -> AuditEvent:
         """Stamp `event` with source and sequence and write it; durable when this returns.
 

@@ -41,6 +41,7 @@ from registry.acks import AckStore
 from registry.enrolment import EnrolmentStore
 from registry.live import LiveRegistry
 from registry.revocations import RevocationStore
+from registry.server_reports import ServerReportStore
 from registry.tool_catalogue import ToolCatalogue
 from token_exchange.claims import Refusal
 
@@ -71,6 +72,7 @@ class Parts:
     acks: AckStore
     enrolment: EnrolmentStore
     catalogue: ToolCatalogue
+    server_reports: ServerReportStore
     codes: CodeStore
     sessions: SessionStore
     consents: ConsentStore

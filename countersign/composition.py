@@ -31,6 +31,7 @@ from authz_server.parts import Parts
 from authz_server.store.codes import CodeStore
 from authz_server.store.consents import ConsentStore
 from authz_server.store.interactions import InteractionStore
+from authz_server.store.people import PeopleFinder
 from authz_server.store.person_cuts import PersonCuts
 from authz_server.store.persons import PersonStore
 from authz_server.store.refresh_tokens import RefreshTokenStore
@@ -39,6 +40,7 @@ from authz_server.store.sessions import SessionStore
 from authz_server.store.signing_keys import SigningKeyStore
 from authz_server.store.upstream_logins import UpstreamLoginStore
 from authz_server.store.upstream_sessions import UpstreamSessionStore
+from countersign.admin_facts import KnownPeople, ServerFacts
 from countersign.attestation_audit import attestation_recorder
 from countersign.key_files import load_or_create_kek
 from countersign.settings import AuthzServerSettings
@@ -59,6 +61,7 @@ from registry.acks import AckStore
 from registry.enrolment import EnrolmentStore
 from registry.live import LiveRegistry
 from registry.revocations import RevocationStore
+from registry.server_reports import ServerReportStore
 from registry.store import RegistryStore
 from registry.tool_catalogue import ToolCatalogue
 from token_exchange.proof_of_possession import DpopProof
@@ -161,6 +164,7 @@ async def compose_authz_server(
         acks=AckStore(database),
         enrolment=EnrolmentStore(database),
         catalogue=ToolCatalogue(database, issuer=issuer, settings_models=models, clock=clock),
+        server_reports=ServerReportStore(database),
         codes=CodeStore(database),
         sessions=SessionStore(database, random),
         consents=ConsentStore(database),
@@ -206,7 +210,9 @@ async def compose_authz_server(
         live=live,
         parts=parts,
         attestation=attestation,
-        admin=_admin_parts(parts, objects, setup_codes, vault, logins),
+        admin=_admin_parts(
+            parts, objects, setup_codes, vault, logins, database=database, fetcher=fetcher
+        ),
         setup_codes=setup_codes,
         fetchers=(fetcher, stranger_fetcher),
         verifiers=verifiers,
@@ -229,6 +235,9 @@ def _admin_parts(
     setup_codes: SetupCodes,
     vault: VaultStore,
     logins: PersonLogins,
+    *,
+    database: Database,
+    fetcher: Fetcher,
 ) -> AdminParts:
     def person_of(sub: str) -> PersonKey | None:
         known = parts.persons.find(sub)
@@ -247,6 +256,7 @@ def _admin_parts(
         revocations=parts.revocations,
         acks=parts.acks,
         catalogue=parts.catalogue,
+        server_reports=parts.server_reports,
         enrolment=parts.enrolment,
         audit_store=parts.audit_store,
         spool=parts.spool,
@@ -259,4 +269,21 @@ def _admin_parts(
         token_keys=lambda: parts.keys.verification_keys(KeyPurpose.TOKENS),
         person_of=person_of,
         use_proof=use_proof,
+        system=ServerFacts(
+            lease_seconds=parts.lease_seconds,
+            keyring=parts.keys,
+            key_store=SigningKeyStore(database),
+            the_database=database,
+            vault=vault,
+            fetcher=fetcher,
+            clock=parts.clock,
+            compiler=parts.compiler,
+        ),
+        people=KnownPeople(
+            finder=PeopleFinder(database),
+            consent_store=parts.consents,
+            live=parts.live,
+            accounts=logins.all_local_accounts,
+            clock=parts.clock,
+        ),
     )

@@ -25,7 +25,7 @@ from audit_log.spool import Spool
 from mcp_gateway.authority import AuthorityUnreachableError
 from mcp_gateway.compiled_view import CompiledView, compile_view
 from mcp_gateway.control_session import ControlRefusedError, ControlSession
-from mcp_gateway.discovery import DiscoveryError, observed_tools
+from mcp_gateway.discovery import look
 from mcp_gateway.enforcement import is_older
 from mcp_gateway.parts import Parts
 from mcp_gateway.signed_snapshot import MAXIMUM_SNAPSHOT_BYTES, SnapshotError, verified_view
@@ -40,7 +40,6 @@ FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
 CATALOGUE_SECONDS: Final = 60.0
 CATALOGUE_RETRY_SECONDS: Final = 2.0  # then twice as long after each failure in a row
-CATALOGUE_REPORT_SECONDS: Final = 60.0  # all pages of one server
 LAST_PUSH_SECONDS: Final = 3.0
 _OK: Final = (200, 201, 204)
 _NOT_MODIFIED: Final = 304
@@ -260,18 +259,17 @@ class ControlClient:
         again, failures = retry_pause(failures), failures + 1
         try:
             token = await self._session.token()
-            exchange, upstream = self._parts.exchange, self._parts.upstream
-            async with asyncio.timeout(CATALOGUE_REPORT_SECONDS):
-                tools = await observed_tools(server, token, exchange, upstream)
-            body = msgspec.json.encode({"server": server.name, "tools": tools})
-            answer = await self._session.ask("POST", "/catalogue", body=body)
-            if answer.status in _OK:
-                again, failures = CATALOGUE_SECONDS, 0
-            else:
+            found = await look(server, token, self._parts.exchange, self._parts.upstream)
+            if found.error:
+                _logger.warning("tools_not_observed", server=server.name, text=found.error)
+            answer = await self._session.ask("POST", "/catalogue", body=msgspec.json.encode(found))
+            if answer.status not in _OK:
                 _logger.warning("catalogue_refused", server=server.name, status=answer.status)
-        except (*_FAILURES, DiscoveryError) as error:
+            elif not found.error:
+                again, failures = CATALOGUE_SECONDS, 0
+        except _FAILURES as error:
             _logger.warning(
-                "tools_not_observed",
+                "catalogue_not_reported",
                 server=server.name,
                 error=type(error).__name__,
                 text=str(error),

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
+
 from mcp_gateway.credential import Credential
 from mcp_gateway.echo_guard import CredentialEchoError, EchoGuard
 from mcp_gateway.exchange_client import ExchangeClient, ExchangeRefusal
@@ -35,6 +37,7 @@ from registry.snapshot import ServerEntry
 from token_exchange.claims import AuthorizationDetail
 from token_exchange.token_types import DETAIL_DISCOVERY
 
+LOOK_SECONDS: Final = 60.0  # all pages of one server
 MAXIMUM_PAGES: Final = 100
 MAXIMUM_TOOLS: Final = 1_000  # what the registry takes of one server
 MAXIMUM_PAGE_BYTES: Final = 1024 * 1024
@@ -46,6 +49,32 @@ _OK: Final = 200
 
 class DiscoveryError(Exception):
     """The tools of a server could not be seen. The text has no secret."""
+
+
+class Look(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one look at a server found, as the control channel takes it.
+
+    `error`: why its tools cannot be seen; operators are told that too. `era`: how it is spoken to.
+    """
+
+    server: str
+    tools: list[dict[str, Any]]
+    error: str = ""
+    era: str = ""
+
+
+async def look(
+    server: ServerEntry, own_token: str, exchange: ExchangeClient, upstream: Upstream
+) -> Look:
+    """The tools of `server`, or why they cannot be seen."""
+    try:
+        async with asyncio.timeout(LOOK_SECONDS):
+            tools = await observed_tools(server, own_token, exchange, upstream)
+    except DiscoveryError as error:
+        return Look(server.name, [], error=str(error))
+    except TimeoutError:
+        return Look(server.name, [], error=f"no whole answer within {LOOK_SECONDS:.0f} s")
+    return Look(server.name, tools, era=upstream.era_spoken(server.url, server.protocol))
 
 
 async def observed_tools(

@@ -40,6 +40,8 @@ MAXIMUM_AUDIT_BODY: Final = 2_097_152  # the pusher reads at most 1 MiB of event
 MAXIMUM_CATALOGUE_BODY: Final = 8_388_608
 MAXIMUM_TOOLS: Final = 1_000
 
+ERAS: Final = ("modern", "legacy")
+
 _LOG: Final = structlog.get_logger(__name__)
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -57,10 +59,15 @@ class Acknowledgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ObservedTools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole list of tools a server showed."""
+    """The whole list of tools a server showed, or the `error` because of which it showed none.
+
+    `era` is how the server was spoken to, empty where that is not known.
+    """
 
     server: str
     tools: list[dict[str, Any]]
+    error: str = ""
+    era: str = ""
 
 
 def routes(parts: Parts) -> list[Route]:
@@ -169,6 +176,15 @@ async def catalogue(parts: Parts, request: Request, caller: ControlCaller) -> An
             f"{seen.server[:64]}, {len(seen.tools)} tools",
             "catalogue.server",
         )
+    await parts.server_reports.record(
+        caller.gateway.name,
+        seen.server,
+        error=_printable(seen.error),
+        era=seen.era if seen.era in ERAS else "",
+        now_ms=int(parts.clock() * 1000),
+    )
+    if seen.error:
+        return _json({"approved": []})
     about: dict[str, Any] = {
         "principal_kind": PrincipalKind.GATEWAY,
         "client_id": caller.token.client_id,
@@ -199,6 +215,11 @@ async def catalogue(parts: Parts, request: Request, caller: ControlCaller) -> An
             detail=f"{len(seen.tools)} tools seen, {len(observed.refused)} refused as tools",
         )
     return _json({"approved": list(observed.approved)})
+
+
+def _printable(text: str) -> str:
+    """What a gateway says went wrong: operators read it in a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text[:256])
 
 
 def _proved(handler: Handler) -> Callable[[Parts, Request], Awaitable[Answer]]:

@@ -14,6 +14,7 @@ from countersign.cli import (
     account,
     agent,
     audit,
+    doctor,
     gateway,
     kill,
     login,
@@ -38,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for noun in (serve, login, objects, kill):
+for noun in (serve, login, objects, kill, doctor):
     noun.register(app)
 app.add_typer(account.app, name="account", help="Local accounts: people without an IdP.")
 app.add_typer(secret.app, name="secret", help="Secrets in the vault, sealed on this machine.")

@@ -27,6 +27,7 @@ import registry.history
 import registry.object_rows
 import registry.policy_sets
 import registry.revocations
+import registry.server_reports
 import registry.tool_definitions
 
 METADATA: Final = SQLModel.metadata

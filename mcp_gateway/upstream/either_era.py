@@ -89,12 +89,12 @@ class EitherEraUpstream:
                 self._eras.drop(request.url)
             yield reply
 
+    def era_spoken(self, url: str, protocol: str) -> str:
+        """See `Upstream`."""
+        return self._settled(url, protocol) or ""
+
     async def _era(self, request: UpstreamRequest) -> Era:
-        if request.protocol != PROTOCOL_AUTO:
-            return Era(request.protocol)
-        if request.url.startswith(STDIO_SCHEME):
-            return Era.LEGACY  # what our own stdio host speaks
-        era = self._known(request.url)
+        era = self._settled(request.url, request.protocol)
         if era is not None:
             return era
         async with self._flights.of(request.url):
@@ -103,6 +103,14 @@ class EitherEraUpstream:
                 era = await probe(self._transport, request)
                 self._eras.put(request.url, (era, self._monotonic() + ERA_SECONDS))
             return era
+
+    def _settled(self, url: str, protocol: str) -> Era | None:
+        """The era nobody need be asked about."""
+        if protocol != PROTOCOL_AUTO:
+            return Era(protocol)
+        if url.startswith(STDIO_SCHEME):
+            return Era.LEGACY  # what our own stdio host speaks
+        return self._known(url)
 
     def _known(self, url: str) -> Era | None:
         known = self._eras.get(url)

@@ -81,6 +81,9 @@ class Upstream(Protocol):
             UpstreamError: on entry, when no head arrived.
         """
 
+    def era_spoken(self, url: str, protocol: str) -> str:
+        """How a server is spoken to: modern or legacy, empty while that is not known."""
+
     def forget(self, event: RevocationEvent) -> None:
         """End whatever is kept for a revoked subject."""
 

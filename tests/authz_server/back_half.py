@@ -53,6 +53,7 @@ from registry.enrolment import EnrolmentStore
 from registry.live import LiveRegistry
 from registry.objects import DeclaredObject
 from registry.revocations import RevocationStore
+from registry.server_reports import ServerReportStore
 from registry.store import RegistryStore
 from registry.tool_catalogue import ToolCatalogue
 from tests.outbound.samples import TableFetcher
@@ -482,6 +483,7 @@ async def start_authority(
         acks=AckStore(database),
         enrolment=EnrolmentStore(database),
         catalogue=ToolCatalogue(database, issuer=ISSUER, settings_models=settings, clock=clock),
+        server_reports=ServerReportStore(database),
         codes=CodeStore(database),
         sessions=SessionStore(database, random),
         consents=ConsentStore(database),

@@ -179,6 +179,10 @@ class FakeUpstream:
         finally:
             reply.is_closed = True
 
+    def era_spoken(self, url: str, protocol: str) -> str:
+        del url
+        return "" if protocol == "auto" else protocol
+
     def forget(self, event: RevocationEvent) -> None:
         self.forgotten.append(event)
 

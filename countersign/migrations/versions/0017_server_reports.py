@@ -1,0 +1,26 @@
+"""What each Gateway last found of the servers behind it.
+
+Revision 0017.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0017"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Create the table."""
+    op.create_table(
+        "server_reports",
+        sa.Column("gateway", sa.String(length=63), nullable=False),
+        sa.Column("server", sa.String(length=63), nullable=False),
+        sa.Column("error", sa.String(length=256), nullable=False),
+        sa.Column("era", sa.String(length=16), nullable=False),
+        sa.Column("reported_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("since_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("gateway", "server", name="pk_server_reports"),
+    )
