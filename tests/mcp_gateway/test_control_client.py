@@ -343,15 +343,18 @@ async def test_tools_are_reported_with_a_discovery_credential_over_all_pages(
         FakeReply(body=(b'["' + b"\\u0061" * 150_000 + b'",' + b"1.5," * 20_000 + b"1]",)),
     ],
 )
-async def test_server_that_cannot_be_observed_is_reported_in_the_log_only(
+async def test_server_that_cannot_be_observed_is_reported_with_the_reason_and_no_tools(
     channel: Channel, reply: FakeReply
 ) -> None:
     channel.rig.upstream.will(reply)
     with structlog.testing.capture_logs() as logs:
         async with channel.running():
-            await channel.until(lambda: any(e["event"] == "tools_not_observed" for e in logs))
-    assert "catalogue" not in channel.control.bodies
-    assert TARGET_TOKEN not in json.dumps(logs)
+            await channel.until(lambda: channel.control.bodies.get("catalogue"))
+    assert any(each["event"] == "tools_not_observed" for each in logs)
+    report = channel.control.bodies["catalogue"][0]
+    assert (report["server"], report["tools"]) == ("crm", [])
+    assert report["error"]
+    assert TARGET_TOKEN not in json.dumps([*logs, report])
 
 
 async def test_listing_of_more_than_four_mebibytes_is_given_up(channel: Channel) -> None:
@@ -364,8 +367,12 @@ async def test_listing_of_more_than_four_mebibytes_is_given_up(channel: Channel)
     )
     with structlog.testing.capture_logs() as logs:
         async with channel.running():
-            await channel.until(lambda: any(e["event"] == "tools_not_observed" for e in logs))
-    assert "catalogue" not in channel.control.bodies
+            await channel.until(lambda: channel.control.bodies.get("catalogue"))
+    report = channel.control.bodies["catalogue"][0]
+    assert (report["tools"], any(each["event"] == "tools_not_observed" for each in logs)) == (
+        [],
+        True,
+    )
     allowed = [request.maximum_response_bytes for request in channel.rig.upstream.requests]
     assert allowed[:4] == [1_000_000] * 4  # what this server may answer at all
     assert len(allowed) == 5
