@@ -10,6 +10,7 @@ from admin_console.objects import moment, record_activation
 from admin_console.operation import AdminCall, Wire
 from audit_log.event import EventType, Outcome
 from registry.offered_tools import MAXIMUM_TOOLS_PER_SERVER
+from registry.server_reports import ServerReport
 from registry.tool_catalogue import CatalogueTool
 
 # A thousand names of at most 128 characters, and their digests.
@@ -36,11 +37,25 @@ class ToolItem(Wire):
     sensitivity: int
 
 
+class ReportItem(Wire):
+    """What a Gateway last found of a server: `error` is why its tools could not be seen.
+
+    `since`: the first report in a row that said so. `era`: modern or legacy, empty when unknown.
+    """
+
+    gateway: str
+    error: str
+    era: str
+    reported_at: datetime
+    since: datetime
+
+
 class CatalogueAnswer(Wire):
-    """Every tool known of a server."""
+    """Every tool known of a server, and what the Gateways last found of it."""
 
     server: str
     tools: list[ToolItem]
+    reports: list[ReportItem]
 
 
 class ApproveBody(Wire):
@@ -61,7 +76,12 @@ async def list_tools(call: AdminCall) -> CatalogueAnswer:
     """Observed and approved tools of a server."""
     server = call.path["server"]
     found = await to_thread.run_sync(call.parts.catalogue.list, server)
-    return CatalogueAnswer(server=server, tools=[_item(tool) for tool in found])
+    reports = await to_thread.run_sync(call.parts.server_reports.all)
+    return CatalogueAnswer(
+        server=server,
+        tools=[_item(tool) for tool in found],
+        reports=[_report(each) for each in reports if each.server == server],
+    )
 
 
 async def approve_tools(call: AdminCall) -> ApproveAnswer:
@@ -102,4 +122,14 @@ def _item(tool: CatalogueTool) -> ToolItem:
         approved_at=None if tool.approved_at_ms is None else moment(tool.approved_at_ms),
         read_only=tool.read_only,
         sensitivity=tool.sensitivity,
+    )
+
+
+def _report(report: ServerReport) -> ReportItem:
+    return ReportItem(
+        gateway=report.gateway,
+        error=report.error,
+        era=report.era,
+        reported_at=moment(report.reported_at_ms),
+        since=moment(report.since_ms),
     )

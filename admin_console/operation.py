@@ -80,7 +80,10 @@ Handler = Callable[[AdminCall], Awaitable[BaseModel]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One row of the route table. `changes`: it alters something, so it is recorded before."""
+    """One row of the route table. `changes`: it alters something, so it is recorded before.
+
+    `only_asks`: a POST whose body is a question; it alters nothing.
+    """
 
     method: str
     path: str
@@ -91,11 +94,12 @@ class Operation:
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     maximum_body_bytes: int = MAXIMUM_BODY_BYTES
+    only_asks: bool = False
 
     @property
     def changes(self) -> bool:
         """Whether it alters something."""
-        return self.method != "GET"
+        return self.method != "GET" and not self.only_asks
 
 
 def insufficient_role(access: Access, what: str) -> AdminError:

@@ -130,7 +130,7 @@ def _comparison(
     if type(current) is type(bound) and is_right(current, bound):
         return
     value = _beside(bound, direction)
-    shown = f"{bound:f}" if isinstance(bound, Decimal) else str(bound)
+    shown = f"{bound.normalize():f}" if isinstance(bound, Decimal) else str(bound)
     yield from _set(path, value, f"{words} {shown}", request)
 
 

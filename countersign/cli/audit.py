@@ -49,8 +49,10 @@ def search(
     if context.output == "json":
         context.show(found)
         return
+    # A page is what arrived last; several sources arrive in no order of time.
+    rows = sorted(found["events"], key=lambda row: row["timestamp"], reverse=True)
     context.show(
-        found["events"],
+        rows,
         {
             "TIME": lambda row: row["timestamp"],
             "TYPE": lambda row: row["type"],
@@ -92,7 +94,8 @@ def person_of(row: dict[str, Any]) -> str:
 
 def _what(row: dict[str, Any]) -> str:
     service, tool = row.get("target_service", ""), row.get("tool", "")
-    return f"{service}/{tool}" if tool else service or str(row.get("object_ref", ""))
+    what = f"{service}/{tool}" if tool else service or str(row.get("object_ref", ""))
+    return what or " ".join(row.get(name, "") for name in ("request_method", "request_path")).strip()
 
 
 def _why(row: dict[str, Any]) -> str:

@@ -151,7 +151,7 @@ def require_yes(question: str, *, yes: bool) -> None:
         raise typer.Exit(1)
 
 
-def explain(error: AdminError, errors: Console) -> None:
+def show_error(error: AdminError, errors: Console) -> None:
     """Say what was refused and where."""
     errors.print(Text.assemble((visible(error.code), "bold red"), ": ", visible(error.description)))
     for problem in error.problems:

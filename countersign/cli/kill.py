@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from countersign.admin_client import AdminClient, AdminError
+from countersign.admin_client import AdminClient, AdminError, Problem
 from countersign.cli.context import CommandContext, context_of, visible
 from registry.declared import suggestion
 
 # What an id of ours begins with: a name in its place would cut off nothing.
-PREFIXES = {"user": "usr_", "session": "ses_", "consent": "grt_", "run": "inv_", "token": "tok_"}
+PREFIXES = {"session": "ses_", "consent": "grt_", "run": "inv_", "token": "tok_"}
+USER_PREFIX = "usr_"
 KINDS = {
     "agent": "agent",
     "agent-class": "agent_group",
@@ -33,7 +34,8 @@ def register(app: typer.Typer) -> None:
 
 
 Target = Annotated[
-    str, typer.Argument(help=f"What: {', '.join(KINDS)}, a slash and its name or id.")
+    str,
+    typer.Argument(help=f"What: {', '.join(KINDS)}, a slash and its name or id; of a user either."),
 ]
 
 
@@ -56,6 +58,8 @@ def kill(
     with context.admin() as admin:
         if kind == "agent" and not force:
             _require_declared(admin, name)
+        if kind == "user":
+            name = _person(admin, name)
         started = time.monotonic()
         event = admin.call(
             "POST", "/blocks", json={"kind": KINDS[kind], "id": name, "reason": reason}
@@ -84,6 +88,28 @@ def _require_declared(admin: AdminClient, name: str) -> None:
         near = suggestion(name, names)
         description = f"no Agent {name!r} is declared{near}; --force blocks the name all the same"
         raise AdminError("not_declared", description)
+
+
+def _person(admin: AdminClient, name: str) -> str:
+    """The id of the one person called so; an id is taken as it is."""
+    if name.startswith(USER_PREFIX):
+        return name
+    persons = admin.call("GET", "/persons", query={"name": name})["persons"]
+    known = [each for each in persons if each["sub"] is not None]
+    if len(known) == 1 and len(persons) == 1:
+        return str(known[0]["sub"])
+    if not persons:
+        description = f"nobody called {name!r} has an account here or has ever logged in"
+        raise AdminError("not_found", description)
+    if not known:
+        description = f"{name} has never logged in: nothing was ever issued for them"
+        raise AdminError("never_logged_in", description)
+    candidates = tuple(
+        Problem("user", each["sub"] or "-", "", f"{each['login']} of {each['identity_provider']}")
+        for each in persons
+    )
+    description = f"{name!r} is {len(persons)} people; name one by id"
+    raise AdminError("ambiguous", description, problems=candidates)
 
 
 def _report(
@@ -128,6 +154,8 @@ def restore(command: typer.Context, target: Target) -> None:
     context = context_of(command)
     kind, name = _parsed(target)
     with context.admin() as admin:
+        if kind == "user":
+            name = _person(admin, name)
         event = admin.call("DELETE", f"/blocks/{KINDS[kind]}/{name}")
         acks = _confirmations(admin, event["sequence"])
     context.say(
@@ -166,6 +194,5 @@ def _parsed(target: str) -> tuple[str, str]:
     if not name.startswith(PREFIXES.get(kind, "")):
         raise typer.BadParameter(
             f"a {kind} is named by its id, {PREFIXES[kind]}…: `countersign audit search` shows it"
-            " (of a person beside the name, with --type login.succeeded)"
         )
     return kind, name

@@ -14,7 +14,10 @@ from countersign.cli import (
     account,
     agent,
     audit,
+    declared_files,
+    describe,
     doctor,
+    explain,
     gateway,
     kill,
     login,
@@ -24,7 +27,7 @@ from countersign.cli import (
     serve,
     tools,
 )
-from countersign.cli.context import CommandContext, Output, explain
+from countersign.cli.context import CommandContext, Output, show_error
 from countersign.cli.output_option import with_output_everywhere
 from countersign.settings import ClientSettings
 
@@ -39,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for noun in (serve, login, objects, kill, doctor):
+for noun in (serve, login, objects, declared_files, describe, explain, kill, doctor):
     noun.register(app)
 app.add_typer(account.app, name="account", help="Local accounts: people without an IdP.")
 app.add_typer(secret.app, name="secret", help="Secrets in the vault, sealed on this machine.")
@@ -106,7 +109,7 @@ def main() -> None:
     try:
         with_output_everywhere(app, without=PROCESSES)()
     except AdminError as error:
-        explain(error, errors)
+        show_error(error, errors)
         sys.exit(1)
     except ValidationError as error:
         errors.print("[bold red]settings[/]: cannot start", highlight=False)

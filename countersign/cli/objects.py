@@ -47,12 +47,14 @@ def apply(
     context = context_of(command)
     if file == STANDARD_INPUT and not (yes or dry_run):
         raise AdminError("not_confirmed", "the objects come from the pipe, so no answer can: --yes")
-    manifests = _manifests(context, file)
+    manifests, problems = manifests_of(context, file)
+    if problems:
+        raise typer.Exit(1)
     body = {"objects": [manifest.declared.model_dump() for manifest in manifests]}
     with context.admin() as admin:
         try:
             plan = admin.call("POST", "/objects", json=body, query={"dry_run": "true"})
-            _show_changes(context, plan["changes"])
+            show_changes(context, plan["changes"])
             if dry_run:
                 context.say("Nothing written.")
                 return
@@ -63,7 +65,7 @@ def apply(
             require_yes("Apply these changes?", yes=yes)
             applied = admin.call("POST", "/objects", json=body)
         except AdminError as error:
-            raise _with_lines(error, manifests) from error
+            raise with_lines(error, manifests) from error
         context.say(f"Applied as version {applied['version']}.")
         _await_policies(context, admin.call, applied, wait)
 
@@ -89,16 +91,15 @@ def _await_policies(
         context.say("The policy set is active.")
 
 
-def _manifests(context: CommandContext, file: Path) -> list[Manifest]:
+def manifests_of(context: CommandContext, file: Path) -> tuple[list[Manifest], int]:
+    """The objects of a file or directory, and how many mistakes were printed."""
     manifests, problems = read_manifests(file)
     for problem in problems:
         context.errors.print(str(problem), highlight=False, markup=False, soft_wrap=True)
-    if problems:
-        raise typer.Exit(1)
-    return manifests
+    return manifests, len(problems)
 
 
-def _with_lines(error: AdminError, manifests: list[Manifest]) -> AdminError:
+def with_lines(error: AdminError, manifests: list[Manifest]) -> AdminError:
     """The same error, its problems naming file and line."""
     by_name: dict[tuple[str, str], Manifest] = {
         (found.declared.kind, found.declared.name): found for found in manifests
@@ -113,7 +114,8 @@ def _with_lines(error: AdminError, manifests: list[Manifest]) -> AdminError:
     return AdminError(error.code, error.description, error.status, tuple(placed))
 
 
-def _show_changes(context: CommandContext, changes: list[dict[str, Any]]) -> None:
+def show_changes(context: CommandContext, changes: list[dict[str, Any]]) -> None:
+    """Each change on a line, with the fields of an update."""
     signs = {"create": "+", "update": "~", "delete": "-"}
     for change in changes:
         sign = signs.get(change["action"], " ")

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from countersign.admin_client import AdminClient, AdminError
 from countersign.cli.context import CommandContext, Output, context_of, visible
+from countersign.cli.describe import report_line
 from countersign.tool_changes import definition_lines, description_of, difference
 
 app = typer.Typer(no_args_is_help=True)
@@ -34,7 +35,12 @@ def list_tools(
     """Tools observed at a server, and what is approved of each."""
     context = context_of(command)
     with context.admin() as admin:
-        rows = _tools(admin, server)
+        found = admin.call("GET", f"/catalogue/{server}")
+    rows = found["tools"]
+    for report in found["reports"]:
+        if report["error"]:
+            line = f"{server} as seen by {report_line(report)}"
+            context.errors.print(Text(visible(line), "yellow"), soft_wrap=True)
     if verbose and context.output is Output.TABLE:
         for row in rows:
             _show_tool(context, row)
@@ -90,7 +96,8 @@ def approve(
 
 def _chosen(server: str, offered: list[Row], names: list[str] | None) -> list[Row]:
     if not offered:
-        raise AdminError("not_observed", f"no gateway has reported a tool of {server} yet")
+        description = f"no gateway has reported a tool of {server} yet; see `tools list {server}`"
+        raise AdminError("not_observed", description)
     if names is None:
         return offered
     missing = [name for name in names if name not in {row["name"] for row in offered}]
