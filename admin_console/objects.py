@@ -7,6 +7,7 @@ from anyio import to_thread
 from pydantic import Field
 
 from admin_console.admin_changes import admin_changes
+from admin_console.apply_warnings import apply_warnings
 from admin_console.errors import invalid_objects, not_found
 from admin_console.operation import AdminCall, Wire
 from admin_console.roles import Access
@@ -59,6 +60,15 @@ class ChangeAnswer(Wire):
     fields: list[FieldChange]
 
 
+class WarningItem(Wire):
+    """What is accepted and matches nothing today: most likely a misspelt name."""
+
+    kind: str
+    name: str
+    field: str
+    message: str
+
+
 class ApplyAnswer(Wire):
     """What changed, or would. `waiting_for`: tools the newest policy set still waits for."""
 
@@ -68,6 +78,7 @@ class ApplyAnswer(Wire):
     policy_state: str
     policy_version: int
     waiting_for: list[str]
+    warnings: list[WarningItem]
 
 
 class ObjectAnswer(Wire):
@@ -166,6 +177,7 @@ async def apply_objects(call: AdminCall) -> ApplyAnswer:
         policy_state=state.state,
         policy_version=state.live_version,
         waiting_for=list(waiting),
+        warnings=await _warnings(call, objects, plan),
     )
 
 
@@ -194,7 +206,18 @@ async def _apply(
         policy_state=applied.policies.state,
         policy_version=applied.policies.live_version,
         waiting_for=list(applied.policies.waiting_for),
+        warnings=await _warnings(call, objects, plan),
     )
+
+
+async def _warnings(
+    call: AdminCall, objects: tuple[DeclaredObject, ...], plan: ChangePlan
+) -> list[WarningItem]:
+    found = await to_thread.run_sync(apply_warnings, call.parts, objects, plan)
+    return [
+        WarningItem(kind=each.kind, name=each.name, field=each.field, message=each.message)
+        for each in found
+    ]
 
 
 async def _require_role(call: AdminCall, plan: ChangePlan) -> None:

@@ -6,8 +6,7 @@ object and the field, and says what would be right. What objects say of each oth
 `registry.references`.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,17 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from registry.objects import KINDS, DeclaredObject, TypedSpec
+from registry.problem_words import problem_words, suggestion
+
+__all__ = [
+    "DeclaredSet",
+    "ObjectKey",
+    "ParsedObject",
+    "Problem",
+    "SettingsModels",
+    "parse_document",
+    "suggestion",
+]
 
 SettingsModels = Mapping[tuple[str, str], type[BaseModel]]
 ObjectKey = tuple[str, str]  # kind, name
@@ -85,7 +95,7 @@ def parse_document(document: object) -> DeclaredObject | tuple[Problem, ...]:
     except ValidationError as error:
         return tuple(
             Problem(kind, name, _path(detail["loc"]), _document_message(detail, kind))
-            for detail in error.errors(include_url=False, include_context=False)
+            for detail in error.errors(include_url=False, include_input=False)
         )
 
 
@@ -111,21 +121,12 @@ def _parse(
     return ParsedObject(kind, name, spec, given, settings.model_dump(mode="json"))
 
 
-def suggestion(given: str, known: Iterable[str]) -> str:
-    """What would be right, for the end of a message."""
-    names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; known: {', '.join(names[:20])}" if names else "; none is declared"
-
-
 def _problems(
     kind: str, name: str, model: type[BaseModel], error: ValidationError
 ) -> list[Problem]:
     return [
-        Problem(kind, name, _path(("spec", *detail["loc"])), _spec_message(detail, model))
-        for detail in error.errors(include_url=False, include_context=False)
+        Problem(kind, name, _path(("spec", *detail["loc"])), problem_words(detail, model))
+        for detail in error.errors(include_url=False, include_input=False)
     ]
 
 
@@ -142,14 +143,4 @@ def _path(location: tuple[int | str, ...]) -> str:
 def _document_message(detail: ErrorDetails, kind: str) -> str:
     if detail["loc"] == ("kind",) and kind:
         return f"unknown kind {kind!r}{suggestion(kind, KINDS)}"
-    return detail["msg"]
-
-
-def _spec_message(detail: ErrorDetails, model: type[BaseModel]) -> str:
-    # Never the input itself: somebody may have pasted a secret where its name belongs.
-    if detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1:
-        unknown = str(detail["loc"][0])
-        return f"unknown field{suggestion(unknown, model.model_fields)}"
-    if detail["type"] == "tuple_type":  # what the model keeps as a tuple is written as a list
-        return "must be a list"
-    return detail["msg"]
+    return problem_words(detail, DeclaredObject)

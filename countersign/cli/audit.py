@@ -95,7 +95,9 @@ def person_of(row: dict[str, Any]) -> str:
 def _what(row: dict[str, Any]) -> str:
     service, tool = row.get("target_service", ""), row.get("tool", "")
     what = f"{service}/{tool}" if tool else service or str(row.get("object_ref", ""))
-    return what or " ".join(row.get(name, "") for name in ("request_method", "request_path")).strip()
+    return (
+        what or " ".join(row.get(name, "") for name in ("request_method", "request_path")).strip()
+    )
 
 
 def _why(row: dict[str, Any]) -> str:

@@ -7,8 +7,8 @@ import typer
 
 from countersign.admin_client import AdminError
 from countersign.cli.context import CommandContext, Output, context_of, show_error
-from countersign.cli.objects import manifests_of, show_changes, with_lines
-from countersign.manifests import CEDAR, STANDARD_INPUT
+from countersign.cli.objects import manifests_of, show_changes, show_warnings, with_lines
+from countersign.manifests import CEDAR, STANDARD_INPUT, Manifest
 from countersign.yaml_text import documents_of
 
 TROUBLE: Final = 2  # as diff(1): 0 the same, 1 different, 2 trouble
@@ -35,13 +35,17 @@ def diff(
     Exits 0 when nothing would, 1 when something would, 2 when the objects are wrong.
     """
     context = context_of(command)
+    manifests, problems = manifests_of(context, file)
+    if problems:
+        raise typer.Exit(TROUBLE)
     try:
-        plan = _plan(context, file)
+        plan = _plan(context, manifests)
     except AdminError as error:
         show_error(error, context.errors)
         raise typer.Exit(TROUBLE) from error
     if context.output is Output.TABLE:
         show_changes(context, plan["changes"])
+        show_warnings(context, plan["warnings"], manifests)
         if not plan["changes"]:
             context.say("No difference.")
     else:
@@ -49,10 +53,7 @@ def diff(
     raise typer.Exit(1 if plan["changes"] else 0)
 
 
-def _plan(context: CommandContext, file: Path) -> Any:  # noqa: ANN401 - any JSON value
-    manifests, problems = manifests_of(context, file)
-    if problems:
-        raise typer.Exit(TROUBLE)
+def _plan(context: CommandContext, manifests: list[Manifest]) -> Any:  # noqa: ANN401 - any JSON value
     body = {"objects": [manifest.declared.model_dump() for manifest in manifests]}
     with context.admin() as admin:
         try:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from countersign.admin_client import AdminError, Problem
 from countersign.cli.context import CommandContext, Output, context_of, require_yes, visible
@@ -55,6 +56,7 @@ def apply(
         try:
             plan = admin.call("POST", "/objects", json=body, query={"dry_run": "true"})
             show_changes(context, plan["changes"])
+            show_warnings(context, plan["warnings"], manifests)
             if dry_run:
                 context.say("Nothing written.")
                 return
@@ -97,6 +99,16 @@ def manifests_of(context: CommandContext, file: Path) -> tuple[list[Manifest], i
     for problem in problems:
         context.errors.print(str(problem), highlight=False, markup=False, soft_wrap=True)
     return manifests, len(problems)
+
+
+def show_warnings(
+    context: CommandContext, warnings: list[dict[str, str]], manifests: list[Manifest]
+) -> None:
+    """What is accepted and matches nothing, each on a line with its place."""
+    found = tuple(Problem(**each) for each in warnings)
+    for problem in with_lines(AdminError("", "", problems=found), manifests).problems:
+        text = f"warning: {problem.kind}/{problem.name} {problem.field}: {problem.message}"
+        context.errors.print(Text(visible(text), "yellow"), soft_wrap=True)
 
 
 def with_lines(error: AdminError, manifests: list[Manifest]) -> AdminError:

@@ -7,7 +7,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,6 +21,13 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from admin_console.api import create_admin_app
+from admin_console.facts import (
+    ConsentFacts,
+    DatabaseFacts,
+    KeyFacts,
+    PersonFacts,
+    ProviderFacts,
+)
 from admin_console.parts import AdminParts, PersonKey
 from admin_console.setup_codes import SetupCodes
 from audit_log.event import AuditEvent, EventType
@@ -38,10 +45,15 @@ from idp_connectors.workload.process_facts import ProcessFacts
 from outbound.discovery import DiscoveryCache
 from outbound.fetcher import Fetcher
 from outbound.jwks import JwksCache
+from policies.compile import compile_policy_set
+from policies.decide import CompiledPolicySet
 from registry.acks import AckStore
 from registry.enrolment import EnrolmentStore
 from registry.live import LiveRegistry
+from registry.policy_compiler import catalogue_of
 from registry.revocations import RevocationStore
+from registry.server_reports import ServerReportStore
+from registry.snapshot import ProviderRecord, RegistrySnapshot
 from registry.store import RegistryStore
 from registry.tool_catalogue import ToolCatalogue
 from tests.registry.samples import SETTINGS_MODELS, FakeClock, naming_compiler
@@ -116,6 +128,62 @@ def dpop_proof(
     }
     header = {"typ": "dpop+jwt", "alg": "ES256", "jwk": public_jwk(key)}
     return sign(header, claims, key)
+
+
+@dataclass
+class FakeSystem:
+    """What the process says of itself; tests change what they are about."""
+
+    lease_seconds: float = 3.0
+    facts: DatabaseFacts = field(
+        default_factory=lambda: DatabaseFacts("sqlite", "3.45.0", "wal", "9", "9", 0.5)
+    )
+    listed: tuple[KeyFacts, ...] = (KeyFacts("tokens", "active", "k1", NOW * 1000),)
+    found: ProviderFacts = field(default_factory=lambda: ProviderFacts("", "all is here"))
+    asked: int = 0
+    fails: Exception | None = None
+    compiles: bool = True
+
+    def keys(self) -> tuple[KeyFacts, ...]:
+        self.asked += 1
+        return self.listed
+
+    def published_key_ids(self) -> tuple[str, ...]:
+        return tuple(each.key_id for each in self.listed)
+
+    def database(self) -> DatabaseFacts:
+        if self.fails is not None:
+            raise self.fails
+        return self.facts
+
+    async def provider(self, record: ProviderRecord) -> ProviderFacts:
+        del record
+        return self.found
+
+    async def policies(self, snapshot: RegistrySnapshot) -> CompiledPolicySet | None:
+        """The documents that are Cedar: other tests speak `naming_compiler`'s language."""
+        if not self.compiles:
+            return None
+        cedar = [each for each in snapshot.policies.documents if "@id" in each.cedar]
+        servers = [catalogue_of(each) for each in snapshot.servers.values()]
+        found = compile_policy_set(snapshot.policies.version, cedar, servers)
+        assert isinstance(found, CompiledPolicySet), found
+        return found
+
+
+@dataclass
+class FakePeople:
+    """Who has logged in."""
+
+    known: list[PersonFacts] = field(default_factory=list)
+    agreed: list[ConsentFacts] = field(default_factory=list)
+
+    def named(self, name: str) -> list[PersonFacts]:
+        return [each for each in self.known if name in {each.login, each.sub}]
+
+    def consents(self, sub: str, agent: str, server: str, now: int) -> list[ConsentFacts]:
+        del sub, agent, server, now
+        return self.agreed
 
 
 @dataclass
@@ -299,6 +367,9 @@ def open_stack(directory: Path) -> AdminStack:
         token_keys=lambda: KEYS,
         person_of=PEOPLE.get,
         use_proof=use_proof,
+        server_reports=ServerReportStore(database),
+        system=FakeSystem(),
+        people=FakePeople(),
     )
     return AdminStack(parts, database, clock, runner, create_admin_app(parts))
 
