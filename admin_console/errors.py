@@ -17,7 +17,7 @@ from database.errors import DatabaseError, UnstorableValueError
 from idp_connectors.workforce.password_hashing import HashingBusyError
 from registry.declared import Problem
 from registry.policy_activation import PolicyRefusedError
-from registry.problem_words import problem_words
+from registry.problem_words import errors_in, problem_words
 from registry.revocations import InvalidSubjectError
 from registry.store import PlanOutdatedError, PlanRefusedError
 from registry.tool_catalogue import ToolChangedError, UnknownServerError, UnknownToolError
@@ -71,8 +71,7 @@ def refused_by(refusal: Refusal) -> AdminError:
 def invalid_fields(error: ValidationError) -> AdminError:
     """Which fields of a body or query are wrong. The values are not repeated: one is a password."""
     problems = [
-        Problem("", "", _path(detail["loc"]), problem_words(detail))
-        for detail in error.errors(include_url=False, include_input=False)
+        Problem("", "", _path(detail["loc"]), problem_words(detail)) for detail in errors_in(error)
     ]
     return invalid_request("The request has invalid fields; see problems.", problems)
 

@@ -72,11 +72,12 @@ class PolicyItem(Wire):
 class ExplainAnswer(Wire):
     """`allowed` when every rung holds. `changes` together would make it so, null if none is known.
 
-    `policies` decided; `nearest` are the grants that came closest. `assumed`: what no token says.
+    `outcome` is the policies' alone. `policies` decided; `nearest` are the grants that came
+    closest. `assumed`: what no token says.
     """
 
     allowed: bool
-    code: str
+    outcome: str
     agent: str
     user: str | None
     tool: str
@@ -199,7 +200,7 @@ def _answer(
     decision = None if explanation is None else explanation.decision
     return ExplainAnswer(
         allowed=allowed,
-        code="not_decided" if decision is None else decision.code.value,
+        outcome="not_decided" if decision is None else decision.code.value,
         agent=question.agent.entry.name,
         user=None if person is None else person.login,
         tool=question.qualified,

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from countersign.yaml_text import ADDED_FIELDS
 from registry.objects import KINDS, DeclaredObject
-from registry.problem_words import problem_words
+from registry.problem_words import errors_in, problem_words
 
 STANDARD_INPUT = Path("-")
 CEDAR = ".cedar"
@@ -178,7 +178,7 @@ def _declared(file: Path, document: dict[str, Any], lines: dict[str, int]) -> De
     try:
         return DeclaredObject.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        first = errors_in(error)[0]
         field = ".".join(str(part) for part in first["loc"])
         message = problem_words(first, DeclaredObject)
         if field == "kind":

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from registry.objects import KINDS, DeclaredObject, TypedSpec
-from registry.problem_words import problem_words, suggestion
+from registry.problem_words import errors_in, problem_words, suggestion
 
 __all__ = [
     "DeclaredSet",
@@ -95,7 +95,7 @@ def parse_document(document: object) -> DeclaredObject | tuple[Problem, ...]:
     except ValidationError as error:
         return tuple(
             Problem(kind, name, _path(detail["loc"]), _document_message(detail, kind))
-            for detail in error.errors(include_url=False, include_input=False)
+            for detail in errors_in(error)
         )
 
 
@@ -126,7 +126,7 @@ def _problems(
 ) -> list[Problem]:
     return [
         Problem(kind, name, _path(("spec", *detail["loc"])), problem_words(detail, model))
-        for detail in error.errors(include_url=False, include_input=False)
+        for detail in errors_in(error)
     ]
 
 

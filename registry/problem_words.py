@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 # Patterns of our models that have a name among people; others are shown as they are.
@@ -46,10 +46,10 @@ _FROM_CONTEXT: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "string_too_short": lambda about: _at_least(about["min_length"], "characters"),
     "too_long": lambda about: f"has more than {about['max_length']} entries",
     "string_too_long": lambda about: f"has more than {about['max_length']} characters",
-    "greater_than": lambda about: f"must be more than {about['gt']}",
-    "greater_than_equal": lambda about: f"must be at least {about['ge']}",
-    "less_than": lambda about: f"must be less than {about['lt']}",
-    "less_than_equal": lambda about: f"must be at most {about['le']}",
+    "greater_than": lambda about: f"must be more than {_number(about['gt'])}",
+    "greater_than_equal": lambda about: f"must be at least {_number(about['ge'])}",
+    "less_than": lambda about: f"must be less than {_number(about['lt'])}",
+    "less_than_equal": lambda about: f"must be at most {_number(about['le'])}",
     "string_pattern_mismatch": lambda about: _pattern(about["pattern"]),
     "value_error": lambda about: str(about["error"]),
 }
@@ -64,6 +64,21 @@ def problem_words(detail: ErrorDetails, model: type[BaseModel] | None = None) ->
         return _FIXED[kind]
     words = _FROM_CONTEXT.get(kind)
     return detail["msg"] if words is None else words(detail.get("ctx", {}))
+
+
+def errors_in(error: ValidationError) -> list[ErrorDetails]:
+    """What was found wrong; a list is not also empty because its only entry is wrong."""
+    found = error.errors(include_url=False, include_input=False)
+    places = [detail["loc"] for detail in found]
+    return [
+        detail
+        for detail in found
+        if detail["type"] != "too_short"
+        or not any(
+            len(place) > len(detail["loc"]) and place[: len(detail["loc"])] == detail["loc"]
+            for place in places
+        )
+    ]
 
 
 def suggestion(given: str, known: Iterable[str]) -> str:
@@ -91,6 +106,10 @@ def _model_in(annotation: object) -> type[BaseModel] | None:
     if get_origin(annotation) in {Union, UnionType, tuple, list, dict}:
         return next((found for each in get_args(annotation) if (found := _model_in(each))), None)
     return None
+
+
+def _number(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else str(bound)
 
 
 def _at_least(count: int, what: str) -> str:

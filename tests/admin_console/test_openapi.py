@@ -68,7 +68,8 @@ def test_openapi_describes_the_answers_it_gets(stack: AdminStack) -> None:
     for operation in OPERATIONS:
         if operation.method != "GET" or "{" in operation.path:
             continue
-        answer = stack.call("GET", operation.path)
+        query = "?name=alice" if operation.path == "/persons" else ""
+        answer = stack.call("GET", operation.path + query)
         reference = operation_of(operation)["responses"]["200"]["content"]["application/json"]
         schema = {**reference["schema"], "components": DOCUMENT["components"]}
         jsonschema.validate(answer.json, schema)

@@ -322,6 +322,24 @@ async def test_control_catalogue_answers_what_is_approved(authority: Authority) 
     assert len(authority.spool.of(EventType.CATALOGUE_CHANGED)) == 1
 
 
+@pytest.mark.requirement("operator-doctor")
+async def test_control_catalogue_takes_why_a_server_shows_no_tools(authority: Authority) -> None:
+    gateway = await authority.enrolled()
+    before = authority.parts.catalogue.list("crm")
+    failed = {"server": "crm", "tools": [], "error": "upstream_\x1b[2Junreachable", "era": "odd"}
+
+    answer = await call(gateway, "catalogue", failed)
+
+    (report,) = authority.parts.server_reports.all()
+    assert (answer.status_code, answer.json()) == (200, {"approved": []})
+    assert (report.gateway, report.error, report.era) == ("demo", "upstream_?[2Junreachable", "")
+    assert authority.parts.catalogue.list("crm") == before  # what it offers is not known: no change
+    seen = {"server": "crm", "tools": [tool("get_account")], "era": "legacy"}
+    await call(gateway, "catalogue", seen)
+    (report,) = authority.parts.server_reports.all()
+    assert (report.is_reachable, report.era) == (True, "legacy")
+
+
 @pytest.mark.parametrize("server", ["ledger", "unknown", ""])
 @pytest.mark.requirement("control-own-only")
 async def test_control_catalogue_of_anothers_server_is_refused(
@@ -330,6 +348,9 @@ async def test_control_catalogue_of_anothers_server_is_refused(
     gateway = await authority.enrolled()
     answer = await call(gateway, "catalogue", {"server": server, "tools": [tool("x")]})
     assert error_of(answer) == "access_denied"
+    failed = {"server": server, "tools": [], "error": "away"}
+    assert error_of(await call(gateway, "catalogue", failed)) == "access_denied"
+    assert authority.parts.server_reports.all() == ()
 
 
 async def test_control_when_the_audit_is_unwritable_changes_nothing(authority: Authority) -> None:

@@ -39,8 +39,8 @@ def test_manifest_of_two_documents_remembers_the_line_of_each_field(tmp_path: Pa
     [
         ("kind: Agent\nname: [1\nspec: {}\n", 3, "", "expected"),
         ("kind: Agnt\nname: a\nspec: {}\n", 1, "kind", "must be one of TrustProvider"),
-        ("kind: Agent\nname: Not A Name\nspec: {}\n", 2, "name", "match pattern"),
-        ("kind: Agent\nname: a\nspec: {}\nspek: {}\n", 4, "spek", "not permitted"),
+        ("kind: Agent\nname: Not A Name\nspec: {}\n", 2, "name", "must be lower-case"),
+        ("kind: Agent\nname: a\nspec: {}\nspek: {}\n", 4, "spek", "did you mean 'spec'"),
         ("kind: Agent\nname: a\nname: b\nspec: {}\n", 3, "name", "given twice"),
         ("- a\n- b\n", 1, "", "kind, name and spec"),
         ("kind: Agent\nname: a\nspec: {x: &x [1, 2], y: *z}\n", 3, "", "undefined alias"),

@@ -22,11 +22,12 @@ class Admin:
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
         self.sent: list[Any] = []
+        self.reports: list[dict[str, str]] = []
 
     def call(self, method: str, path: str, *, json: Any = None) -> Any:
         if method == "GET":
             assert path == "/catalogue/crm"
-            return {"server": "crm", "tools": self.rows}
+            return {"server": "crm", "tools": self.rows, "reports": self.reports}
         assert path == "/catalogue/crm/approve"
         self.sent.append(json)
         return {"approved": list(json["tools"]), "policy_state": "active", "waiting_for": []}

@@ -22,13 +22,13 @@ def test_document_of_a_known_kind_is_parsed() -> None:
     ("document", "field", "message"),
     [
         ({"kind": "Agnet", "name": "a", "spec": {}}, "kind", "did you mean 'Agent'?"),
-        ({"kind": "Agent", "name": "Bad Name", "spec": {}}, "name", "pattern"),
+        ({"kind": "Agent", "name": "Bad Name", "spec": {}}, "name", "lower-case"),
         ({"kind": "Agent", "name": "a"}, "spec", "required"),
-        ({"kind": "Agent", "name": "a", "spec": {}, "metadata": {}}, "metadata", "not permitted"),
-        ({"kind": "Agent", "name": "a", "spec": []}, "spec", "dictionary"),
-        ("just text", "", "dictionary"),
-        (None, "", "dictionary"),
-        ([1], "", "dictionary"),
+        ({"kind": "Agent", "name": "a", "spec": {}, "metadata": {}}, "metadata", "unknown field"),
+        ({"kind": "Agent", "name": "a", "spec": []}, "spec", "must be fields"),
+        ("just text", "", "must be fields"),
+        (None, "", "must be fields"),
+        ([1], "", "must be fields"),
         ({"kind": 5, "name": None, "spec": {}}, "kind", "unknown kind"),
     ],
 )
@@ -57,7 +57,7 @@ def test_unknown_type_names_the_known_ones() -> None:
 
 def test_wrong_setting_of_a_type_names_its_field() -> None:
     (missing,) = problems_of("CredentialProvider", type="static_secret")
-    assert (missing.field, missing.message) == ("spec.secret", "Field required")
+    assert (missing.field, missing.message) == ("spec.secret", "is required")
     (unknown,) = problems_of("CredentialProvider", type="static_secret", secret="a", haeder="b")
     assert unknown.message == "unknown field; did you mean 'header'?"
 
