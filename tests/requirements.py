@@ -465,6 +465,23 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "trap-agent-as-admin": (
         "A process that is an agent, or descends from one, is never the local operator."
     ),
+    "operator-doctor": (
+        "The doctor finds what does not work from outside and inside, shows no secret, holds up "
+        "on nothing that hangs, and says for each finding how to mend it."
+    ),
+    "operator-explain": (
+        "Explain answers for a call that might be made what the live configuration would, names "
+        "the policy and its line, and proposes only changes that were tried."
+    ),
+    "operator-files": (
+        "What export writes, apply takes as no change, and it holds no secret; diff says by its "
+        "exit code whether files differ from what is declared."
+    ),
+    "operator-names": (
+        "Kill and restore take a person's name only where it is one person's; else they list who "
+        "it may be and cut off nobody."
+    ),
+    "operator-warnings": ("Apply warns of an argument no tool has and of a group nobody is in."),
     "trap-approved-as-seen": (
         "A tool is approved in the definition that was looked at, or not at all."
     ),

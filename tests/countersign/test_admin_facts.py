@@ -1,0 +1,207 @@
+"""What the admin API is told of keys, database, identity providers and people: no secrets."""
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from authz_server.compiled_snapshot import SnapshotCompiler
+from authz_server.issuing.signing_keys import KeyRing
+from authz_server.store.people import PeopleFinder
+from authz_server.store.persons import PersonStore
+from authz_server.store.sessions import SessionStore
+from authz_server.store.signing_keys import SigningKeyStore
+from countersign.admin_facts import KnownPeople, ServerFacts
+from countersign.migrations.run import upgrade
+from credential_providers.vault.store import VaultStore
+from database.engine import Database
+from idp_connectors.evidence import Person
+from idp_connectors.workforce.account_store import Account
+from outbound.fetcher import Fetched, Fetcher, FetchError, FetchPolicy
+from registry.snapshot import ProviderRecord
+
+pytestmark = pytest.mark.anyio
+
+NOW = 1_800_000_000
+IDP = "https://idp.example.com"
+METADATA = {
+    "issuer": IDP,
+    "authorization_endpoint": f"{IDP}/auth",
+    "token_endpoint": f"{IDP}/token",
+    "jwks_uri": f"{IDP}/keys",
+}
+OIDC = {"issuer": IDP, "client_id": "countersign"}
+ALICE = Person("keycloak", IDP, "f:alice", "Alice", ("keycloak/support",), "phr", NOW)
+
+
+class Pages:
+    """A fetcher of a few documents."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, Any] = {
+            f"{IDP}/.well-known/openid-configuration": METADATA,
+            f"{IDP}/keys": {"keys": []},
+        }
+
+    async def get(
+        self, url: str, policy: FetchPolicy, *, headers: Mapping[str, str] | tuple[()] = ()
+    ) -> Fetched:
+        del policy, headers
+        page = self.pages.get(url)
+        if isinstance(page, FetchError):
+            raise page
+
+        return Fetched(404 if page is None else 200, {}, json.dumps(page).encode())
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    url = f"sqlite:///{tmp_path}/countersign.db"
+    upgrade(url)
+    opened = Database.open(url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def pages() -> Pages:
+    return Pages()
+
+
+@pytest.fixture
+async def facts(database: Database, pages: Pages) -> ServerFacts:
+    store = SigningKeyStore(database)
+    keyring = await KeyRing.open(
+        store,
+        signing_kek=b"s" * 32,
+        vault_kek=b"v" * 32,
+        random=secrets.token_bytes,
+        now_ms=NOW * 1000,
+    )
+    return ServerFacts(
+        lease_seconds=3.0,
+        keyring=keyring,
+        key_store=store,
+        the_database=database,
+        vault=VaultStore(database, keyring.vault_private_jwk),
+        fetcher=cast("Fetcher", pages),
+        clock=lambda: float(NOW),
+        compiler=SnapshotCompiler(),
+    )
+
+
+@pytest.mark.requirement("operator-doctor")
+async def test_keys_are_told_by_purpose_state_and_age_alone(facts: ServerFacts) -> None:
+    keys = facts.keys()
+    assert {each.purpose for each in keys} >= {"tokens", "id_tokens", "control", "vault"}
+    assert {(each.state, each.created_at_ms) for each in keys} == {("active", NOW * 1000)}
+    published = {each.key_id for each in keys if each.purpose in {"tokens", "id_tokens"}}
+    assert set(facts.published_key_ids()) == published
+
+
+@pytest.mark.requirement("operator-doctor")
+async def test_database_is_told_with_its_schema_and_the_one_this_release_knows(
+    facts: ServerFacts,
+) -> None:
+    found = facts.database()
+    assert (found.kind, found.journal, found.schema) == ("sqlite", "wal", found.head)
+    assert found.head
+    assert found.read_ms >= 0
+
+
+@pytest.mark.requirement("operator-doctor")
+@pytest.mark.parametrize(
+    ("url", "page", "code"),
+    [
+        ("", None, ""),
+        ("/.well-known/openid-configuration", FetchError("unreachable", "OSError"), "unreachable"),
+        ("/.well-known/openid-configuration", METADATA | {"issuer": f"{IDP}/"}, "issuer"),
+        ("/.well-known/openid-configuration", {"issuer": IDP}, "not_json"),
+        ("/.well-known/openid-configuration", None, "status"),
+        ("/keys", FetchError("tls", "ClientSSLError"), "tls"),
+        ("/keys", {}, "not_json"),
+    ],
+)
+async def test_identity_provider_is_asked_as_a_login_would(
+    facts: ServerFacts, pages: Pages, url: str, page: Any, code: str
+) -> None:
+    pages.pages[f"{IDP}{url}"] = page
+    found = await facts.provider(ProviderRecord("keycloak", "oidc", OIDC))
+    assert found.code == code
+
+
+async def test_identity_provider_without_its_secret_or_without_an_address(
+    facts: ServerFacts,
+) -> None:
+    missing = ProviderRecord("keycloak", "oidc", {**OIDC, "client_secret": "oidc-secret"})
+    assert (await facts.provider(missing)).code == "secret_missing"
+    local = ProviderRecord("local", "local_accounts", {})
+    assert (await facts.provider(local)).code == ""
+
+
+class Accounts:
+    """The accounts of one provider."""
+
+    def accounts(self) -> tuple[Account, ...]:
+        account = Account("acc_1", "local", "bob", "Bob", ("staff",), False, "x", 0, 0)
+        return (account, replace(account, id="acc_2", username="zoe"))
+
+
+@pytest.fixture
+def people(database: Database) -> KnownPeople:
+    return KnownPeople(
+        finder=PeopleFinder(database),
+        consent_store=cast("Any", None),
+        live=cast("Any", None),
+        accounts=lambda: {"local": cast("Any", Accounts())},
+        clock=lambda: float(NOW),
+    )
+
+
+@pytest.mark.requirement("operator-names")
+async def test_person_is_found_by_name_in_any_case_by_subject_and_by_id(
+    database: Database, people: KnownPeople
+) -> None:
+    persons = PersonStore(database, secrets.token_bytes)
+    sub = (await persons.remember(ALICE, NOW)).sub
+    for name in ("alice", "ALICE", "f:alice", sub):
+        (found,) = people.named(name)
+        assert (found.sub, found.identity_provider, found.login) == (sub, "keycloak", "Alice")
+    assert people.named("ali") == ()
+
+
+@pytest.mark.requirement("operator-names")
+async def test_people_of_one_name_at_two_providers_are_two(
+    database: Database, people: KnownPeople
+) -> None:
+    persons = PersonStore(database, secrets.token_bytes)
+    await persons.remember(ALICE, NOW)
+    await persons.remember(replace(ALICE, identity_provider="entra"), NOW)
+    assert {each.identity_provider for each in people.named("alice")} == {"keycloak", "entra"}
+
+
+async def test_groups_are_those_of_the_latest_living_session(
+    database: Database, people: KnownPeople
+) -> None:
+    sub = (await PersonStore(database, secrets.token_bytes).remember(ALICE, NOW)).sub
+    assert people.named("alice")[0].groups is None
+    sessions = SessionStore(database, secrets.token_bytes)
+    await sessions.start(sub, replace(ALICE, groups=("keycloak/old",)), NOW - 60)
+    await sessions.start(sub, ALICE, NOW - 10)
+    (found,) = people.named("alice")
+    assert (found.groups, found.acr) == (("keycloak/support",), "phr")
+
+
+async def test_account_nobody_logged_in_to_is_known_without_an_id(
+    database: Database, people: KnownPeople
+) -> None:
+    (new,) = people.named("Bob")
+    assert (new.sub, new.login, new.groups) == ("", "bob", ("local/staff",))
+    person = Person("local", "https://as/identity/local", "acc_1", "Robert", (), "pwd", NOW)
+    sub = (await PersonStore(database, secrets.token_bytes).remember(person, NOW)).sub
+    (found,) = people.named("bob")
+    assert (found.sub, found.login, found.groups) == (sub, "bob", ("local/staff",))
