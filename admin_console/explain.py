@@ -7,7 +7,7 @@ seen at once. What only a token would say (attestation, session) is assumed, and
 issued or changed. The other half, a decision that was recorded, is `audit.explain_decision`.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from anyio import to_thread
@@ -27,7 +27,9 @@ from policies.explain import Explanation, PolicyNote, explain_call
 from registry.declared import suggestion
 from registry.snapshot import RegistrySnapshot, ServerEntry
 
-MAXIMUM_ARGUMENT_BYTES: Final = 1_048_576
+# Years that clocks, policies and databases all can tell.
+FIRST_MOMENT: Final = datetime(2000, 1, 1, tzinfo=UTC)
+LAST_MOMENT: Final = datetime(2100, 1, 1, tzinfo=UTC)
 POLICY: Final = "policy"
 UNKNOWN_SUB: Final = "usr_unknown"  # of a person who is only imagined
 
@@ -44,7 +46,7 @@ class ExplainBody(Wire):
     user: str | None = Field(default=None, min_length=1, max_length=512)
     tool: str = Field(pattern=r"^[^/]{1,63}/.{1,128}$")
     arguments: dict[str, Any] = Field(default={})
-    at: AwareDatetime | None = None
+    at: AwareDatetime | None = Field(default=None, ge=FIRST_MOMENT, le=LAST_MOMENT)
     groups: list[str] | None = Field(default=None, max_length=256)
     level: int | None = Field(default=None, ge=0, le=3)
 
@@ -97,7 +99,8 @@ async def explain(call: AdminCall) -> ExplainAnswer:
     snapshot = call.parts.live.snapshot
     compiled = await call.parts.system.policies(snapshot)
     return await to_thread.run_sync(
-        lambda: _explained(call.parts, snapshot, compiled, call.body_as(ExplainBody), call.now_ms)
+        lambda: _explained(call.parts, snapshot, compiled, call.body_as(ExplainBody), call.now_ms),
+        limiter=call.parts.explaining,
     )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from anyio import CapacityLimiter
+
 from admin_console.facts import PeopleFacts, SystemFacts
 from admin_console.setup_codes import SetupCodes
 from admin_console.shared_answer import SharedAnswer
@@ -101,5 +103,7 @@ class AdminParts:
     use_proof: Callable[[DpopProof], Awaitable[bool]]
     system: SystemFacts
     people: PeopleFacts
+    # One explanation at a time: each may try hundreds of changes.
+    explaining: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
     # One look at the whole deployment at a time, repeated for whoever asks within two seconds.
     doctor: SharedAnswer = field(default_factory=lambda: SharedAnswer(same_for_ms=2_000))

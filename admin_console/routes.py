@@ -171,7 +171,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         access=Access.VIEWER,
         handler=explain.explain,
         body=explain.ExplainBody,
-        maximum_body_bytes=explain.MAXIMUM_ARGUMENT_BYTES,
         answer=explain.ExplainAnswer,
         summary="Say whether a call would be allowed, and what is missing.",
         only_asks=True,

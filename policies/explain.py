@@ -117,7 +117,11 @@ def _candidates(policies: CompiledPolicySet, request: CallRequest) -> Iterator[C
                 wanted = isinstance(clause, pst.Unless)  # a guard must not fire
                 yield from changes_for(clause.expr, request, wanted=wanted)
     elif decision.code is Code.NO_PERMIT:
-        for grant in _grants_for(policies, request):
+        # Those for this agent first: to be another kind of agent is the last thing to propose.
+        grants = sorted(
+            _grants_for(policies, request), key=lambda grant: not _is_for_agent(grant, request)
+        )
+        for grant in grants:
             if not _is_for_agent(grant, request):
                 entity = named_in(grant.template.principal)
                 if entity is not None and str(entity.type) == "AgentGroup":

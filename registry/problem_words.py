@@ -108,8 +108,8 @@ def _model_in(annotation: object) -> type[BaseModel] | None:
     return None
 
 
-def _number(bound: float) -> str:
-    return str(int(bound)) if bound == int(bound) else str(bound)
+def _number(bound: object) -> str:
+    return str(int(bound)) if isinstance(bound, float) and bound.is_integer() else str(bound)
 
 
 def _at_least(count: int, what: str) -> str:

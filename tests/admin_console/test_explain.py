@@ -206,6 +206,8 @@ def test_explain_says_what_it_assumes(ready: AdminStack) -> None:
         ({"tool": "refund"}, 400, "invalid fields"),
         ({"level": 7}, 400, "invalid fields"),
         ({"at": "2026-01-31"}, 400, "invalid fields"),
+        ({"at": "0001-01-01T00:00:00+14:00"}, 400, "invalid fields"),
+        ({"at": "9999-12-31T23:59:59-14:00"}, 400, "invalid fields"),
     ],
 )
 def test_explain_of_unknown_names_is_refused_with_what_was_meant(

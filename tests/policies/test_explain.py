@@ -92,6 +92,15 @@ def test_grant_for_other_agents_is_near_and_joining_their_group_a_change() -> No
     assert found.changes == ("other-bot is in the agent group support-agents",)
 
 
+def test_what_a_grant_for_this_agent_lacks_is_proposed_before_another_group_of_agents() -> None:
+    others = (
+        '@id("a") permit (principal in AgentGroup::"others", action == Action::"crm/refund",'
+        " resource);"
+    )
+    ours = grant('context.run has user && context.run.user in Group::"local/vip"')
+    assert changes(call("refund"), others, ours) == ("the person is in local/vip",)
+
+
 def test_grant_for_one_other_agent_is_near_and_no_change_makes_it_ours() -> None:
     found = explain_call(
         compiled(

@@ -369,6 +369,8 @@ ADMIN: Final = [
     ("GET", "/audit/decisions/{x}"),
     ("PUT", "/secrets/{x}"),
     ("POST", "/accounts"),
+    ("POST", "/explain"),
+    ("GET", "/persons?name={x}"),
 ]
 
 
