@@ -2,7 +2,6 @@
 
 from datetime import datetime
 
-from anyio import to_thread
 from pydantic import Field, SecretStr
 
 from admin_console.errors import not_found, refused_by
@@ -68,9 +67,7 @@ async def add_account(call: AdminCall) -> AccountItem:
 async def list_accounts(call: AdminCall) -> AccountsAnswer:
     """Every account."""
     providers = call.parts.accounts()
-    found = await to_thread.run_sync(
-        lambda: [_item(each) for name in sorted(providers) for each in providers[name].accounts()]
-    )
+    found = [_item(each) for name in sorted(providers) for each in await providers[name].accounts()]
     return AccountsAnswer(accounts=found)
 
 

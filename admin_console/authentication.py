@@ -11,7 +11,6 @@ revoked → the person's role, looked up now. A role is never in a token.
 from dataclasses import dataclass
 from typing import Final
 
-from anyio import to_thread
 from starlette.requests import Request
 
 from admin_console.errors import AdminError
@@ -62,7 +61,7 @@ async def authenticate(request: Request, parts: AdminParts) -> Administrator:
     _require_person(token)
     await _require_proof(request, parts, token, unverified_token)
     _require_not_revoked(parts, token)
-    person = await to_thread.run_sync(parts.person_of, token.sub)
+    person = await parts.person_of(token.sub)
     if person is None:
         raise _unauthorized("The person is not known here.", "admin.unknown_person")
     author = f"{person.identity_provider}/{person.subject}"

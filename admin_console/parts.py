@@ -58,7 +58,7 @@ class Accounts(Protocol):
     ) -> Account | Refusal:
         """Make an account. `now` is NumericDate seconds."""
 
-    def accounts(self) -> Sequence[Account]:
+    async def accounts(self) -> Sequence[Account]:
         """Every account."""
 
 
@@ -99,7 +99,7 @@ class AdminParts:
     vault_key: Callable[[], Mapping[str, Any]]
     control_key_thumbprint: Callable[[], str]
     token_keys: Callable[[], VerificationKeys]
-    person_of: Callable[[str], PersonKey | None]
+    person_of: Callable[[str], Awaitable[PersonKey | None]]
     use_proof: Callable[[DpopProof], Awaitable[bool]]
     system: SystemFacts
     people: PeopleFacts

@@ -63,17 +63,17 @@ NOT_IN_GROUP: Final = Refusal(
 )
 
 
-def find_interaction(
+async def find_interaction(
     parts: Parts, request: Request, unverified_interaction_id: str | None
 ) -> Interaction | None:
     """The open request of this id, if this browser brought it."""
     secret = read_cookie(request, parts.issuer, "browser")
     if secret is None or unverified_interaction_id is None:
         return None
-    return parts.interactions.find(unverified_interaction_id, secret, now_of(parts))
+    return await parts.interactions.find(unverified_interaction_id, secret, now_of(parts))
 
 
-def living_session(parts: Parts, request: Request, *, stale: bool = False) -> Session | None:
+async def living_session(parts: Parts, request: Request, *, stale: bool = False) -> Session | None:
     """Who is logged in in this browser, unless a block or an epoch ended it.
 
     `stale`: even if the identity provider must be asked again first.
@@ -81,7 +81,7 @@ def living_session(parts: Parts, request: Request, *, stale: bool = False) -> Se
     cookie_value = read_cookie(request, parts.issuer, "session")
     if cookie_value is None:
         return None
-    session = parts.sessions.find(cookie_value, now_of(parts))
+    session = await parts.sessions.find(cookie_value, now_of(parts))
     if session is None:
         return None
     if session.person.identity_provider not in parts.live.snapshot.identity_providers:
@@ -151,8 +151,9 @@ async def go_on(
     granted = grantable(parts, request, session)
     if isinstance(granted, Refusal):
         return await refuse_person(parts, interaction, session, granted)
-    must_ask = request.ask_consent or _is_anybody(request, granted)
-    consent = None if must_ask else stored_consent(parts, request, session, granted)
+    consent = None
+    if not (request.ask_consent or _is_anybody(request, granted)):
+        consent = await stored_consent(parts, request, session, granted)
     if consent is not None:
         return await send_code(parts, interaction, session, granted, consent)
     if request.silent:
@@ -180,7 +181,7 @@ def step(parts: Parts, page: str, interaction: Interaction, **more: str) -> Resp
     )
 
 
-def stored_consent(
+async def stored_consent(
     parts: Parts, request: AuthorizationRequest, session: Session, granted: Grantable
 ) -> Consent | None:
     """A consent this person gave that covers the request and was not withdrawn."""
@@ -189,7 +190,7 @@ def stored_consent(
     agent, server = granted.endpoint.agent.entry.name, granted.endpoint.server.name
     shown = shown_tools(granted.endpoint, granted.tools)
     now = now_of(parts)
-    for consent in parts.consents.living(session.sub, agent, server, now):
+    for consent in await parts.consents.living(session.sub, agent, server, now):
         # A consent survives an epoch, so it is asked about as of now: only a block withdraws it.
         withdrawn = parts.live.blocks.first_hit((Subject(BlockKind.CONSENT, consent.gid),), now)
         if withdrawn is None and consent.covers(shown, request.scope):

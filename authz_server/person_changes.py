@@ -11,7 +11,7 @@ People who first logged in after the change are not concerned by it: that is how
 be read again after a restart.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,7 +47,7 @@ async def apply_change(parts: Parts, provider: str, change: PersonChange) -> int
     """
     if change.is_for_everyone:
         return await _cut_everyone(parts, provider, change)
-    concerned = _concerned(parts, provider, change)
+    concerned = await _concerned(parts, provider, change)
     if not concerned.persons or not await _cut(parts, provider, change, concerned):
         return 0
     for person in concerned.persons:
@@ -55,16 +55,16 @@ async def apply_change(parts: Parts, provider: str, change: PersonChange) -> int
     return len(concerned.persons)
 
 
-def _concerned(parts: Parts, provider: str, change: PersonChange) -> _Concerned:
+async def _concerned(parts: Parts, provider: str, change: PersonChange) -> _Concerned:
     persons: tuple[SeenPerson, ...] = ()
     sids: tuple[tuple[str, str], ...] = ()
     if change.subject is not None:
-        persons = parts.persons.of_subject(provider, change.subject)
+        persons = await parts.persons.of_subject(provider, change.subject)
     if change.upstream_session is not None:
-        sids = parts.upstream_sessions.sids(provider, change.upstream_session)
+        sids = await parts.upstream_sessions.sids(provider, change.upstream_session)
         known = {person.sub for person in persons}
         # Whose session it was, whatever else is said: both are cut off when the two differ.
-        persons += parts.persons.of_subs({sub for _, sub in sids} - known)
+        persons += await parts.persons.of_subs({sub for _, sub in sids} - known)
     return _Concerned(_not_newer(persons, change), tuple(sid for sid, _ in sids))
 
 
@@ -92,7 +92,9 @@ def _ending(change: PersonChange) -> Ending:
 async def _cut_everyone(parts: Parts, provider: str, change: PersonChange) -> int:
     """All people of a provider, in writes that nobody has to wait long for."""
     count = 0
-    for number, persons in enumerate(_pages(parts, provider)):
+    number = -1
+    async for persons in _pages(parts, provider):
+        number += 1
         concerned = _Concerned(_not_newer(persons, change))
         if not concerned.persons:
             continue
@@ -112,10 +114,10 @@ async def _cut_everyone(parts: Parts, provider: str, change: PersonChange) -> in
     return count
 
 
-def _pages(parts: Parts, provider: str) -> Iterator[tuple[SeenPerson, ...]]:
+async def _pages(parts: Parts, provider: str) -> AsyncIterator[tuple[SeenPerson, ...]]:
     after = ""
     while True:
-        persons = parts.persons.of_provider(provider, after_sub=after)
+        persons = await parts.persons.of_provider(provider, after_sub=after)
         yield persons
         if len(persons) < PERSONS_AT_ONCE:
             return

@@ -76,7 +76,7 @@ async def revalidated(parts: Parts, sid: str, now: int) -> Session | LoginFailur
 
 async def renewed_session(parts: Parts, request: Request) -> Session | None:
     """The session of this browser, asked about again because its claims are too old; else None."""
-    session = living_session(parts, request, stale=True)
+    session = await living_session(parts, request, stale=True)
     if session is None:
         return None
     renewed = await revalidated(parts, session.sid, now_of(parts))
@@ -84,14 +84,14 @@ async def renewed_session(parts: Parts, request: Request) -> Session | None:
 
 
 async def _asked(parts: Parts, sid: str, now: int) -> Session | LoginFailure:
-    if parts.sessions.find_upstream(sid, now) is None:
+    if await parts.sessions.find_upstream(sid, now) is None:
         return SESSION_OVER
     # Other processes ask too: a refresh token sent twice would end the login at the provider.
     while not await parts.sessions.claim(sid, now_of(parts), now_of(parts) + CLAIM_SECONDS):
-        if parts.sessions.find_upstream(sid, now) is None:
+        if await parts.sessions.find_upstream(sid, now) is None:
             return SESSION_OVER
         await asyncio.sleep(POLL_SECONDS)  # the event to wait for is another process's
-    found = parts.sessions.find_upstream(sid, now)  # as whoever asked before us left it
+    found = await parts.sessions.find_upstream(sid, now)  # as whoever asked before us left it
     if found is None:
         return SESSION_OVER
     answer = await _answer(parts, *found, now)

@@ -239,8 +239,8 @@ def _admin_parts(
     database: Database,
     fetcher: Fetcher,
 ) -> AdminParts:
-    def person_of(sub: str) -> PersonKey | None:
-        known = parts.persons.find(sub)
+    async def person_of(sub: str) -> PersonKey | None:
+        known = await parts.persons.find(sub)
         return None if known is None else PersonKey(known.identity_provider, known.subject)
 
     async def use_proof(proof: DpopProof) -> bool:

@@ -10,7 +10,7 @@ from token_exchange.claims import Refusal
 class SecretSource(Protocol):
     """Opens one sealed secret at the moment it is needed."""
 
-    def open(self, name: str) -> str | Refusal:
+    async def open(self, name: str) -> str | Refusal:
         """The newest version of the secret, or why it cannot be opened."""
 
 

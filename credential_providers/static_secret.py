@@ -109,7 +109,7 @@ class StaticSecret:
         )
         if isinstance(claims, Refusal):
             return claims
-        value = self._value()
+        value = await self._value()
         if isinstance(value, Refusal):
             return value
         try:
@@ -123,8 +123,8 @@ class StaticSecret:
             credential_value=sealed,
         )
 
-    def _value(self) -> str | Refusal:
-        secret = self._parts.secrets.open(self._settings.secret)
+    async def _value(self) -> str | Refusal:
+        secret = await self._parts.secrets.open(self._settings.secret)
         if isinstance(secret, Refusal):
             return secret
         prefix = self._settings.prefix

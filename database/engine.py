@@ -1,4 +1,4 @@
-"""The database of one process: short reads in the caller's thread, writes through one writer.
+"""The database of one process: short reads in threads, writes through one writer.
 
 SQLite (`database.sqlite`) or PostgreSQL (`database.postgresql`), told apart by the URL. On both
 there is one writer at a time over all processes, so that every work may read, decide and write as
@@ -25,6 +25,7 @@ from database.errors import (
     UnsupportedDatabaseError,
 )
 from database.postgresql import PostgresqlBackend
+from database.reader_threads import ReaderThreads
 from database.sqlite import SqliteBackend
 from database.transactions import WriterThread
 
@@ -40,6 +41,7 @@ class Database:
         self._path = path
         self._backend = backend
         self._writer = WriterThread(backend)
+        self._readers = ReaderThreads(self.read)
 
     @classmethod
     def open(cls, url: str) -> "Database":
@@ -75,6 +77,9 @@ class Database:
 
         `work` must return plain values: a result that is still open dies with the transaction. It
         runs again when its connection turns out to be of before a restart of the database.
+
+        INVARIANT: never in the thread of an event loop: a database that stalls would stall all the
+        loop serves. That is what `fetch` is for.
         """
         self._backend.require_reachable()
         try:
@@ -94,6 +99,15 @@ class Database:
     def _read(self, work: Callable[[Connection], T]) -> T:
         with self._backend.readers.connect() as connection, connection.begin():
             return work(connection)
+
+    async def fetch(self, work: Callable[[Connection], T]) -> T:
+        """As `read`, for event loops: in a thread of our own, and for a bounded time.
+
+        Raises:
+            DatabaseUnavailableError: Also when the read did not end in time; its thread goes on.
+            DatabaseBusyError: Too many reads at once.
+        """
+        return await self._readers.fetch(work)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in the writer; returns after the commit that contains it.
@@ -126,4 +140,5 @@ class Database:
     def close(self) -> None:
         """Finish queued writes and close every connection."""
         self._writer.close()
+        self._readers.close()
         self._backend.close()

@@ -133,7 +133,7 @@ class ToolCatalogue:
             TooManyChangesError: Its list changed too often this minute; nothing was written.
         """
         offered, refused = offered_tools(tools)
-        before = self._database.read(lambda connection: self._statuses(connection, server))
+        before = await self._database.fetch(lambda connection: self._statuses(connection, server))
         if _is_known(before, offered):
             return Observation(_approved(before), refused, changed=False)
         self._count_change(server)

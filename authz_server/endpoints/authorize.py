@@ -87,7 +87,7 @@ async def begin(
             parts, EventType.AUTHORIZE_REFUSED, TOO_MANY, **parties(accepted, None)
         )
         return error_page(TOO_MANY, heading="Too many logins are open")
-    response = await go_on(parts, interaction, living_session(parts, request))
+    response = await go_on(parts, interaction, await living_session(parts, request))
     set_cookie(response, parts.issuer, "browser", secret, BROWSER_COOKIE_SECONDS)
     return response
 

@@ -86,7 +86,7 @@ async def begin(parts: Parts, request: Request) -> Response:
     parameters = parse_parameters(request.scope["query_string"])
     if isinstance(parameters, Refusal):
         return await _refuse(parts, parameters, START_PATH)
-    interaction = find_interaction(parts, request, parameters.one("interaction"))
+    interaction = await find_interaction(parts, request, parameters.one("interaction"))
     browser_secret = read_cookie(request, parts.issuer, "browser")
     if interaction is None or browser_secret is None:
         return await _refuse(parts, NOT_OPEN_HERE, START_PATH)
@@ -150,10 +150,12 @@ async def _attempt(
     browser_secret = read_cookie(request, parts.issuer, "browser")
     if browser_secret is None:
         return NOT_STARTED_HERE
-    pending = parts.upstream_logins.find(unverified_state, browser_secret, name, now_of(parts))
+    pending = await parts.upstream_logins.find(
+        unverified_state, browser_secret, name, now_of(parts)
+    )
     if pending is None:
         return NOT_STARTED_HERE
-    interaction = find_interaction(parts, request, pending.interaction_id)
+    interaction = await find_interaction(parts, request, pending.interaction_id)
     if interaction is None:
         return NOT_OPEN_HERE
     # INVARIANT: from here on this state is nobody's; a code is redeemed once at most.

@@ -97,10 +97,10 @@ async def show(parts: Parts, request: Request) -> Response:
     parameters = parse_parameters(request.scope["query_string"])
     if isinstance(parameters, Refusal):
         return await _refuse(parts, parameters)
-    interaction = find_interaction(parts, request, parameters.one("interaction"))
+    interaction = await find_interaction(parts, request, parameters.one("interaction"))
     if interaction is None:
         return await _refuse(parts, NOT_OPEN_HERE)
-    session = living_session(parts, request)
+    session = await living_session(parts, request)
     if session is None or not answers_login(parts, interaction, session):
         return step(parts, "login", interaction)
     # Where the cookies may be another program's, the page is for who was sent here by the login.
@@ -119,10 +119,10 @@ async def answer(parts: Parts, request: Request) -> Response:
     form = await form_of(request)
     if isinstance(form, Refusal):
         return await _refuse(parts, form)
-    interaction = find_interaction(parts, request, form.one("interaction"))
+    interaction = await find_interaction(parts, request, form.one("interaction"))
     if interaction is None:
         return await _refuse(parts, NOT_OPEN_HERE)
-    session = living_session(parts, request)
+    session = await living_session(parts, request)
     if session is None or not answers_login(parts, interaction, session):
         return await go_on(parts, interaction, session)
     if any(form.repeated()) or is_forged(

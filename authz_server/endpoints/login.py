@@ -82,10 +82,10 @@ async def show(parts: Parts, request: Request) -> Response:
     parameters = parse_parameters(request.scope["query_string"])
     if isinstance(parameters, Refusal):
         return await _refuse(parts, parameters)
-    interaction = find_interaction(parts, request, parameters.one("interaction"))
+    interaction = await find_interaction(parts, request, parameters.one("interaction"))
     if interaction is None:
         return await _refuse(parts, NOT_OPEN_HERE)
-    session = living_session(parts, request) or await renewed_session(parts, request)
+    session = await living_session(parts, request) or await renewed_session(parts, request)
     is_known = session is not None and answers_login(parts, interaction, session)
     if is_known and not is_shared_host(parts.issuer):
         return await go_on(parts, interaction, session)
@@ -97,7 +97,7 @@ async def answer(parts: Parts, request: Request) -> Response:
     form = await form_of(request)
     if isinstance(form, Refusal):
         return await _refuse(parts, form)
-    interaction = find_interaction(parts, request, form.one("interaction"))
+    interaction = await find_interaction(parts, request, form.one("interaction"))
     if interaction is None:
         return await _refuse(parts, NOT_OPEN_HERE)
     secret = read_cookie(request, parts.issuer, "browser") or ""

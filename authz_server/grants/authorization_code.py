@@ -65,7 +65,7 @@ DOCUMENT_CHANGED: Final = Refusal(
 
 async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal:
     """Redeem a code."""
-    stored = parts.codes.find(request.parameters.get("code", ""))
+    stored = await parts.codes.find(request.parameters.get("code", ""))
     refusal = validate_code_request(request, stored, parts.issuer)
     if refusal is not None:
         return refusal

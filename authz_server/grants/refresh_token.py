@@ -73,7 +73,7 @@ NOT_NOW: Final = Refusal(
 async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal:
     """Renew an agent's token for a person."""
     presented = request.parameters.get("refresh_token")
-    stored = None if presented is None else parts.refresh_tokens.find(presented)
+    stored = None if presented is None else await parts.refresh_tokens.find(presented)
     if stored is None:
         return MISSING if presented is None else UNKNOWN
     if stored.is_used:
@@ -83,7 +83,7 @@ async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal:
         return granted
     agent = agent_at_server(request, granted, parts, _unusable)
     if isinstance(agent, AgentAtServer):
-        agent = _as_consented(agent, granted, request.now, parts)
+        agent = await _as_consented(agent, granted, request.now, parts)
     if isinstance(agent, Refusal):
         return agent
     successor = new_secret(parts.random)
@@ -152,12 +152,12 @@ def _granted(
     )
 
 
-def _as_consented(
+async def _as_consented(
     agent: AgentAtServer, granted: PersonGrant, now: int, parts: Parts
 ) -> AgentAtServer | Refusal:
     """Step 4, too: a consent holds for exactly what was shown, however old the family is."""
     entry, server = agent.endpoint.agent.entry, agent.endpoint.server
-    consents = parts.consents.living(granted.sub, entry.name, server.name, now)
+    consents = await parts.consents.living(granted.sub, entry.name, server.name, now)
     consent = next((each for each in consents if each.gid == granted.gid), None)
     if consent is None:
         return _unusable("consent", "the consent ended")

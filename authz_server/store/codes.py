@@ -103,7 +103,7 @@ class CodeStore:
 
         await self._database.write(work)
 
-    def find(self, unverified_code: str) -> StoredCode | None:
+    async def find(self, unverified_code: str) -> StoredCode | None:
         """The code as stored, used and expired ones too: the caller judges."""
         digest = digest_of(unverified_code)
 
@@ -116,7 +116,7 @@ class CodeStore:
             granted = msgspec.json.decode(row.granted, type=CodeGrant)
             return StoredCode(digest, granted, row.expires_at, row.used_at)
 
-        return self._database.read(work)
+        return await self._database.fetch(work)
 
     async def consume(self, digest: str, now: int) -> bool:
         """Use the code. False: somebody else did first, or it expired meanwhile.

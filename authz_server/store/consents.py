@@ -78,7 +78,7 @@ class ConsentStore:
 
         await self._database.write(work)
 
-    def living(self, sub: str, agent: str, server: str, now: int) -> tuple[Consent, ...]:
+    async def living(self, sub: str, agent: str, server: str, now: int) -> tuple[Consent, ...]:
         """The consents of this person for this agent at this server, latest first."""
 
         def work(connection: Connection) -> tuple[Consent, ...]:
@@ -106,4 +106,4 @@ class ConsentStore:
                 for row in rows
             )
 
-        return self._database.read(work)
+        return await self._database.fetch(work)

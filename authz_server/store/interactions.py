@@ -126,7 +126,7 @@ class InteractionStore:
 
         return await self._database.write(work)
 
-    def find(
+    async def find(
         self, unverified_interaction_id: str, unverified_browser_secret: str, now: int
     ) -> Interaction | None:
         """The open interaction of this id, if this browser started it."""
@@ -153,7 +153,7 @@ class InteractionStore:
                 row.login_sid,
             )
 
-        return self._database.read(work)
+        return await self._database.fetch(work)
 
     async def logged_in(self, interaction_id: str, sid: str) -> None:
         """Remember that the person logged in for this very request (`prompt=login`)."""

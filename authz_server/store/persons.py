@@ -98,7 +98,7 @@ class PersonStore:
             sub, person.identity_provider, person.issuer, person.subject, person.name
         )
 
-    def known(self, person: Person) -> KnownPerson | None:
+    async def known(self, person: Person) -> KnownPerson | None:
         """The person, if we ever issued anything for them."""
 
         def work(connection: Connection) -> KnownPerson | None:
@@ -115,22 +115,22 @@ class PersonStore:
                 sub, person.identity_provider, person.issuer, person.subject, person.name
             )
 
-        return self._database.read(work)
+        return await self._database.read(work)
 
-    def of_subject(self, identity_provider: str, subject: str) -> tuple[SeenPerson, ...]:
+    async def of_subject(self, identity_provider: str, subject: str) -> tuple[SeenPerson, ...]:
         """Whom a provider means by a subject: one person for each issuer it ever had."""
-        return self._seen(
+        return await self._seen(
             select(PersonRow).where(
                 col(PersonRow.identity_provider) == identity_provider,
                 col(PersonRow.subject) == subject,
             )
         )
 
-    def of_provider(
+    async def of_provider(
         self, identity_provider: str, *, after_sub: str = "", limit: int = PERSONS_AT_ONCE
     ) -> tuple[SeenPerson, ...]:
         """Everybody who ever logged in by a provider, in the order of `sub`, a page at a time."""
-        return self._seen(
+        return await self._seen(
             select(PersonRow)
             .where(
                 col(PersonRow.identity_provider) == identity_provider,
@@ -140,20 +140,20 @@ class PersonStore:
             .limit(limit)
         )
 
-    def of_subs(self, subs: Iterable[str]) -> tuple[SeenPerson, ...]:
+    async def of_subs(self, subs: Iterable[str]) -> tuple[SeenPerson, ...]:
         """Persons by their opaque ids."""
-        return self._seen(select(PersonRow).where(col(PersonRow.sub).in_(tuple(subs))))
+        return await self._seen(select(PersonRow).where(col(PersonRow.sub).in_(tuple(subs))))
 
-    def _seen(self, query: Select[*tuple[Any, ...]]) -> tuple[SeenPerson, ...]:
+    async def _seen(self, query: Select[*tuple[Any, ...]]) -> tuple[SeenPerson, ...]:
         def work(connection: Connection) -> tuple[SeenPerson, ...]:
             return tuple(
                 SeenPerson(row.sub, row.display_name, row.first_seen_at)
                 for row in connection.execute(query)
             )
 
-        return self._database.read(work)
+        return await self._database.fetch(work)
 
-    def find(self, sub: str) -> KnownPerson | None:
+    async def find(self, sub: str) -> KnownPerson | None:
         """Who an opaque `sub` is."""
 
         def work(connection: Connection) -> KnownPerson | None:
@@ -166,4 +166,4 @@ class PersonStore:
                 row.sub, row.identity_provider, row.issuer, row.subject, row.display_name
             )
 
-        return self._database.read(work)
+        return await self._database.fetch(work)

@@ -102,7 +102,7 @@ class RefreshTokenStore:
 
         await self._database.write(work)
 
-    def find(self, unverified_token: str) -> StoredRefreshToken | None:
+    async def find(self, unverified_token: str) -> StoredRefreshToken | None:
         """The token as stored."""
         digest = digest_of(unverified_token)
 
@@ -128,7 +128,7 @@ class RefreshTokenStore:
                 digest, row.family_id, grant, row.used_at is not None, is_revoked
             )
 
-        return self._database.read(work)
+        return await self._database.fetch(work)
 
     async def rotate(self, stored: StoredRefreshToken, successor: str, now: int) -> bool:
         """Use the token and make its successor. False: used, ended or revoked meanwhile.

@@ -147,15 +147,15 @@ class SessionStore:
         await self._database.write(work)
         return NewSession(session, cookie_value)
 
-    def find(self, unverified_cookie_value: str, now: int) -> Session | None:
+    async def find(self, unverified_cookie_value: str, now: int) -> Session | None:
         """The living session of this cookie value."""
         digest = digest_of(unverified_cookie_value)
-        found = self._find(col(LoginSessionRow.cookie_digest) == digest, now)
+        found = await self._find(col(LoginSessionRow.cookie_digest) == digest, now)
         return None if found is None else found[0]
 
-    def find_upstream(self, sid: str, now: int) -> tuple[Session, bytes | None] | None:
+    async def find_upstream(self, sid: str, now: int) -> tuple[Session, bytes | None] | None:
         """The living session of this id, whoever holds its cookie, and what is sealed in it."""
-        return self._find(col(LoginSessionRow.sid) == sid, now)
+        return await self._find(col(LoginSessionRow.sid) == sid, now)
 
     async def claim(self, sid: str, now: int, until: int) -> bool:
         """Be the only one of all processes that asks about this session, until `until`.
@@ -211,7 +211,9 @@ class SessionStore:
 
         return await self._database.write(work)
 
-    def _find(self, which: ColumnElement[bool], now: int) -> tuple[Session, bytes | None] | None:
+    async def _find(
+        self, which: ColumnElement[bool], now: int
+    ) -> tuple[Session, bytes | None] | None:
         def work(connection: Connection) -> tuple[Session, bytes | None] | None:
             row = connection.execute(
                 select(LoginSessionRow).where(which, col(LoginSessionRow.expires_at) > now)
@@ -223,7 +225,7 @@ class SessionStore:
             session = Session(row.sid, row.sub, person, row.created_at, row.expires_at, until)
             return session, row.upstream
 
-        return self._database.read(work)
+        return await self._database.fetch(work)
 
     async def end(self, sid: str) -> None:
         """Forget a session; its cookie means nothing from now on."""

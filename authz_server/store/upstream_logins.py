@@ -73,7 +73,7 @@ class UpstreamLoginStore:
 
         await self._database.write(work)
 
-    def find(
+    async def find(
         self, unverified_state: str, unverified_browser_secret: str, provider: str, now: int
     ) -> PendingLogin | None:
         """The login of this state, if this browser started it at this provider. Not used up."""
@@ -93,7 +93,7 @@ class UpstreamLoginStore:
                 row.interaction_id, row.identity_provider, row.created_at, row.expires_at
             )
 
-        return self._database.read(work)
+        return await self._database.fetch(work)
 
     async def use(self, state: str) -> bool:
         """Use the login up. False: somebody was first."""

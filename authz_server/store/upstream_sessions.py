@@ -73,7 +73,7 @@ class UpstreamSessionStore:
 
         await self._database.write(work)
 
-    def sids(self, identity_provider: str, upstream_sid: str) -> tuple[tuple[str, str], ...]:
+    async def sids(self, identity_provider: str, upstream_sid: str) -> tuple[tuple[str, str], ...]:
         """(`sid`, `sub`) of our sessions that came from one at the provider."""
 
         def work(connection: Connection) -> tuple[tuple[str, str], ...]:
@@ -85,4 +85,4 @@ class UpstreamSessionStore:
             )
             return tuple((row.sid, row.sub) for row in rows)
 
-        return self._database.read(work)
+        return await self._database.fetch(work)

@@ -108,7 +108,7 @@ class VaultStore:
             lambda connection: tuple(SecretVersion(*row) for row in connection.execute(statement))
         )
 
-    def open(self, name: str) -> str | Refusal:
+    async def open(self, name: str) -> str | Refusal:
         """The newest value of a secret. Call at the moment of use and let go of it at once."""
         statement = (
             select(_TABLE.c.sealed, _TABLE.c.key_id)
@@ -116,7 +116,9 @@ class VaultStore:
             .order_by(_TABLE.c.version.desc())
             .limit(1)
         )
-        row = self._database.read(lambda connection: connection.execute(statement).one_or_none())
+        row = await self._database.fetch(
+            lambda connection: connection.execute(statement).one_or_none()
+        )
         if row is None:
             return _refused("vault.absent", f"there is no secret {name}")
         private_key = self._private_key_of(row.key_id)

@@ -74,22 +74,28 @@ class AccountStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def find(self, provider: str, username: str) -> StoredPassword | None:
+    async def find(self, provider: str, username: str) -> StoredPassword | None:
         """The account of this name, disabled or not."""
         statement = select(_TABLE).where(
             _TABLE.c.provider == provider, _TABLE.c.username == username
         )
-        row = self._database.read(lambda connection: connection.execute(statement).one_or_none())
+        row = await self._database.fetch(
+            lambda connection: connection.execute(statement).one_or_none()
+        )
         return None if row is None else StoredPassword(_account(row), row.password_hash)
 
-    def find_by_id(self, provider: str, account_id: str) -> Account | None:
+    async def find_by_id(self, provider: str, account_id: str) -> Account | None:
         """The account of this id, disabled or not."""
-        return next((each for each in self.all(provider) if each.id == account_id), None)
+        statement = select(_TABLE).where(_TABLE.c.provider == provider, _TABLE.c.id == account_id)
+        row = await self._database.fetch(
+            lambda connection: connection.execute(statement).one_or_none()
+        )
+        return None if row is None else _account(row)
 
-    def all(self, provider: str) -> tuple[Account, ...]:
+    async def all(self, provider: str) -> tuple[Account, ...]:
         """Every account of a provider by username."""
         statement = select(_TABLE).where(_TABLE.c.provider == provider).order_by(_TABLE.c.username)
-        rows = self._database.read(lambda connection: connection.execute(statement).all())
+        rows = await self._database.fetch(lambda connection: connection.execute(statement).all())
         return tuple(_account(row) for row in rows)
 
     async def add(self, account: Account, password_hash: str) -> None:

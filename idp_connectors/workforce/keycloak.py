@@ -151,11 +151,11 @@ class KeycloakProvider(OidcProvider):
             return _ACCESS_TOKEN
         return super()._person_token_kind(token_type)
 
-    def _access(self) -> AdminAccess:
+    async def _access(self) -> AdminAccess:
         watch, realm = self._realm_settings.watch, realm_of(self._realm_settings.issuer)
         if watch is None or realm is None:
             raise ChangesUnavailableError("not_declared")
-        secret = self._secrets.open(watch.client_secret)
+        secret = await self._secrets.open(watch.client_secret)
         if isinstance(secret, Refusal):
             raise ChangesUnavailableError("no_secret")
         base_url, name = realm

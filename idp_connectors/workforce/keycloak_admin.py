@@ -10,13 +10,14 @@ Left out: writing. The service account needs the role `view-events` and no other
 
 import asyncio
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 from keycloak import KeycloakAdmin, KeycloakOpenIDConnection
 from keycloak.exceptions import KeycloakError, KeycloakGetError, raise_error_from_response
@@ -53,7 +54,10 @@ class KeycloakDirectory:
     """The admin API of one realm, read as one service account."""
 
     def __init__(
-        self, access: Callable[[], AdminAccess], fetcher: Fetcher, policy: FetchPolicy
+        self,
+        access: Callable[[], Coroutine[Any, Any, AdminAccess]],
+        fetcher: Fetcher,
+        policy: FetchPolicy,
     ) -> None:
         self._access = access
         self._fetcher = fetcher
@@ -106,7 +110,7 @@ class KeycloakDirectory:
         return ask(self._admin)
 
     def _connect(self, loop: asyncio.AbstractEventLoop) -> KeycloakAdmin:
-        access = self._access()
+        access = anyio.from_thread.run(self._access)
         connection = KeycloakOpenIDConnection(
             server_url=f"{access.base_url}/",  # the library joins paths to it
             realm_name=access.realm,

@@ -81,7 +81,7 @@ class LocalAccounts:
         locked_seconds = await self._attempts.begin(self._name, counted, now)
         if locked_seconds:
             return _locked(locked_seconds)
-        stored = self._store.find(self._name, name or "")
+        stored = await self._store.find(self._name, name or "")
         password_hash = self._hashing.nobody if stored is None else stored.password_hash
         spelled = password_of(password)
         matches = await self._hashing.verify(password_hash, spelled or "")
@@ -100,7 +100,7 @@ class LocalAccounts:
     ) -> Person | LoginFailure:
         """Whether the account is still enabled, and its groups of today."""
         del upstream, now  # nothing of ours was kept, and the account is what it is
-        account = self._store.find_by_id(self._name, person.subject)
+        account = await self._store.find_by_id(self._name, person.subject)
         if account is None or account.disabled:
             return _ENDED
         # When and how the person logged in does not change by asking again.
@@ -193,9 +193,9 @@ class LocalAccounts:
             await self._store.change(self._name, name, author=author, now=now, disabled=disabled)
         )
 
-    def accounts(self) -> tuple[Account, ...]:
+    async def accounts(self) -> tuple[Account, ...]:
         """Every account of this provider."""
-        return self._store.all(self._name)
+        return await self._store.all(self._name)
 
     def _password_problem(self, password: str, username: str) -> Refusal | None:
         return password_problem(password, username, self._settings.minimum_password_length)

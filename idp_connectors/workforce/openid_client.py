@@ -47,7 +47,7 @@ class OpenIdClient:
         self, token_endpoint: str, grant: Mapping[str, str]
     ) -> TokenAnswer | LoginFailure:
         """Present a code or refresh token (RFC 6749 §4.1.3, §6)."""
-        authenticated = self._authenticated(grant)
+        authenticated = await self._authenticated(grant)
         if isinstance(authenticated, LoginFailure):
             return authenticated
         form, headers = authenticated
@@ -77,13 +77,13 @@ class OpenIdClient:
             return unavailable(f"userinfo endpoint: {fetched.status}")
         return _claims_of(claims, subject)
 
-    def _authenticated(
+    async def _authenticated(
         self, grant: Mapping[str, str]
     ) -> tuple[dict[str, str], tuple[tuple[str, str], ...]] | LoginFailure:
         form, name = dict(grant), self._settings.client_secret
         if name is None:
             return form | {"client_id": self._settings.client_id}, ()
-        secret = self._secrets.open(name)
+        secret = await self._secrets.open(name)
         if isinstance(secret, Refusal):
             return unavailable(f"client secret {name}: {secret.detail}")
         if self._settings.client_authentication == "post":

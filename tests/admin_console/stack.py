@@ -96,6 +96,11 @@ LOCAL: Final = PeerIdentity(
 )
 
 
+async def person_of(sub: str) -> PersonKey | None:
+    """As the store of persons."""
+    return PEOPLE.get(sub)
+
+
 def admin_token(sub: str, /, **changes: object) -> str:
     """An access token for the admin API, with changes; a claim of None is left out."""
     claims: dict[str, object] = {
@@ -365,7 +370,7 @@ def open_stack(directory: Path) -> AdminStack:
         vault_key=lambda: public_jwk(VAULT_KEY),
         control_key_thumbprint=lambda: CONTROL_THUMBPRINT,
         token_keys=lambda: KEYS,
-        person_of=PEOPLE.get,
+        person_of=person_of,
         use_proof=use_proof,
         server_reports=ServerReportStore(database),
         system=FakeSystem(),

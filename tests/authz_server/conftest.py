@@ -1,12 +1,33 @@
 """One whole authorization server per test, in one event loop; or its front half at a browser."""
 
-from collections.abc import AsyncIterator, Iterator
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from sqlalchemy import Connection
 
+from database.engine import Database
 from tests.authz_server.back_half import Authority, start_authority
 from tests.authz_server.front_half import HTTPS_ISSUER, FrontHalf, open_database
+
+T = TypeVar("T")
+
+
+@pytest.fixture(autouse=True)
+def no_read_in_an_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INVARIANT: whatever request a test here sends, its event loop never waits for a read."""
+    read = Database.read
+
+    def guarded(database: Database, work: Callable[[Connection], T]) -> T:
+        # A thread that reads for the loop has no request on its stack; tests themselves may read.
+        frames = traceback.walk_stack(None)
+        if any(frame.f_globals["__name__"].startswith("starlette.") for frame, _ in frames):
+            raise AssertionError("a read of the database in the thread of an event loop")
+        return read(database, work)
+
+    monkeypatch.setattr(Database, "read", guarded)
 
 
 @pytest.fixture

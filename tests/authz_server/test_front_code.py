@@ -371,8 +371,8 @@ def test_code_of_the_command_line_is_for_it_alone_and_bound(
 
 def test_code_is_stored_as_a_digest_only(half: FrontHalf) -> None:
     code = code_of(half)
-    assert half.parts.codes.find(code) is not None
-    assert half.parts.codes.find(digest_of(code)) is None
+    assert asyncio.run(half.parts.codes.find(code)) is not None
+    assert asyncio.run(half.parts.codes.find(digest_of(code))) is None
     content = b"".join(path.read_bytes() for path in _files_of(half))
     assert digest_of(code).encode() in content
     assert code.encode() not in content

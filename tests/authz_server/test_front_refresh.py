@@ -293,7 +293,7 @@ def test_refresh_is_the_remedy_for_claims_that_changed(half: FrontHalf) -> None:
 
 def test_refresh_token_is_stored_as_a_digest_only(half: FrontHalf, tmp_path: Path) -> None:
     token = first_token(half)
-    stored = half.parts.refresh_tokens.find(token)
+    stored = asyncio.run(half.parts.refresh_tokens.find(token))
     assert stored is not None
     assert stored.digest == digest_of(token)
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
@@ -313,7 +313,7 @@ def test_refresh_families_that_ended_are_dropped_when_the_next_begins(half: Fron
     old = first_token(half)
     half.clock.now += SESSION_LIFETIME_SECONDS + 1
     first_token(half)
-    assert half.parts.refresh_tokens.find(old) is None
+    assert asyncio.run(half.parts.refresh_tokens.find(old)) is None
 
 
 @pytest.mark.requirement("C34")

@@ -1,5 +1,7 @@
 """A session whose provider must be asked again: what it keeps, when it is asked, when it ends."""
 
+import asyncio
+
 import anyio
 import pytest
 from sqlalchemy import update
@@ -41,7 +43,7 @@ def later(partner: Partner, seconds: int) -> None:
 
 
 def stored(partner: Partner, sid: str) -> tuple[Session, bytes | None] | None:
-    return partner.half.parts.sessions.find_upstream(sid, int(partner.half.clock()))
+    return asyncio.run(partner.half.parts.sessions.find_upstream(sid, int(partner.half.clock())))
 
 
 def test_refresh_token_is_sealed_in_the_row_of_its_session(partner: Partner) -> None:
@@ -265,7 +267,7 @@ def test_session_replaced_in_its_browser_opens_nothing_but_can_still_be_asked_ab
     cookie = browser.http.cookies["__Host-countersign_session"]
     partner.idp.claim_changes = {"auth_time": int(partner.half.clock())}
     partner.log_in(browser, prompt="login")
-    assert partner.half.parts.sessions.find(cookie, int(partner.half.clock())) is None
+    assert asyncio.run(partner.half.parts.sessions.find(cookie, int(partner.half.clock()))) is None
     assert isinstance(ask(partner, first), Session)
 
 

@@ -1,5 +1,7 @@
 """A login by a provider that is watched: only while it is, and never older than its question."""
 
+import asyncio
+
 import pytest
 
 from audit_log.event import EventType
@@ -58,7 +60,7 @@ class ChangesMeanwhile(Accounts):
 
     async def authenticate(self, username: str, password: str, now: int) -> Person | LoginFailure:
         answer = await super().authenticate(username, password, now)
-        for person in self._half.parts.persons.of_provider("local"):
+        for person in asyncio.run(self._half.parts.persons.of_provider("local")):
             await self._half.revocations.bump_claims(
                 person.sub, reason="test", author="test", now_ms=int(self._half.clock() * 1000)
             )
@@ -84,7 +86,7 @@ def test_what_changes_while_the_provider_is_asked_is_newer_than_the_session(
 @pytest.mark.requirement("trap-person-change")
 def test_a_code_from_before_a_change_yields_nothing(half: FrontHalf) -> None:
     code = half.browser().get_code()
-    (person,) = half.parts.persons.of_provider("local")
+    (person,) = asyncio.run(half.parts.persons.of_provider("local"))
     work = half.revocations.bump_claims(
         person.sub, reason="test", author="test", now_ms=int(half.clock() * 1000)
     )

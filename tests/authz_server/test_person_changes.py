@@ -1,5 +1,6 @@
 """What an identity provider reports of people cuts off exactly those it concerns, once."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -53,7 +54,7 @@ def epoch_of(half: FrontHalf, login: NewSession) -> int:
 
 
 def is_living(half: FrontHalf, login: NewSession) -> bool:
-    return half.parts.sessions.find(login.cookie_value, int(half.clock())) is not None
+    return asyncio.run(half.parts.sessions.find(login.cookie_value, int(half.clock()))) is not None
 
 
 @pytest.mark.requirement("trap-person-change")

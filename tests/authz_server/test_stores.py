@@ -135,12 +135,12 @@ def test_code_consumed_twenty_times_in_two_processes_has_one_winner(
 ) -> None:
     stores = [CodeStore(each) for each in both]
     run(stores[0].save("code", GRANT))
-    found = stores[1].find("code")
+    found = asyncio.run(stores[1].find("code"))
     assert found is not None
     assert found.grant == GRANT  # every character and number, whichever process wrote it
     won = at_once([stores[n % 2].consume(found.digest, NOW + 1) for n in range(TIMES)])
     assert won.count(True) == 1
-    used = stores[0].find("code")
+    used = asyncio.run(stores[0].find("code"))
     assert used is not None
     assert used.used_at == NOW + 1
 
@@ -148,9 +148,9 @@ def test_code_consumed_twenty_times_in_two_processes_has_one_winner(
 def test_code_that_expired_or_was_never_issued_is_not_consumed(database: Database) -> None:
     store = CodeStore(database)
     run(store.save("code", GRANT))
-    found = store.find("code")
+    found = asyncio.run(store.find("code"))
     assert found is not None
-    assert store.find("another") is None
+    assert asyncio.run(store.find("another")) is None
     assert not run(store.consume(found.digest, NOW + CODE_LIFETIME_SECONDS))
     assert not run(store.consume("0" * 64, NOW))
     assert run(store.consume(found.digest, NOW))
@@ -164,11 +164,11 @@ def test_session_is_found_by_its_cookie_alone_until_it_ends(
 ) -> None:
     here, there = (SessionStore(each, random()) for each in both)
     started = run(here.start("usr_alice", ALICE, NOW))
-    assert there.find(started.cookie_value, NOW) == started.session
-    assert there.find(started.session.sid, NOW) is None
-    assert there.find(started.cookie_value, NOW + SESSION_LIFETIME_SECONDS) is None
+    assert asyncio.run(there.find(started.cookie_value, NOW)) == started.session
+    assert asyncio.run(there.find(started.session.sid, NOW)) is None
+    assert asyncio.run(there.find(started.cookie_value, NOW + SESSION_LIFETIME_SECONDS)) is None
     run(there.end(started.session.sid))
-    assert here.find(started.cookie_value, NOW) is None
+    assert asyncio.run(here.find(started.cookie_value, NOW)) is None
 
 
 def test_session_of_a_new_login_replaces_the_one_before_it_in_that_browser(
@@ -178,7 +178,7 @@ def test_session_of_a_new_login_replaces_the_one_before_it_in_that_browser(
     first = run(store.start("usr_alice", ALICE, NOW))
     other = run(store.start("usr_bob", replace(ALICE, subject="acc_bob"), NOW))
     second = run(store.start("usr_alice", ALICE, NOW, replacing=first.cookie_value))
-    found = [store.find(each.cookie_value, NOW) for each in (first, second, other)]
+    found = [asyncio.run(store.find(each.cookie_value, NOW)) for each in (first, second, other)]
     assert found == [None, second.session, other.session]
 
 
@@ -190,14 +190,14 @@ def test_consent_is_found_by_person_agent_and_server_until_it_ends(database: Dat
     run(store.grant(CONSENT, NOW))
     later = replace(CONSENT, gid="grt_2", created_at=NOW + 1, expires_at=NOW + 50)
     run(store.grant(later, NOW + 1))
-    assert store.living("usr_alice", "support-bot", "crm", NOW + 2) == (later, CONSENT)
-    assert store.living("usr_alice", "support-bot", "crm", NOW + 50) == (CONSENT,)
+    assert asyncio.run(store.living("usr_alice", "support-bot", "crm", NOW + 2)) == (later, CONSENT)
+    assert asyncio.run(store.living("usr_alice", "support-bot", "crm", NOW + 50)) == (CONSENT,)
     for other in (
         ("usr_bob", "support-bot", "crm"),
         ("usr_alice", "other-bot", "crm"),
         ("usr_alice", "support-bot", "notes"),
     ):
-        assert store.living(*other, NOW) == ()
+        assert asyncio.run(store.living(*other, NOW)) == ()
 
 
 def test_person_who_logs_in_first_in_two_processes_at_once_is_one_person(
@@ -207,7 +207,7 @@ def test_person_who_logs_in_first_in_two_processes_at_once_is_one_person(
     stores = [PersonStore(each, fresh) for each in both]
     known = at_once([stores[n % 2].remember(ALICE, NOW) for n in range(TIMES)])
     assert len({person.sub for person in known}) == 1
-    assert stores[0].find(known[0].sub) == known[0]
+    assert asyncio.run(stores[0].find(known[0].sub)) == known[0]
     namesake = run(stores[0].remember(replace(ALICE, issuer="https://other.example.com"), NOW))
     assert namesake.sub != known[0].sub
 
@@ -219,14 +219,16 @@ def test_interaction_is_finished_once_and_only_by_its_browser(
     stores = [InteractionStore(each, random()) for each in both]
     started = run(stores[0].start(REQUEST, "browser", NOW))
     assert started is not None
-    assert stores[1].find(started.interaction_id, "browser", NOW) == started
-    assert stores[1].find(started.interaction_id, "another browser", NOW) is None
-    assert stores[1].find(started.interaction_id, "browser", started.expires_at) is None
+    assert asyncio.run(stores[1].find(started.interaction_id, "browser", NOW)) == started
+    assert asyncio.run(stores[1].find(started.interaction_id, "another browser", NOW)) is None
+    assert (
+        asyncio.run(stores[1].find(started.interaction_id, "browser", started.expires_at)) is None
+    )
     finished = at_once(
         [stores[n % 2].finish(started.interaction_id, NOW) for n in range(TIMES)],
     )
     assert finished.count(True) == 1
-    assert stores[0].find(started.interaction_id, "browser", NOW) is None
+    assert asyncio.run(stores[0].find(started.interaction_id, "browser", NOW)) is None
 
 
 def test_interactions_beyond_the_bound_make_room_by_the_oldest(
@@ -237,7 +239,7 @@ def test_interactions_beyond_the_bound_make_room_by_the_oldest(
     store = InteractionStore(database, random())
     started = [run(store.start(REQUEST, "browser", NOW + n)) for n in range(6)]
     ids = [each.interaction_id for each in started if each is not None]
-    found = [store.find(each, "browser", NOW + 6) is not None for each in ids]
+    found = [asyncio.run(store.find(each, "browser", NOW + 6)) is not None for each in ids]
     assert found == [False, False, True, True, True, True]
 
 
@@ -296,15 +298,15 @@ def test_refresh_token_rotated_twenty_times_in_two_processes_has_one_winner(
 ) -> None:
     stores = [RefreshTokenStore(each) for each in both]
     run(stores[0].begin("fam_1", "first", FAMILY))
-    found = stores[1].find("first")
+    found = asyncio.run(stores[1].find("first"))
     assert found is not None
     assert (found.grant, found.is_used, found.is_revoked) == (FAMILY, False, False)
     won = at_once([stores[n % 2].rotate(found, f"next-{n}", NOW + 1) for n in range(TIMES)])
     assert won.count(True) == 1
-    again = stores[0].find("first")
+    again = asyncio.run(stores[0].find("first"))
     assert again is not None
     assert again.is_used
-    successors = [stores[1].find(f"next-{n}") for n in range(TIMES)]
+    successors = [asyncio.run(stores[1].find(f"next-{n}")) for n in range(TIMES)]
     assert [each is not None for each in successors] == won
 
 
@@ -313,7 +315,7 @@ def test_refresh_family_that_ended_yields_nothing(both: tuple[Database, Database
     here, there = (RefreshTokenStore(each) for each in both)
     run(here.begin("fam_1", "first", FAMILY))
     run(here.begin("fam_2", "second", FAMILY))
-    first, second = here.find("first"), here.find("second")
+    first, second = asyncio.run(here.find("first")), asyncio.run(here.find("second"))
     assert first is not None
     assert second is not None
     assert not run(there.rotate(first, "late", FAMILY.expires_at))
@@ -321,18 +323,18 @@ def test_refresh_family_that_ended_yields_nothing(both: tuple[Database, Database
     assert not run(here.rotate(first, "late", NOW))
     assert run(here.rotate(second, "next", NOW))  # a family of its own
     run(here.begin("fam_3", "third", replace(FAMILY, created_at=FAMILY.expires_at)))
-    assert there.find("first") is None
+    assert asyncio.run(there.find("first")) is None
 
 
 @pytest.mark.requirement("attack-12")
 def test_login_elsewhere_is_used_once_in_two_processes(both: tuple[Database, Database]) -> None:
     stores = [UpstreamLoginStore(each) for each in both]
     run(stores[0].start("itx_1", "corp", "state", "browser", NOW))
-    assert stores[1].find("state", "other browser", "corp", NOW) is None
-    assert stores[1].find("state", "browser", "other", NOW) is None
-    found = stores[1].find("state", "browser", "corp", NOW)
+    assert asyncio.run(stores[1].find("state", "other browser", "corp", NOW)) is None
+    assert asyncio.run(stores[1].find("state", "browser", "other", NOW)) is None
+    found = asyncio.run(stores[1].find("state", "browser", "corp", NOW))
     assert found is not None
-    assert stores[1].find("state", "browser", "corp", found.expires_at) is None
+    assert asyncio.run(stores[1].find("state", "browser", "corp", found.expires_at)) is None
     used = at_once([stores[n % 2].use("state") for n in range(TIMES)])
     assert used.count(True) == 1
 
@@ -350,8 +352,8 @@ def test_person_is_cut_off_once_however_many_processes_hear_of_it(
     cut = PersonCut(once, ["usr_alice"], Ending.NAMED, sids, "logged out", "test")
     applied = at_once([PersonCuts(both[n % 2]).apply(cut, NOW * 1000) for n in range(TIMES)])
     assert applied.count(True) == 1
-    assert sessions.find(started.cookie_value, NOW) is None
-    assert UpstreamSessionStore(both[1]).sids("corp", "kc-session") == ()
+    assert asyncio.run(sessions.find(started.cookie_value, NOW)) is None
+    assert asyncio.run(UpstreamSessionStore(both[1]).sids("corp", "kc-session")) == ()
     epochs = RevocationStore(both[1]).state()
     assert epochs.first_hit((Subject(BlockKind.CLAIMS, "usr_alice"),), NOW) is not None
 

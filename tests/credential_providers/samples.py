@@ -140,7 +140,7 @@ class Secrets:
         self.values = values
         self.opened: list[str] = []
 
-    def open(self, name: str) -> str | Refusal:
+    async def open(self, name: str) -> str | Refusal:
         self.opened.append(name)
         value = self.values.get(name)
         if value is None:

@@ -47,7 +47,7 @@ def test_vault_opens_the_newest_version_of_a_secret(vault: VaultStore) -> None:
     assert isinstance(first, SecretVersion)
     assert isinstance(second, SecretVersion)
     assert (first.version, second.version, second.author) == (1, 2, "usr_admin")
-    assert vault.open("notes-key") == "new"
+    assert asyncio.run(vault.open("notes-key")) == "new"
 
 
 def test_vault_lists_versions_without_content(vault: VaultStore) -> None:
@@ -64,7 +64,7 @@ def test_vault_lists_versions_without_content(vault: VaultStore) -> None:
 
 
 def test_vault_without_the_secret_refuses(vault: VaultStore) -> None:
-    refusal = vault.open("notes-key")
+    refusal = asyncio.run(vault.open("notes-key"))
     assert isinstance(refusal, Refusal)
     assert refusal.rule == "vault.absent"
 
@@ -100,13 +100,13 @@ def test_vault_row_moved_under_another_name_does_not_open(
         "UPDATE sealed_secrets SET sealed ="
         " (SELECT sealed FROM sealed_secrets WHERE name = 'crm-key') WHERE name = 'notes-key'",
     )
-    assert isinstance(vault.open("notes-key"), Refusal)
-    assert vault.open("crm-key") == "k-crm"
+    assert isinstance(asyncio.run(vault.open("notes-key")), Refusal)
+    assert asyncio.run(vault.open("crm-key")) == "k-crm"
 
 
 def test_vault_whose_key_is_gone_refuses(vault: VaultStore, database: Database) -> None:
     put(vault, "notes-key", seal_secret("notes-key", "k", PUBLIC))
-    refusal = VaultStore(database, lambda _: None).open("notes-key")
+    refusal = asyncio.run(VaultStore(database, lambda _: None).open("notes-key"))
     assert isinstance(refusal, Refusal)
     assert refusal.rule == "vault.key"
 

@@ -62,7 +62,7 @@ class Secrets:
     def __init__(self, **values: str) -> None:
         self.values = values
 
-    def open(self, name: str) -> str | Refusal:
+    async def open(self, name: str) -> str | Refusal:
         absent = Refusal("invalid_target", "no", f"there is no secret {name}", "vault.absent")
         return self.values.get(name, absent)
 

@@ -71,8 +71,12 @@ def _fetched(status: int, body: Any) -> Fetched:
     return Fetched(status, {"content-type": "application/json"}, encoded)
 
 
+async def access() -> AdminAccess:
+    return ACCESS
+
+
 def directory(network: Network) -> KeycloakDirectory:
-    return KeycloakDirectory(lambda: ACCESS, cast("Fetcher", network), POLICY)
+    return KeycloakDirectory(access, cast("Fetcher", network), POLICY)
 
 
 def ask(reader: KeycloakDirectory, **query: object) -> tuple[Mapping[str, Any], ...]:

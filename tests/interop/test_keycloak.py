@@ -361,7 +361,7 @@ class Connector:
 
         return asyncio.run(inside())
 
-    def open(self, name: str) -> str:
+    async def open(self, name: str) -> str:
         """As the vault: the secret of this name."""
         return self.corp.people.secrets()[name]
 
