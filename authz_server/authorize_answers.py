@@ -42,12 +42,12 @@ async def send_code(
     """Answer the request with a code, on the strength of a stored consent."""
     if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
         return await _answered_already(parts, interaction.request, session)
-    return await deliver_code(parts, interaction.request, session, granted, consent)
+    return await deliver_code(parts, interaction, session, granted, consent)
 
 
 async def deliver_code(
     parts: Parts,
-    request: AuthorizationRequest,
+    interaction: Interaction,
     session: Session,
     granted: Grantable,
     consent: Consent | None,
@@ -56,10 +56,11 @@ async def deliver_code(
 
     INVARIANT: the caller has finished the interaction, so this happens once per request.
     """
+    request = interaction.request
     if request.consent_only:
         return stored_page(parts, request)
     code = new_secret(parts.random)
-    grant = _code_grant(parts, request, session, granted, consent)
+    grant = _code_grant(parts, interaction, session, granted, consent)
     await record(
         parts,
         EventType.CODE_ISSUED,
@@ -77,12 +78,12 @@ async def deliver_code(
 
 def _code_grant(
     parts: Parts,
-    request: AuthorizationRequest,
+    interaction: Interaction,
     session: Session,
     granted: Grantable,
     consent: Consent | None,
 ) -> CodeGrant:
-    ends = session.expires_at
+    request, ends = interaction.request, session.expires_at
     return CodeGrant(
         client_id=request.client_id,
         agent=request.agent,
@@ -103,6 +104,7 @@ def _code_grant(
         token_id=new_id("tok", parts.random),
         transaction=new_id("txn", parts.random),
         created_at=now_of(parts),
+        requested_at=interaction.created_at,
         document_digest=None if request.document is None else request.document.document_digest,
     )
 

@@ -108,15 +108,22 @@ def answers_login(parts: Parts, interaction: Interaction, session: Session) -> b
     return session.person.auth_time >= request.login_not_before
 
 
-def grantable(parts: Parts, request: AuthorizationRequest, session: Session) -> Grantable | Refusal:
-    """Steps 2 and 3: what this person may let this client have, as things are now."""
-    snapshot, now = parts.live.snapshot, now_of(parts)
-    subjects = [Subject(BlockKind.CLIENT, request.client_id)]
+def grantable(parts: Parts, interaction: Interaction, session: Session) -> Grantable | Refusal:
+    """Steps 2 and 3: what this person may let this client have, as things are now.
+
+    INVARIANT: a request is as old as its beginning: one from before a kill yields nothing, however
+    young the login and the consent within it are.
+    """
+    snapshot, request, begun_at = parts.live.snapshot, interaction.request, interaction.created_at
+    subjects = [
+        Subject(BlockKind.CLIENT, request.client_id),
+        Subject(BlockKind.SUBJECT, session.sub),
+    ]
     if request.agent is None:
         client = snapshot.clients.get(request.client_id)
         if client is None or client.kind != "cli":
             return GONE
-        hit = parts.live.blocks.first_hit(subjects, now)
+        hit = parts.live.blocks.first_hit(subjects, begun_at)
         return Grantable(None, ()) if hit is None else BLOCKED
     endpoint = requested_endpoint(snapshot, request)
     if endpoint is None:
@@ -124,7 +131,7 @@ def grantable(parts: Parts, request: AuthorizationRequest, session: Session) -> 
     entry = endpoint.agent.entry
     subjects.append(Subject(BlockKind.AGENT, entry.name))
     subjects.extend(Subject(BlockKind.AGENT_GROUP, group) for group in entry.groups)
-    if parts.live.blocks.first_hit(subjects, now) is not None:
+    if parts.live.blocks.first_hit(subjects, begun_at) is not None:
         return BLOCKED
     if not acts_for(endpoint.agent, session.person):
         return NOT_IN_GROUP
@@ -148,7 +155,7 @@ async def go_on(
         if request.silent:
             return await refuse_client(parts, interaction, LOGIN_REQUIRED)
         return step(parts, "login", interaction)
-    granted = grantable(parts, request, session)
+    granted = grantable(parts, interaction, session)
     if isinstance(granted, Refusal):
         return await refuse_person(parts, interaction, session, granted)
     consent = None

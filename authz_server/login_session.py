@@ -29,8 +29,8 @@ from token_exchange.identifiers import new_id
 
 BLOCKED_PERSON: Final = Refusal(
     "access_denied",
-    "You cannot log in now. Ask an administrator.",
-    "the person is blocked or an epoch is not over",
+    "You cannot log in now. Start again from where you were sent here, or ask an administrator.",
+    "the person is blocked, or an epoch is not over or later than the request",
     "login.blocked",
 )
 UNWATCHED: Final = Refusal(
@@ -62,8 +62,7 @@ async def start_session(
         )
         return error_page(UNWATCHED, heading="Login refused")
     known = await parts.persons.remember(person, now)
-    subjects = (Subject(BlockKind.SUBJECT, known.sub), Subject(BlockKind.CLAIMS, known.sub))
-    if parts.live.blocks.first_hit(subjects, now) is not None:
+    if _is_cut_off(parts, known.sub, interaction, now):
         await record_refusal(
             parts,
             EventType.LOGIN_FAILED,
@@ -92,6 +91,17 @@ async def start_session(
     lasts = session.expires_at - now
     set_cookie(response, parts.issuer, "session", started.cookie_value, lasts)
     return response
+
+
+def _is_cut_off(parts: Parts, sub: str, interaction: Interaction, asked_at: int) -> bool:
+    """Blocked, or an epoch refuses it: a login under way is as old as its request."""
+    blocks = parts.live.blocks
+    person, claims = Subject(BlockKind.SUBJECT, sub), Subject(BlockKind.CLAIMS, sub)
+    # What changed about the person before the provider was asked is in its answer.
+    return (
+        blocks.first_hit((person,), min(interaction.created_at, asked_at)) is not None
+        or blocks.first_hit((claims,), asked_at) is not None
+    )
 
 
 def parties_of(interaction: Interaction, path: str) -> dict[str, Any]:

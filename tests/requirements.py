@@ -548,6 +548,9 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "What is declared again under an old name inherits neither enrolled keys nor "
         "approved tools."
     ),
+    "trap-issuer-swapped": (
+        "A callback begun at one issuer sends nothing to another that took its name meanwhile."
+    ),
     "trap-list-and-call": "A tool that a list hides cannot be called with any arguments.",
     "trap-list-and-call-disagree": (
         "Nothing hidden from a list is callable, nothing listed is beyond the ceiling."
@@ -559,6 +562,9 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "Failed logins are counted before the password is looked at, lock the name for "
         "exponentially longer times, survive a restart, and treat unknown names like "
         "known ones."
+    ),
+    "trap-login-evicted": (
+        "Requests somebody opens by the thousand evict only requests of their own network."
     ),
     "trap-login-flood": (
         "A flood of authorization requests evicts the oldest without a login and locks nobody out."
@@ -603,6 +609,9 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "trap-request-id-reuse": "Request ids on separate POSTs are independent.",
     "trap-restore-revives": (
         "Restore clears the block and keeps the epoch: nothing from before lives again."
+    ),
+    "trap-restore-revives-login": (
+        "A login, consent or code under way from before a kill yields nothing after the restore."
     ),
     "trap-secret-in-view": (
         "No field of what a gateway gets can carry a secret, a hash or a private key, and "

@@ -22,12 +22,15 @@ from authz_server.clients.documents import BUSY
 from authz_server.clients.resolving import document_of
 from authz_server.endpoints.page_endpoint import page_endpoint
 from authz_server.errors import error_page, redirect_error
+from authz_server.network import network_of
 from authz_server.parameters import Parameters, form_of, parse_parameters
 from authz_server.parts import Parts, now_of
 from authz_server.store.interactions import AuthorizationRequest
 from token_exchange.claims import Refusal
 
 MAXIMUM_SHOWN: Final = 200
+RETRY_SECONDS: Final = 60
+
 TOO_MANY: Final = Refusal(
     "temporarily_unavailable",
     "The service cannot answer now. Try again in some minutes.",
@@ -81,12 +84,14 @@ async def begin(
 ) -> Response:
     """Keep an accepted request for the browser that brought it, and go on with it."""
     secret = browser_secret(request, parts.issuer, parts.random)
-    interaction = await parts.interactions.start(accepted, secret, now)
+    interaction = await parts.interactions.start(accepted, secret, now, network=network_of(request))
     if interaction is None:
         await record_refusal(
             parts, EventType.AUTHORIZE_REFUSED, TOO_MANY, **parties(accepted, None)
         )
-        return error_page(TOO_MANY, heading="Too many logins are open")
+        response = error_page(TOO_MANY, heading="Too many logins are open")
+        response.headers["Retry-After"] = str(RETRY_SECONDS)
+        return response
     response = await go_on(parts, interaction, await living_session(parts, request))
     set_cookie(response, parts.issuer, "browser", secret, BROWSER_COOKIE_SECONDS)
     return response

@@ -7,8 +7,10 @@ for this request, browser and provider, ten minutes at most. Back, in this order
 2. `state` is one this browser started at this very provider (login CSRF, mix-up), and the request
    it belongs to is still open;
 3. the state is used up: of parallel callbacks one goes on;
-4. the provider's connector judges the rest: `iss`, error or code, tokens;
-5. the person's session begins as after any login (`login_session`), and our own consent follows.
+4. the provider is still who the login was begun at: declared anew with another issuer or client,
+   it gets neither code nor verifier;
+5. the provider's connector judges the rest: `iss`, error or code, tokens;
+6. the person's session begins as after any login (`login_session`), and our own consent follows.
 
 A callback that belongs to nothing here gets a page and leads nowhere: nothing in it is ever a
 place to redirect to. What the provider refused or got wrong is said on the login page, where the
@@ -37,6 +39,7 @@ from authz_server.parameters import parse_parameters
 from authz_server.parts import Parts, now_of
 from authz_server.store.digests import new_secret
 from authz_server.store.interactions import Interaction
+from authz_server.store.upstream_logins import registration_of
 from authz_server.upstream_login import login_attempt
 from idp_connectors.workforce.login import (
     LoginAttempt,
@@ -102,7 +105,10 @@ async def begin(parts: Parts, request: Request) -> Response:
         there = _TIMED_OUT
     if isinstance(there, LoginFailure):
         return await _failed(parts, request, interaction, name, there)
-    await parts.upstream_logins.start(interaction.interaction_id, name, state, browser_secret, now)
+    registration = registration_of(*provider.registration)
+    await parts.upstream_logins.start(
+        interaction.interaction_id, name, registration, state, browser_secret, now=now
+    )
     response = RedirectResponse(there.url, status_code=HTTPStatus.SEE_OTHER, headers=NO_STORE)
     response.headers["Referrer-Policy"] = "no-referrer"
     if is_shared_host(parts.issuer):  # the provider may be another port of this host
@@ -124,10 +130,12 @@ async def finish(parts: Parts, request: Request) -> Response:
     found = await _attempt(parts, request, name, state)
     if isinstance(found, Refusal):
         return await _refuse(parts, found, CALLBACK_PATH)
-    interaction, attempt = found
+    interaction, attempt, registration = found
     response = {each: values[0] for each, values in parameters.values.items()}
     asked_at = now_of(parts)
-    login = await _finished(parts, provider, attempt, response)
+    login: UpstreamLogin | LoginFailure = _REDECLARED
+    if registration == registration_of(*provider.registration):
+        login = await _finished(parts, provider, attempt, response)
     if isinstance(login, UpstreamLogin) and login.person.identity_provider != name:
         login = LoginFailure(
             LoginFailureCode.INVALID_RESPONSE, "Log in again.", "answered for another provider"
@@ -145,8 +153,8 @@ def _provider(parts: Parts, request: Request) -> tuple[str, RedirectLogin | None
 
 async def _attempt(
     parts: Parts, request: Request, name: str, unverified_state: str
-) -> tuple[Interaction, LoginAttempt] | Refusal:
-    """The attempt this callback belongs to, used up."""
+) -> tuple[Interaction, LoginAttempt, str | None] | Refusal:
+    """The attempt this callback belongs to, used up, and the registration it was begun at."""
     browser_secret = read_cookie(request, parts.issuer, "browser")
     if browser_secret is None:
         return NOT_STARTED_HERE
@@ -162,7 +170,7 @@ async def _attempt(
     if not await parts.upstream_logins.use(unverified_state):
         return NOT_STARTED_HERE
     attempt = _attempt_of(parts, name, unverified_state, browser_secret, interaction)
-    return interaction, attempt
+    return interaction, attempt, pending.registration
 
 
 def _attempt_of(
@@ -209,6 +217,12 @@ async def _refuse(
     await record_refusal(parts, EventType.LOGIN_FAILED, refusal, **fields)
     return error_page(refusal, heading=HEADING)
 
+
+_REDECLARED: Final = LoginFailure(
+    LoginFailureCode.INVALID_RESPONSE,
+    "The identity provider has changed since this login began. Log in again.",
+    "begun at another issuer or as another client than is declared now",
+)
 
 _TIMED_OUT: Final = LoginFailure(
     LoginFailureCode.UNAVAILABLE,

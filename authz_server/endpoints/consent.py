@@ -108,7 +108,7 @@ async def show(parts: Parts, request: Request) -> Response:
         parameters.one("form"), consent_token(parts, interaction, session)
     ):
         return step(parts, "login", interaction)
-    granted = grantable(parts, interaction.request, session)
+    granted = grantable(parts, interaction, session)
     if isinstance(granted, Refusal):
         return await refuse_person(parts, interaction, session, granted)
     return consent_page(_view(parts, interaction, session, granted))
@@ -142,7 +142,7 @@ async def _allow_shown(
     shown: frozenset[str],
 ) -> Response:
     """Nobody agrees to what they have not seen: else the same question, as it stands now."""
-    granted = grantable(parts, interaction.request, session)
+    granted = grantable(parts, interaction, session)
     if isinstance(granted, Refusal):
         return await refuse_person(parts, interaction, session, granted)
     if shown.issuperset(_marks(granted)):
@@ -187,7 +187,7 @@ async def _allow(
     )
     if consent is not None:
         await parts.consents.grant(consent, now_of(parts))
-    return await deliver_code(parts, asked, session, granted, consent)
+    return await deliver_code(parts, interaction, session, granted, consent)
 
 
 def _consent(

@@ -29,6 +29,7 @@ from authz_server.endpoints.page_endpoint import page_endpoint
 from authz_server.errors import error_page
 from authz_server.login_form import login_form
 from authz_server.login_session import parties_of, start_session
+from authz_server.network import network_of
 from authz_server.parameters import Parameters, form_of, parse_parameters
 from authz_server.parts import Parts, now_of
 from authz_server.revalidation import renewed_session
@@ -105,9 +106,10 @@ async def answer(parts: Parts, request: Request) -> Response:
     if is_forged(request, form.one("csrf"), expected, parts.issuer) or any(form.repeated()):
         return await _refuse(parts, FORGED, interaction)
     asked_at = now_of(parts)
-    address = "" if request.client is None else request.client.host
     age_seconds = asked_at - interaction.created_at
-    with parts.login_places.place(interaction.interaction_id, address, age_seconds) as has_place:
+    with parts.login_places.place(
+        interaction.interaction_id, network_of(request), age_seconds
+    ) as has_place:
         proved = await _authenticate(parts, form) if has_place else NO_PLACE
     if isinstance(proved, LoginFailure):
         return await _failed(parts, request, interaction, form, proved)

@@ -128,7 +128,7 @@ def _granted(code: CodeGrant) -> PersonGrant:
         invocation=code.invocation,
         token_id=code.token_id,
         transaction=code.transaction,
-        created_at=code.created_at,
+        created_at=code.requested_at,
     )
 
 

@@ -29,9 +29,10 @@ class CodeGrant:
     `agent` is None only for the person's own command line. `invocation` (an agent's run) and
     `token_id` are minted with the code, so that using the code twice can revoke whatever the
     first use yielded, without a second write. Times are NumericDate seconds: nothing issued
-    outlives `valid_until` (the person's session and consent), and `session_created_at` meets
-    epochs as `created_at` does. `document_digest` is what a client that describes itself said when
-    it asked (draft-ietf-oauth-client-id-metadata-document).
+    outlives `valid_until` (the person's session and consent). `requested_at`, when the request
+    came that the person answered, and `session_created_at` meet epochs. `document_digest` is what
+    a client that describes itself said when it asked
+    (draft-ietf-oauth-client-id-metadata-document).
     """
 
     client_id: str
@@ -54,6 +55,7 @@ class CodeGrant:
     transaction: str
     created_at: int
     document_digest: str | None = None
+    requested_at: int = 0  # a code of before this was kept meets every epoch
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from sqlalchemy import BigInteger, Connection, LargeBinary, delete, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlmodel import Field, SQLModel, col
 
 from authz_server.store.digests import digest_of
@@ -19,8 +29,9 @@ from database.engine import Database
 from registry.snapshot import ClientRecord
 from token_exchange.identifiers import new_id
 
-# Anybody may start one, so the oldest that nobody has logged in to make room for new ones: a flood
-# shortens the time a person has for typing a password, and locks nobody out.
+# Anybody may start one. When there are too many, the network with most of those that nobody has
+# logged in to loses its own oldest: a flood shortens the time that people of its own network have
+# for typing a password, evicts nobody else's, and locks nobody out.
 MAXIMUM_OPEN: Final = 20_000
 EVICTED_AT_ONCE: Final = 1_000
 INTERACTION_LIFETIME_SECONDS: Final = 600  # MCP authorization: state lives at most ten minutes
@@ -83,6 +94,7 @@ class InteractionRow(SQLModel, table=True):
     created_at: int = Field(sa_type=BigInteger)
     expires_at: int = Field(sa_type=BigInteger, index=True)
     login_sid: str | None = Field(default=None, max_length=64)
+    network: str | None = Field(default=None, max_length=64)
     finished_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
@@ -94,11 +106,12 @@ class InteractionStore:
         self._random = random
 
     async def start(
-        self, request: AuthorizationRequest, browser_secret: str, now: int
+        self, request: AuthorizationRequest, browser_secret: str, now: int, *, network: str = ""
     ) -> Interaction | None:
         """Keep a validated request for the browser that holds `browser_secret`.
 
-        None: too many are open.
+        `network` is where it came from (`authz_server.network`). None: too many are open, with
+        somebody logged in for each.
         """
         interaction = Interaction(
             new_id("itx", self._random),
@@ -120,6 +133,7 @@ class InteractionStore:
                     request=msgspec.json.encode(request),
                     created_at=interaction.created_at,
                     expires_at=interaction.expires_at,
+                    network=network,
                 )
             )
             return interaction
@@ -190,14 +204,40 @@ class InteractionStore:
 
 
 def _make_room(connection: Connection) -> bool:
-    """Forget finished requests and the oldest without a login; whether any went."""
+    """Forget finished requests, else some that nobody has logged in to; whether any went."""
+    finished = col(InteractionRow.finished_at).is_not(None)
+    return _forget(connection, finished) or _forget_of_the_largest(connection)
+
+
+def _forget_of_the_largest(connection: Connection) -> bool:
+    """Forget the oldest requests of the network that has most of those without a login.
+
+    INVARIANT: no network loses one while another has more.
+    """
+    nobody_here = col(InteractionRow.login_sid).is_(None)
+    size = func.count()
+    sizes = connection.execute(
+        select(col(InteractionRow.network), size)
+        .where(nobody_here)
+        .group_by(col(InteractionRow.network))
+        .order_by(size.desc())
+        .limit(2)
+    ).all()
+    if not sizes:
+        return False
+    largest, second = sizes[0], sizes[1][1] if len(sizes) > 1 else 0
+    # Down to what the next one has, at most: then they take turns.
+    surplus = max(1, min(largest[1] - second, EVICTED_AT_ONCE))
+    is_largest = col(InteractionRow.network).is_not_distinct_from(largest[0])
+    return _forget(connection, nobody_here & is_largest, surplus)
+
+
+def _forget(connection: Connection, which: ColumnElement[bool], at_most: int | None = None) -> bool:
     oldest = (
         select(col(InteractionRow.interaction_id))
-        .where(
-            col(InteractionRow.finished_at).is_not(None) | col(InteractionRow.login_sid).is_(None)
-        )
-        .order_by(col(InteractionRow.finished_at).is_(None), col(InteractionRow.created_at))
-        .limit(EVICTED_AT_ONCE)
+        .where(which)
+        .order_by(col(InteractionRow.created_at), col(InteractionRow.interaction_id))
+        .limit(at_most or EVICTED_AT_ONCE)
     )
     gone = connection.execute(
         delete(InteractionRow).where(col(InteractionRow.interaction_id).in_(oldest))

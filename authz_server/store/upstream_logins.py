@@ -4,7 +4,7 @@ The row says where a callback belongs, and nothing in it is a secret: `state` is
 digest, nonce and code verifier are derived from it and the browser's cookie when they are needed
 (`authz_server.upstream_login`). One login per authorization request: starting again forgets the
 one before. Used once, by one conditional statement, by the browser that started it, at the
-provider it was started at.
+provider it was started at: the same issuer and client, not only the same name.
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,22 @@ from database.engine import Database
 UPSTREAM_LOGIN_SECONDS: Final = 600  # time enough for a second factor
 
 
+def registration_of(issuer: str, client_id: str) -> str:
+    """What a row says of where a login was begun. Neither of the two has a NUL."""
+    return digest_of(f"{issuer}\0{client_id}")
+
+
 @dataclass(frozen=True, slots=True)
 class PendingLogin:
-    """A login at another site. Times are NumericDate seconds."""
+    """A login at another site. Times are NumericDate seconds.
+
+    `registration` names the issuer it was begun at and the client we are there
+    (`registration_of`); None is nobody's.
+    """
 
     interaction_id: str
     identity_provider: str
+    registration: str | None
     created_at: int
     expires_at: int
 
@@ -38,6 +48,7 @@ class UpstreamLoginRow(SQLModel, table=True):
     state_digest: str = Field(unique=True, max_length=64)
     browser_digest: str = Field(max_length=64)
     identity_provider: str = Field(max_length=64)
+    registration: str | None = Field(default=None, max_length=64)
     created_at: int = Field(sa_type=BigInteger)
     expires_at: int = Field(sa_type=BigInteger, index=True)
 
@@ -49,7 +60,14 @@ class UpstreamLoginStore:
         self._database = database
 
     async def start(
-        self, interaction_id: str, identity_provider: str, state: str, browser_secret: str, now: int
+        self,
+        interaction_id: str,
+        identity_provider: str,
+        registration: str,
+        state: str,
+        browser_secret: str,
+        *,
+        now: int,
     ) -> None:
         """Remember a login; it takes the place of any other for the same request."""
 
@@ -66,6 +84,7 @@ class UpstreamLoginStore:
                     state_digest=digest_of(state),
                     browser_digest=digest_of(browser_secret),
                     identity_provider=identity_provider,
+                    registration=registration,
                     created_at=now,
                     expires_at=now + UPSTREAM_LOGIN_SECONDS,
                 )
@@ -90,7 +109,11 @@ class UpstreamLoginStore:
             if row is None:
                 return None
             return PendingLogin(
-                row.interaction_id, row.identity_provider, row.created_at, row.expires_at
+                row.interaction_id,
+                row.identity_provider,
+                row.registration,
+                row.created_at,
+                row.expires_at,
             )
 
         return await self._database.fetch(work)

@@ -97,6 +97,10 @@ class RedirectLogin(Protocol):
     def label(self) -> str:
         """What the button on the login page calls it."""
 
+    @property
+    def registration(self) -> tuple[str, str]:
+        """The issuer, and the client we are there: who gets the code and the PKCE verifier."""
+
     async def begin(self, attempt: LoginAttempt, now: int) -> AuthorizationRequest | LoginFailure:
         """Where to send the browser. `now` is NumericDate seconds."""
 

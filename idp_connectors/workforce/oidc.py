@@ -91,6 +91,11 @@ class OidcProvider:
         """What the button on the login page says."""
         return self._settings.label or self._name
 
+    @property
+    def registration(self) -> tuple[str, str]:
+        """The issuer, and the client we are there."""
+        return self._settings.issuer, self._settings.client_id
+
     async def begin(self, attempt: LoginAttempt, now: int) -> AuthorizationRequest | LoginFailure:
         """Where to send the browser (OpenID Core §3.1.2.1)."""
         try:

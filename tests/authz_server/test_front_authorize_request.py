@@ -267,6 +267,7 @@ def test_authorize_when_the_registry_or_the_audit_is_out_of_reach_gives_a_503(
     half.spool.is_broken = True
     answer = half.browser().authorize(response_type="token")
     assert (answer.status_code, answer.headers.get("location")) == (503, None)
+    assert int(answer.headers["retry-after"]) > 0
     half.spool.is_broken = False
     assert answer_of(half.browser().authorize(response_type="token"))["error"]
 
@@ -274,7 +275,7 @@ def test_authorize_when_the_registry_or_the_audit_is_out_of_reach_gives_a_503(
 def test_authorize_when_another_process_keeps_the_database_gives_a_503(
     half: FrontHalf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def busy(*_: object) -> None:
+    async def busy(*_: object, **__: object) -> None:
         raise DatabaseBusyError("another process keeps the write lock")
 
     monkeypatch.setattr(half.parts.interactions, "start", busy)
@@ -289,6 +290,7 @@ def test_authorize_when_too_many_people_are_at_it_refuses_and_records(
     first.log_in(first.authorize())  # who has logged in keeps their place
     answer = half.browser().authorize()
     assert (answer.status_code, answer.headers.get("location")) == (503, None)
+    assert int(answer.headers["retry-after"]) > 0
     event = half.spool.events[-1]
     assert (event.type, event.reasons) == (
         EventType.AUTHORIZE_REFUSED,

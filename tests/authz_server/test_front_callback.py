@@ -174,6 +174,25 @@ def test_callback_with_the_other_browsers_code_is_refused(partner: Partner) -> N
     assert_refused(partner, victim.http.get(mixed), "login.ended")
 
 
+@pytest.mark.requirement("trap-issuer-swapped")
+@pytest.mark.parametrize("what", ["issuer", "client_id"])
+def test_callback_of_a_provider_declared_anew_meanwhile_sends_it_nothing(
+    partner: Partner, what: str
+) -> None:
+    browser = partner.half.browser()
+    url = callback_of(partner, browser, iss=None)  # which not every provider sends
+    other = MemoryIdp(issuer="https://evil.example.com") if what == "issuer" else partner.idp
+    other.metadata_changes = {"authorization_response_iss_parameter_supported": False}
+    changes = {} if what == "issuer" else {"client_id": "another-client"}
+    partner.declare("partner", other, **changes)
+    asked_before = [*other.asked]
+    assert_refused(partner, browser.http.get(url), "login.invalid_response")
+    assert other.asked == asked_before
+    partner.declare("partner", partner.idp)
+    assert_refused(partner, browser.http.get(url), "login.state")  # used up all the same
+    assert is_consent(partner.log_in(partner.half.browser()))
+
+
 @pytest.mark.requirement("attack-11")
 def test_id_token_with_the_nonce_of_another_attempt_is_refused(partner: Partner) -> None:
     browser = partner.half.browser()
@@ -215,7 +234,7 @@ def test_other_methods_use_nothing_up(partner: Partner, method: str) -> None:
 def test_parallel_callbacks_yield_one_login(partner: Partner) -> None:
     async def used(times: int) -> list[bool]:
         store, results = partner.half.parts.upstream_logins, []
-        await store.start("itx_1", "partner", "s" * 43, "b" * 43, 1)
+        await store.start("itx_1", "partner", "r", "s" * 43, "b" * 43, now=1)
 
         async def one() -> None:
             results.append(await store.use("s" * 43))

@@ -119,6 +119,21 @@ def test_code_used_twenty_times_at_once_succeeds_once(half: FrontHalf) -> None:
 
 @pytest.mark.requirement("attack-9")
 @pytest.mark.requirement("attack-10")
+@pytest.mark.requirement("trap-restore-revives-login")
+def test_code_of_a_request_from_before_a_kill_is_cut_off_though_it_is_younger(
+    half: FrontHalf,
+) -> None:
+    browser = half.browser()
+    page = browser.log_in(browser.authorize())
+    half.clock.now += 100
+    plan = redeemed(half, answer_of(browser.allow(page))["code"])
+    assert not is_cut_off(half, plan)
+    half.clock.now = NOW + 50  # the kill came between request and code
+    half.block(BlockKind.AGENT, "support-bot")
+    half.restore(BlockKind.AGENT, "support-bot")
+    assert is_cut_off(half, plan)
+
+
 @pytest.mark.requirement("attack-16")
 @pytest.mark.parametrize(
     ("changes", "expected"),

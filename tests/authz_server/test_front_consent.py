@@ -377,6 +377,37 @@ def test_consent_for_an_agent_blocked_meanwhile_gives_no_code(
     assert "code" in answer_of(browser.allow(page))
 
 
+@pytest.mark.requirement("trap-restore-revives-login")
+@pytest.mark.parametrize(
+    ("kind", "subject_id"),
+    [
+        (BlockKind.AGENT, "support-bot"),
+        (BlockKind.AGENT_GROUP, "support-agents"),
+        (BlockKind.CLIENT, "support-bot"),
+        (BlockKind.SUBJECT, ""),
+    ],
+)
+@pytest.mark.parametrize("logs_in_before", [True, False])
+def test_consent_of_a_request_from_before_a_kill_gives_no_code_after_the_restore(
+    half: FrontHalf, kind: BlockKind, subject_id: str, logs_in_before: bool
+) -> None:
+    earlier = half.browser()
+    earlier.log_in(earlier.authorize())  # so that the person has a name to kill
+    subject = subject_id or half.spool.events[-1].user or ""
+    browser = half.browser()
+    page = browser.authorize()
+    if logs_in_before:
+        page = browser.log_in(page)
+    half.block(kind, subject)
+    half.restore(kind, subject)
+    half.clock.now += 2
+    answer = browser.allow(page) if logs_in_before else browser.log_in(page)
+    assert answer.status_code != 200 or is_login(answer)
+    assert half.spool.of(EventType.CODE_ISSUED) == []
+    fresh = half.browser()
+    assert "code" in answer_of(fresh.allow(fresh.log_in(fresh.authorize())))
+
+
 @pytest.mark.requirement("attack-28")
 @pytest.mark.parametrize("kind", [BlockKind.SUBJECT, BlockKind.SESSION, BlockKind.CLAIMS])
 def test_consent_of_a_person_cut_off_meanwhile_starts_with_a_login(

@@ -60,7 +60,7 @@ class ChangesMeanwhile(Accounts):
 
     async def authenticate(self, username: str, password: str, now: int) -> Person | LoginFailure:
         answer = await super().authenticate(username, password, now)
-        for person in asyncio.run(self._half.parts.persons.of_provider("local")):
+        for person in await self._half.parts.persons.of_provider("local"):
             await self._half.revocations.bump_claims(
                 person.sub, reason="test", author="test", now_ms=int(self._half.clock() * 1000)
             )

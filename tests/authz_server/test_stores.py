@@ -231,6 +231,44 @@ def test_interaction_is_finished_once_and_only_by_its_browser(
     assert asyncio.run(stores[0].find(started.interaction_id, "browser", NOW)) is None
 
 
+@pytest.mark.requirement("trap-login-evicted")
+def test_interactions_of_a_flood_make_room_by_those_of_the_flood(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interactions, "MAXIMUM_OPEN", 8)
+    store = InteractionStore(database, random())
+
+    def opened(network: str) -> str:
+        started = run(store.start(REQUEST, "browser", NOW, network=network))
+        assert started is not None
+        return started.interaction_id
+
+    def are_open(ids: list[str]) -> list[bool]:
+        return [run(store.find(each, "browser", NOW)) is not None for each in ids]
+
+    logged_in = opened("192.0.2.66")
+    run(store.logged_in(logged_in, "ses_1"))
+    typing = [opened("198.51.100.7"), opened("203.0.113.9"), opened("203.0.113.9")]
+    flood = [opened("192.0.2.66") for _ in range(40)]
+    assert are_open([logged_in, *typing]) == [True] * 4
+    assert sum(are_open(flood)) <= 4
+    assert are_open([flood[-1], opened("198.51.100.8")]) == [True, True]
+
+
+def test_interactions_all_with_a_login_leave_no_room(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interactions, "MAXIMUM_OPEN", 2)
+    store = InteractionStore(database, random())
+    for network in ("198.51.100.7", "203.0.113.9"):
+        started = run(store.start(REQUEST, "browser", NOW, network=network))
+        assert started is not None
+        run(store.logged_in(started.interaction_id, "ses_1"))
+    assert run(store.start(REQUEST, "browser", NOW, network="192.0.2.66")) is None
+    later = NOW + interactions.INTERACTION_LIFETIME_SECONDS
+    assert run(store.start(REQUEST, "browser", later, network="192.0.2.66")) is not None
+
+
 def test_interactions_beyond_the_bound_make_room_by_the_oldest(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,7 +367,7 @@ def test_refresh_family_that_ended_yields_nothing(both: tuple[Database, Database
 @pytest.mark.requirement("attack-12")
 def test_login_elsewhere_is_used_once_in_two_processes(both: tuple[Database, Database]) -> None:
     stores = [UpstreamLoginStore(each) for each in both]
-    run(stores[0].start("itx_1", "corp", "state", "browser", NOW))
+    run(stores[0].start("itx_1", "corp", "registered", "state", "browser", now=NOW))
     assert asyncio.run(stores[1].find("state", "other browser", "corp", NOW)) is None
     assert asyncio.run(stores[1].find("state", "browser", "other", NOW)) is None
     found = asyncio.run(stores[1].find("state", "browser", "corp", NOW))
