@@ -4,14 +4,16 @@ from typing import Final, Literal
 
 from anyio import to_thread
 from pydantic import Field
+from sqlalchemy import Connection
 
 from admin_console.errors import invalid_request, not_found
 from admin_console.operation import AdminCall, Wire
 from admin_console.workers import latest_acks
 from audit_log.event import EventType, Outcome
+from audit_log.transaction_log import append_in
 from registry.acks import Ack
 from registry.blocks import BlockKind, RevocationEvent
-from registry.revocations import MAXIMUM_ID_LENGTH, MAXIMUM_REASON_LENGTH
+from registry.revocations import MAXIMUM_ID_LENGTH, MAXIMUM_REASON_LENGTH, Also
 
 Kind = Literal["agent", "agent_group", "sub", "sid", "gid", "client_id", "inv", "jti"]
 
@@ -86,9 +88,14 @@ async def block(call: AdminCall) -> RevocationAnswer:
     body = call.body_as(BlockBody)
     kind = BlockKind(body.kind)
     event = await call.parts.revocations.block(
-        kind, body.id, reason=body.reason, author=call.author, now_ms=call.now_ms
+        kind,
+        body.id,
+        reason=body.reason,
+        author=call.author,
+        now_ms=call.now_ms,
+        also=_recorded(call, EventType.BLOCKED),
     )
-    await _applied(call, EventType.BLOCKED, event)
+    await call.parts.live.refresh()
     return _answer(call, event)
 
 
@@ -103,10 +110,11 @@ async def restore(call: AdminCall) -> RevocationAnswer:
         reason=call.query_as(RestoreQuery).reason,
         author=call.author,
         now_ms=call.now_ms,
+        also=_recorded(call, EventType.RESTORED),
     )
     if event is None:
         raise not_found("Nothing is blocked under that name.")
-    await _applied(call, EventType.RESTORED, event)
+    await call.parts.live.refresh()
     return _answer(call, event)
 
 
@@ -154,17 +162,21 @@ def _ack_item(gateway: str, worker: str, ack: Ack | None) -> AckItem:
     )
 
 
-async def _applied(call: AdminCall, event_type: EventType, event: RevocationEvent) -> None:
-    """This process first: it is what the gateways hear it from."""
-    await call.parts.live.refresh()
-    await call.record(
-        event_type,
-        Outcome.REVOKED if event.blocked else Outcome.SUCCEEDED,
-        object_ref=f"{event.kind}/{event.id}",
-        agent=event.id if event.kind is BlockKind.AGENT else None,
-        reasons=(event.reason,) if event.reason else (),
-        detail=f"sequence {event.sequence}",
-    )
+def _recorded(call: AdminCall, event_type: EventType) -> Also:
+    """The event, in the transaction of the cut: whatever happens then, both stand or neither."""
+
+    def also(connection: Connection, event: RevocationEvent) -> None:
+        audited = call.made(
+            event_type,
+            Outcome.REVOKED if event.blocked else Outcome.SUCCEEDED,
+            object_ref=f"{event.kind}/{event.id}",
+            agent=event.id if event.kind is BlockKind.AGENT else None,
+            reasons=(event.reason,) if event.reason else (),
+            detail=f"sequence {event.sequence}",
+        )
+        append_in(connection, (audited,), call.now_ms)
+
+    return also
 
 
 def _answer(call: AdminCall, event: RevocationEvent) -> RevocationAnswer:

@@ -58,6 +58,10 @@ class AdminCall:
         if self.administrator.access < access:
             raise insufficient_role(access, what)
 
+    def made(self, event: EventType, outcome: Outcome, **fields: Any) -> AuditEvent:  # noqa: ANN401 - the struct names them
+        """The event of a change, to be written in the transaction that makes it."""
+        return _made(self.parts, event, outcome, self.administrator, **fields)
+
     async def record(self, event: EventType, outcome: Outcome, **fields: Any) -> None:  # noqa: ANN401 - the struct names them
         """After a change: write the event that says what came of it.
 
@@ -121,19 +125,27 @@ async def record(
     Raises:
         SpoolUnavailable: it is not recorded; refuse.
     """
-    await parts.spool.record(
-        AuditEvent(
-            event_id=new_id("evt", parts.random),
-            timestamp=iso_timestamp(parts.clock()),
-            type=event,
-            outcome=outcome,
-            principal_kind=_principal(administrator),
-            author=None if administrator is None else administrator.author,
-            user=None if administrator is None else administrator.sub,
-            presented_token_id=None if administrator is None else administrator.token_id,
-            snapshot_version=parts.live.snapshot.version,
-            **fields,
-        )
+    await parts.spool.record(_made(parts, event, outcome, administrator, **fields))
+
+
+def _made(
+    parts: AdminParts,
+    event: EventType,
+    outcome: Outcome,
+    administrator: Administrator | None,
+    **fields: Any,  # noqa: ANN401 - the struct names them
+) -> AuditEvent:
+    return AuditEvent(
+        event_id=new_id("evt", parts.random),
+        timestamp=iso_timestamp(parts.clock()),
+        type=event,
+        outcome=outcome,
+        principal_kind=_principal(administrator),
+        author=None if administrator is None else administrator.author,
+        user=None if administrator is None else administrator.sub,
+        presented_token_id=None if administrator is None else administrator.token_id,
+        snapshot_version=parts.live.snapshot.version,
+        **fields,
     )
 
 

@@ -19,15 +19,18 @@ async def record(parts: Parts, event: EventType, outcome: Outcome, **fields: Any
     Raises:
         SpoolUnavailable: It is not recorded; the caller must refuse.
     """
-    return await parts.spool.record(
-        AuditEvent(
-            event_id=new_id("evt", parts.random),
-            timestamp=iso_timestamp(parts.clock()),
-            type=event,
-            outcome=outcome,
-            snapshot_version=parts.live.snapshot.version,
-            **fields,
-        )
+    return await parts.spool.record(made(parts, event, outcome, **fields))
+
+
+def made(parts: Parts, event: EventType, outcome: Outcome, **fields: Any) -> AuditEvent:  # noqa: ANN401 - the struct names them
+    """An event for the caller to write, with what it tells of (`audit_log.transaction_log`)."""
+    return AuditEvent(
+        event_id=new_id("evt", parts.random),
+        timestamp=iso_timestamp(parts.clock()),
+        type=event,
+        outcome=outcome,
+        snapshot_version=parts.live.snapshot.version,
+        **fields,
     )
 
 

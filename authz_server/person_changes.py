@@ -4,19 +4,19 @@ Whatever the change is, what was issued for the people it concerns is out of dat
 their claims epoch moves (the next call gets 401), and whoever comes back is asked about anew. A
 logout ends the login sessions that came from the session that ended, too; somebody disabled or
 deleted loses all of theirs. Each change is done once, however often and to however many processes
-it is reported. It is done first and recorded then: an audit that cannot be written must not keep
-anybody in.
+it is reported, and recorded in the transaction that does it: a full spool keeps nobody in, and a
+process that dies leaves no cut without its event.
 
 People who first logged in after the change are not concerned by it: that is how a long feed can
 be read again after a restart.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from audit_log.event import EventType, Outcome, PrincipalKind
-from authz_server.audit_events import record
+from audit_log.event import AuditEvent, EventType, Outcome, PrincipalKind
+from authz_server.audit_events import made
 from authz_server.parts import Parts
 from authz_server.store.person_cuts import Ending, PersonCut
 from authz_server.store.persons import PERSONS_AT_ONCE, SeenPerson
@@ -39,19 +39,16 @@ class _Concerned:
 
 
 async def apply_change(parts: Parts, provider: str, change: PersonChange) -> int:
-    """Cut off whomever a change concerns; how many people were.
+    """Cut off whomever a change concerns, and record it; how many people were.
 
     Raises:
-        DatabaseUnavailableError: nothing of it, or not all of it, is done: do it again.
-        SpoolUnavailable: it is done and not recorded.
+        DatabaseError: nothing of it, or not all of it, is done: do it again.
     """
     if change.is_for_everyone:
         return await _cut_everyone(parts, provider, change)
     concerned = await _concerned(parts, provider, change)
     if not concerned.persons or not await _cut(parts, provider, change, concerned):
         return 0
-    for person in concerned.persons:
-        await _record(parts, provider, change, person)
     return len(concerned.persons)
 
 
@@ -70,6 +67,7 @@ async def _concerned(parts: Parts, provider: str, change: PersonChange) -> _Conc
 
 async def _cut(parts: Parts, provider: str, change: PersonChange, concerned: _Concerned) -> bool:
     now_ms = int(parts.clock() * 1000)
+    events = [_event(parts, provider, change, person) for person in concerned.persons]
     cut = PersonCut(
         once=_once(provider, change.event_id, now_ms),
         subs=tuple(person.sub for person in concerned.persons),
@@ -77,6 +75,7 @@ async def _cut(parts: Parts, provider: str, change: PersonChange, concerned: _Co
         sids=concerned.sids,
         reason=f"{change.kind} changed at the identity provider",
         author=author_of(provider),
+        recorded=lambda _: events,
     )
     return await parts.person_cuts.apply(cut, now_ms)
 
@@ -90,34 +89,51 @@ def _ending(change: PersonChange) -> Ending:
 
 
 async def _cut_everyone(parts: Parts, provider: str, change: PersonChange) -> int:
-    """All people of a provider, in writes that nobody has to wait long for."""
+    """All people of a provider, in writes that nobody has to wait long for.
+
+    Who came while they were gone through is gone through again: their `sub` may be before where
+    we are.
+    """
+    begun_at = int(parts.clock())
     count = 0
-    number = -1
-    async for persons in _pages(parts, provider):
-        number += 1
-        concerned = _Concerned(_not_newer(persons, change))
-        if not concerned.persons:
-            continue
-        now_ms = int(parts.clock() * 1000)
-        cut = PersonCut(
-            once=_once(provider, f"{change.event_id}/{number}", now_ms),
-            subs=tuple(person.sub for person in concerned.persons),
-            ending=Ending.NONE,
-            sids=(),
-            reason=f"{change.kind}: everybody of the identity provider",
-            author=author_of(provider),
-        )
-        if await parts.person_cuts.apply(cut, now_ms):
-            count += len(concerned.persons)
-    if count:
-        await _record(parts, provider, change, None, f"everybody of this provider: {count}")
+    for since in (0, begun_at - CLOCKS_APART_MS // 1000):
+        async for persons in _pages(parts, provider, since):
+            count += await _cut_page(parts, provider, change, _not_newer(persons, change))
     return count
 
 
-async def _pages(parts: Parts, provider: str) -> AsyncIterator[tuple[SeenPerson, ...]]:
+async def _cut_page(
+    parts: Parts, provider: str, change: PersonChange, persons: tuple[SeenPerson, ...]
+) -> int:
+    if not persons:
+        return 0
+    now_ms = int(parts.clock() * 1000)
+
+    def recorded(subs: Sequence[str]) -> tuple[AuditEvent, ...]:
+        detail = f"everybody of this provider: {len(subs)}"
+        return (_event(parts, provider, change, None, detail),)
+
+    cut = PersonCut(
+        once=_once(provider, change.event_id, now_ms),
+        subs=tuple(person.sub for person in persons),
+        ending=Ending.NONE,
+        sids=(),
+        reason=f"{change.kind}: everybody of the identity provider",
+        author=author_of(provider),
+        recorded=recorded,
+    )
+    return await parts.person_cuts.apply_to_each(cut, now_ms)
+
+
+async def _pages(
+    parts: Parts, provider: str, seen_since: int
+) -> AsyncIterator[tuple[SeenPerson, ...]]:
+    """Those first seen since, in the order of `sub`: a place in it is a `sub`, never a number."""
     after = ""
     while True:
-        persons = await parts.persons.of_provider(provider, after_sub=after)
+        persons = await parts.persons.of_provider(
+            provider, after_sub=after, first_seen_since=seen_since
+        )
         yield persons
         if len(persons) < PERSONS_AT_ONCE:
             return
@@ -139,14 +155,14 @@ def author_of(provider: str) -> str:
     return f"IdentityProvider/{provider}"
 
 
-async def _record(
+def _event(
     parts: Parts,
     provider: str,
     change: PersonChange,
     person: SeenPerson | None,
     detail: str | None = None,
-) -> None:
-    await record(
+) -> AuditEvent:
+    return made(
         parts,
         EventType.PERSON_CHANGED,
         Outcome.REVOKED,

@@ -8,7 +8,7 @@ Runs and tokens are forgotten a day later, in the state and not in the sequence.
 do this (the admin API), and dropping old rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -49,25 +49,54 @@ class RevocationRow(SQLModel, table=True):
     at_ms: int = Field(sa_type=BigInteger)
 
 
+Also = Callable[[Connection, RevocationEvent], None]
+
+
+def _nothing_else(_connection: Connection, _event: RevocationEvent) -> None:
+    """No more than the revocation."""
+
+
 class RevocationStore:
-    """Writes and reads the revocation sequence."""
+    """Writes and reads the revocation sequence.
+
+    `also` is done in the same transaction: its record in the audit, for instance, which must not
+    be lost when the process dies after the cut.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def block(
-        self, kind: BlockKind, subject_id: str, *, reason: str, author: str, now_ms: int
+        self,
+        kind: BlockKind,
+        subject_id: str,
+        *,
+        reason: str,
+        author: str,
+        now_ms: int,
+        also: Also = _nothing_else,
     ) -> RevocationEvent:
         """Refuse issue and use until restored, and everything issued before for ever."""
         _require_valid(kind, subject_id, reason)
-        return await self._database.write(
-            lambda connection: append_block(
+
+        def work(connection: Connection) -> RevocationEvent:
+            event = append_block(
                 connection, kind, subject_id, reason=reason, author=author, now_ms=now_ms
             )
-        )
+            also(connection, event)
+            return event
+
+        return await self._database.write(work)
 
     async def restore(
-        self, kind: BlockKind, subject_id: str, *, reason: str, author: str, now_ms: int
+        self,
+        kind: BlockKind,
+        subject_id: str,
+        *,
+        reason: str,
+        author: str,
+        now_ms: int,
+        also: Also = _nothing_else,
     ) -> RevocationEvent | None:
         """Clear the block. None when nothing is blocked.
 
@@ -82,7 +111,9 @@ class RevocationStore:
                 return None
             epoch = _epoch(before, now_ms)
             entry = BlockEntry(kind, subject_id, blocked=False, not_before=epoch)
-            return _append(connection, entry, reason, author, now_ms)
+            event = _append(connection, entry, reason, author, now_ms)
+            also(connection, event)
+            return event
 
         return await self._database.write(work)
 

@@ -511,6 +511,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "Caches key on the whole blended identity: no decision or credential of one "
         "person serves another."
     ),
+    "trap-cut-unrecorded": "A cut and its event in the audit stand together or not at all.",
     "trap-decision-key": (
         "A remembered decision is keyed by every value the applicable policies read, told "
         "apart by type, and is not remembered at all where they read the raw clock."

@@ -7,6 +7,7 @@ that came from the one that ended are over. A token about somebody we never saw 
 changes nothing (§2.7).
 """
 
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -16,13 +17,14 @@ from starlette.routing import Route
 
 from audit_log.event import EventType, Outcome
 from audit_log.spool import SpoolUnavailable
-from authz_server.audit_events import record, record_refusal
+from audit_log.transaction_log import append_in
+from authz_server.audit_events import made, record_refusal
 from authz_server.errors import NO_STORE, UNAVAILABLE, token_error
 from authz_server.parameters import form_of
 from authz_server.parts import Parts
 from authz_server.person_changes import apply_change, author_of
 from authz_server.store.replay import OnceKind, UsedOnce
-from database.errors import DatabaseUnavailableError
+from database.errors import DatabaseError
 from idp_connectors.workforce.logout_token import (
     LogoutClaims,
     LogoutUnavailableError,
@@ -67,7 +69,7 @@ def routes(parts: Parts) -> list[Route]:
             return token_error(UNAVAILABLE)
         try:
             return await _answer(parts, request)
-        except (DatabaseUnavailableError, SpoolUnavailable):
+        except (DatabaseError, SpoolUnavailable):
             return token_error(UNAVAILABLE)
 
     return [Route(PATH + "/{provider}", endpoint, methods=["POST"])]
@@ -82,9 +84,8 @@ async def _answer(parts: Parts, request: Request) -> Response:
     # Used up last, so that one that could not be acted on may be sent again: acting on it twice
     # does nothing, by the same id.
     once = UsedOnce(OnceKind.LOGOUT, provider, claims.token_id, claims.expires_at)
-    if await parts.replay.use((once,), int(parts.clock())) is not None:
-        return await _refused(parts, provider, REPLAYED)
-    await record(
+    now_ms = int(parts.clock() * 1000)
+    event = made(
         parts,
         EventType.LOGOUT_SUCCEEDED,
         Outcome.SUCCEEDED,
@@ -93,6 +94,9 @@ async def _answer(parts: Parts, request: Request) -> Response:
         author=author_of(provider),
         detail=f"persons cut off: {persons}",
     )
+    recorded = partial(append_in, events=(event,), now_ms=now_ms)
+    if await parts.replay.use((once,), now_ms // 1000, also=recorded) is not None:
+        return await _refused(parts, provider, REPLAYED)
     return Response(status_code=HTTPStatus.OK, headers=NO_STORE)
 
 

@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Final
 
 import msgspec
+from sqlalchemy import Connection
 
 from authz_server.grants.person_token import (
     AgentAtServer,
@@ -32,7 +33,7 @@ from authz_server.parts import Parts
 from authz_server.requested_access import SCOPE_OFFLINE, shown_tools
 from authz_server.revalidation import revalidated
 from authz_server.store.digests import new_secret
-from authz_server.store.refresh_tokens import RefreshGrant, StoredRefreshToken
+from authz_server.store.refresh_tokens import RefreshGrant, StoredRefreshToken, revoke_in
 from authz_server.store.sessions import Session
 from authz_server.token_request import IssuancePlan, TokenRequest
 from idp_connectors.workforce.login import LoginFailure, LoginFailureCode
@@ -185,10 +186,23 @@ async def _not_vouched_for(
 
 async def _end_family(stored: StoredRefreshToken, request: TokenRequest, parts: Parts) -> Refusal:
     """End the family, and block the run its tokens served: who holds them is not known."""
-    await parts.refresh_tokens.revoke(stored.family_id, request.now)
     family = stored.grant
     if stored.is_revoked or family.invocation is None:
+        await parts.refresh_tokens.revoke(stored.family_id, request.now)
         return REPLAYED
-    run, reason = family.invocation, "refresh token used twice"
-    await block_yield(parts, BlockKind.INVOCATION, run, family, reason=reason, refusal=REPLAYED)
+
+    def end_family(connection: Connection) -> None:
+        revoke_in(connection, stored.family_id, request.now)
+
+    await block_yield(
+        parts,
+        BlockKind.INVOCATION,
+        family.invocation,
+        family,
+        reason="refresh token used twice",
+        refusal=REPLAYED,
+        # INVARIANT: family, run and record in one transaction: an ended family is not looked at
+        # again.
+        also=end_family,
+    )
     return REPLAYED

@@ -4,14 +4,18 @@ Two parties then hold everything the grant needs, and nobody can say which of th
 (RFC 6749 §4.1.2, RFC 9700 §2.1.1 and §4.14.2).
 """
 
+from collections.abc import Callable
 from typing import Final
 
+from sqlalchemy import Connection
+
 from audit_log.event import EventType, Outcome
-from authz_server.audit_events import record
+from audit_log.transaction_log import append_in
+from authz_server.audit_events import made
 from authz_server.parts import Parts
 from authz_server.store.codes import CodeGrant
 from authz_server.store.refresh_tokens import RefreshGrant
-from registry.blocks import BlockKind
+from registry.blocks import BlockKind, RevocationEvent
 from token_exchange.claims import Refusal
 
 AUTHOR: Final = "authz_server"
@@ -25,12 +29,14 @@ async def block_yield(
     *,
     reason: str,
     refusal: Refusal,
+    also: Callable[[Connection], None] = lambda _: None,
 ) -> None:
-    """Block the run or the one token that the first use yielded, and record whose it was."""
-    await parts.revocations.block(
-        kind, subject_id, reason=reason, author=AUTHOR, now_ms=int(parts.clock() * 1000)
-    )
-    await record(
+    """Block the run or the one token that the first use yielded, and record whose it was.
+
+    The block, its record and what `also` does are one transaction.
+    """
+    now_ms = int(parts.clock() * 1000)
+    event = made(
         parts,
         EventType.BLOCKED,
         Outcome.REVOKED,
@@ -43,4 +49,12 @@ async def block_yield(
         consent=granted.gid,
         invocation=granted.invocation,
         reasons=(refusal.rule,),
+    )
+
+    def in_transaction(connection: Connection, _: RevocationEvent) -> None:
+        also(connection)
+        append_in(connection, (event,), now_ms)
+
+    await parts.revocations.block(
+        kind, subject_id, reason=reason, author=AUTHOR, now_ms=now_ms, also=in_transaction
     )

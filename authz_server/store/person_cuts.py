@@ -1,17 +1,24 @@
 """Makes out of date what was issued for persons, once per reason, in one transaction.
 
 What an identity provider reports reaches several processes, and the same one again; the reason is
-used up in the same write that moves the persons' claims epochs and ends their sessions. So it
-happens once or, if the process dies in between, not yet; never halfway.
+used up in the same write that moves the persons' claims epochs, ends their sessions and tells the
+audit. So it happens once or, if the process dies in between, not yet; never halfway, and never
+without a trace.
+
+Where everybody of a provider is concerned, the reason is used up for each person: pages that two
+processes read at different moments differ, and nobody must be left out because somebody else was
+on a page of the same number.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sqlalchemy import Connection, delete
 from sqlmodel import col
 
+from audit_log.event import AuditEvent
+from audit_log.transaction_log import append_in
 from authz_server.store.replay import UsedOnce, use_in
 from authz_server.store.sessions import LoginSessionRow
 from authz_server.store.upstream_sessions import UpstreamSessionRow
@@ -30,7 +37,10 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PersonCut:
-    """Who is cut off, why, and which sessions end. `reason` goes into the revocation sequence."""
+    """Who is cut off, why, and which sessions end. `reason` goes into the revocation sequence.
+
+    `recorded` makes the events of those that were cut off.
+    """
 
     once: UsedOnce
     subs: Sequence[str]
@@ -38,6 +48,7 @@ class PersonCut:
     sids: Sequence[str]
     reason: str
     author: str
+    recorded: Callable[[Sequence[str]], Sequence[AuditEvent]]
 
 
 class PersonCuts:
@@ -52,19 +63,39 @@ class PersonCuts:
         def work(connection: Connection) -> bool:
             if not use_in(connection, cut.once):
                 return False
-            _end_sessions(connection, cut)
-            for sub in cut.subs:
-                append_epoch(
-                    connection,
-                    BlockKind.CLAIMS,
-                    sub,
-                    reason=cut.reason,
-                    author=cut.author,
-                    now_ms=now_ms,
-                )
+            _cut_off(connection, cut, now_ms)
             return True
 
         return await self._database.write(work)
+
+    async def apply_to_each(self, cut: PersonCut, now_ms: int) -> int:
+        """Cut those of them whom nobody has cut for the same reason; how many that were."""
+
+        def work(connection: Connection) -> int:
+            subs = [sub for sub in cut.subs if use_in(connection, _once_for(cut.once, sub))]
+            if subs:
+                _cut_off(connection, replace(cut, subs=subs), now_ms)
+            return len(subs)
+
+        return await self._database.write(work)
+
+
+def _once_for(once: UsedOnce, sub: str) -> UsedOnce:
+    return replace(once, id=f"{once.id}/{sub}")
+
+
+def _cut_off(connection: Connection, cut: PersonCut, now_ms: int) -> None:
+    _end_sessions(connection, cut)
+    for sub in cut.subs:
+        append_epoch(
+            connection,
+            BlockKind.CLAIMS,
+            sub,
+            reason=cut.reason,
+            author=cut.author,
+            now_ms=now_ms,
+        )
+    append_in(connection, cut.recorded(cut.subs), now_ms)
 
 
 def _end_sessions(connection: Connection, cut: PersonCut) -> None:

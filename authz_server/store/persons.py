@@ -127,14 +127,20 @@ class PersonStore:
         )
 
     async def of_provider(
-        self, identity_provider: str, *, after_sub: str = "", limit: int = PERSONS_AT_ONCE
+        self,
+        identity_provider: str,
+        *,
+        after_sub: str = "",
+        first_seen_since: int = 0,
+        limit: int = PERSONS_AT_ONCE,
     ) -> tuple[SeenPerson, ...]:
-        """Everybody who ever logged in by a provider, in the order of `sub`, a page at a time."""
+        """Who ever logged in by a provider, first then or later, by `sub`, a page at a time."""
         return await self._seen(
             select(PersonRow)
             .where(
                 col(PersonRow.identity_provider) == identity_provider,
                 col(PersonRow.sub) > after_sub,
+                col(PersonRow.first_seen_at) >= first_seen_since,
             )
             .order_by(col(PersonRow.sub))
             .limit(limit)

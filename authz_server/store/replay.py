@@ -7,7 +7,7 @@ stored as digests: they are attacker-chosen text of any length.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -78,9 +78,15 @@ class ReplayStore:
         self._database = database
         self._clean_at = 0  # NumericDate seconds
 
-    async def use(self, things: Sequence[UsedOnce], now: int) -> UsedOnce | None:
+    async def use(
+        self,
+        things: Sequence[UsedOnce],
+        now: int,
+        also: Callable[[Connection], None] | None = None,
+    ) -> UsedOnce | None:
         """Use all of `things`; the first one somebody had used before, or None when all are fresh.
 
+        `also` is done in the same transaction, when all are.
         INVARIANT: a thing once returned as fresh is never fresh again before it expires.
         """
         if not things:
@@ -99,6 +105,8 @@ class ReplayStore:
                 ).one_or_none()
                 if fresh is None and replayed is None:
                     replayed = thing
+            if replayed is None and also is not None:
+                also(connection)
             return replayed
 
         return await self._database.write(work)

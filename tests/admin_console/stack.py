@@ -32,8 +32,10 @@ from admin_console.parts import AdminParts, PersonKey
 from admin_console.setup_codes import SetupCodes
 from audit_log.event import AuditEvent, EventType
 from audit_log.refusal_budgets import RefusalBudgets
+from audit_log.search import AuditFilter
 from audit_log.spool import Spool
 from audit_log.store import AuditStore
+from audit_log.transaction_log import SOURCE as DATABASE
 from credential_providers.vault.store import VaultStore
 from database.engine import Database
 from idp_connectors.workforce.local_accounts import LocalAccounts, LocalAccountsSettings
@@ -276,7 +278,7 @@ class AdminStack:
         return self.runner.run(work)
 
     def events(self, kind: EventType | None = None) -> list[AuditEvent]:
-        """What was recorded, oldest first, without the spool's own."""
+        """What was recorded, the spool's events first, without its own; each oldest first."""
         self.parts.spool.flush()
         found: list[AuditEvent] = []
         for path in sorted(self.parts.spool._root.glob("*/*.log")):
@@ -284,6 +286,9 @@ class AdminStack:
                 event = msgspec.json.decode(line[18:], type=AuditEvent)
                 if event.type is not EventType.SOURCE_STARTED:
                     found.append(event)
+        # What is written in the transaction that does what it tells of.
+        stored = self.parts.audit_store.search(AuditFilter()).events
+        found += [each.event for each in reversed(stored) if each.event.source == DATABASE]
         return [event for event in found if kind is None or event.type is kind]
 
 

@@ -8,6 +8,7 @@ from httpx2 import Response
 from starlette.testclient import TestClient
 
 from audit_log.event import EventType
+from database.errors import DatabaseBusyError
 from idp_connectors.workforce.logout_token import LogoutClaims, LogoutUnavailableError
 from tests.authz_server.front_half import NOW, FrontHalf
 from tests.authz_server.test_person_changes import epoch_of, is_living, logged_in
@@ -64,8 +65,8 @@ def test_a_logout_token_ends_the_session_and_what_was_issued(
     assert epoch_of(half, alice) == NOW
     assert is_living(half, bob)
     assert epoch_of(half, bob) == 0
-    assert half.spool.of(EventType.PERSON_CHANGED)[0].user == alice.session.sub
-    assert half.spool.of(EventType.LOGOUT_SUCCEEDED)[0].detail == "persons cut off: 1"
+    assert half.cuts(EventType.PERSON_CHANGED)[0].user == alice.session.sub
+    assert half.cuts(EventType.LOGOUT_SUCCEEDED)[0].detail == "persons cut off: 1"
 
 
 def test_a_token_that_names_only_a_session_ends_it(half: FrontHalf, provider: Provider) -> None:
@@ -89,7 +90,7 @@ def test_a_token_that_names_only_a_person_ends_all_their_sessions(
 def test_a_token_about_somebody_unknown_is_accepted(half: FrontHalf, provider: Provider) -> None:
     assert provider.verdict is CLAIMS
     assert post(half).status_code == 200
-    assert half.spool.of(EventType.LOGOUT_SUCCEEDED)[0].detail == "persons cut off: 0"
+    assert half.cuts(EventType.LOGOUT_SUCCEEDED)[0].detail == "persons cut off: 0"
 
 
 @pytest.mark.requirement("OIDC-BCL-2.6")
@@ -169,14 +170,30 @@ def test_keys_that_cannot_be_fetched_ask_for_another_try(
     assert post(half).status_code == 200
 
 
-def test_what_could_not_be_recorded_may_be_sent_again(half: FrontHalf, provider: Provider) -> None:
+def test_what_could_not_be_done_may_be_sent_again(
+    half: FrontHalf, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> bool:
+        raise DatabaseBusyError("another process keeps the write lock")
+
+    alice = logged_in(half, "alice", "kc-1")
+    with monkeypatch.context() as busy:
+        busy.setattr(half.parts.person_cuts, "apply", refuse)
+        assert post(half).status_code == 503
+    assert epoch_of(half, alice) == 0
+    assert post(half).status_code == 200
+    assert epoch_of(half, alice) == NOW
+    assert len(provider.seen) == 2
+
+
+def test_logout_is_done_and_recorded_although_the_spool_is_full(
+    half: FrontHalf, provider: Provider
+) -> None:
     alice = logged_in(half, "alice", "kc-1")
     half.spool.is_broken = True
-    assert post(half).status_code == 503
-    assert epoch_of(half, alice) == NOW  # she is out all the same
-    half.spool.is_broken = False
     assert post(half).status_code == 200
-    assert len(provider.seen) == 2
+    assert epoch_of(half, alice) == NOW
+    assert len(half.cuts(EventType.LOGOUT_SUCCEEDED)) == len(provider.seen) == 1
 
 
 def test_a_stale_registry_answers_nothing(half: FrontHalf, provider: Provider) -> None:

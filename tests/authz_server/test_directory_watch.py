@@ -9,6 +9,7 @@ import pytest
 
 from audit_log.event import EventType
 from authz_server.directory_watch import READ_BACK_MS, DirectoryWatch, Watched
+from database.errors import DatabaseUnavailableError
 from idp_connectors.workforce.person_changes import (
     ChangeKind,
     ChangeReport,
@@ -96,12 +97,24 @@ def test_cursors_move_only_with_a_poll_that_succeeded(watching: Watching) -> Non
     assert second == third == {"admin": FeedCursor(1)}
 
 
-def test_a_poll_whose_changes_could_not_be_applied_is_made_again(watching: Watching) -> None:
+def fails(watching: Watching, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database takes no cut."""
+
+    async def refuse(*_: object) -> bool:
+        raise DatabaseUnavailableError("the database did not accept the write")
+
+    monkeypatch.setattr(watching.half.parts.person_cuts, "apply", refuse)
+    monkeypatch.setattr(watching.half.parts.person_cuts, "apply_to_each", refuse)
+
+
+def test_a_poll_whose_changes_could_not_be_applied_is_made_again(
+    watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
     logged_in(watching.half, "alice")
-    watching.half.spool.is_broken = True
+    fails(watching, monkeypatch)
     watching.directory.reported = [groups_of_alice()]
     assert watching.poll() is None
-    watching.half.spool.is_broken = False
+    monkeypatch.undo()
     assert watching.poll() is True
     assert watching.directory.cursors == [{}, {}]
 
@@ -124,7 +137,7 @@ def test_silence_for_longer_than_declared_cuts_everybody_off_and_nobody_logs_in(
     assert epoch_of(watching.half, alice) > NOW
     assert epoch_of(watching.half, other) == 0
     assert "corp" in watching.half.parts.unwatched
-    (event,) = watching.half.spool.of(EventType.PERSON_CHANGED)
+    (event,) = watching.half.cuts(EventType.PERSON_CHANGED)
     assert event.reasons == ("person.unwatched",)
 
 
@@ -146,19 +159,21 @@ def test_people_are_cut_off_once_in_one_silence_and_again_in_the_next(watching: 
             watching.poll(after_seconds=121)
         watching.directory.failure = None
         watching.poll()
-    assert len(watching.half.spool.of(EventType.PERSON_CHANGED)) == 2
+    assert len(watching.half.cuts(EventType.PERSON_CHANGED)) == 2
 
 
-def test_cutting_off_that_fails_is_tried_again_while_nobody_logs_in(watching: Watching) -> None:
+def test_cutting_off_that_fails_is_tried_again_while_nobody_logs_in(
+    watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alice = logged_in(watching.half, "alice")
     watching.directory.failure = ChangesUnavailableError("unreachable")
-    watching.half.spool.is_broken = True
+    fails(watching, monkeypatch)
     watching.poll(after_seconds=121)
     assert "corp" in watching.half.parts.unwatched
-    watching.half.spool.is_broken = False
+    monkeypatch.undo()
     watching.poll(after_seconds=2)
     assert epoch_of(watching.half, alice) > NOW
-    assert len(watching.half.spool.of(EventType.PERSON_CHANGED)) == 1
+    assert len(watching.half.cuts(EventType.PERSON_CHANGED)) == 1
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a secret text"), TimeoutError(), KeyError("x")])

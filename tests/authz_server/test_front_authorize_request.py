@@ -267,7 +267,6 @@ def test_authorize_when_the_registry_or_the_audit_is_out_of_reach_gives_a_503(
     half.spool.is_broken = True
     answer = half.browser().authorize(response_type="token")
     assert (answer.status_code, answer.headers.get("location")) == (503, None)
-    assert int(answer.headers["retry-after"]) > 0
     half.spool.is_broken = False
     assert answer_of(half.browser().authorize(response_type="token"))["error"]
 

@@ -77,7 +77,7 @@ def test_code_used_twice_is_refused_and_what_it_yielded_is_revoked(half: FrontHa
     assert not half.is_blocked(BlockKind.INVOCATION, invocation)
     assert refused(half, code) == ("invalid_grant", "code.replayed")
     assert half.is_blocked(BlockKind.INVOCATION, invocation)
-    (event,) = half.spool.of(EventType.BLOCKED)
+    (event,) = half.cuts(EventType.BLOCKED)
     assert (event.outcome, event.object_ref) == (Outcome.REVOKED, f"inv/{invocation}")
     assert (event.reasons, event.invocation, event.agent) == (
         ("code.replayed",),
@@ -193,7 +193,7 @@ def test_code_wrong_request_is_refused_and_leaves_it_to_the_right_one(
 ) -> None:
     code = code_of(half)
     assert refused(half, code, **changes) == expected
-    assert half.spool.of(EventType.BLOCKED) == []
+    assert half.cuts(EventType.BLOCKED) == []
     redeemed(half, code)
 
 
@@ -220,7 +220,7 @@ def test_code_wrong_request_for_a_used_one_revokes_nothing(half: FrontHalf) -> N
     redeemed(half, code)
     assert refused(half, code, parameters={"code_verifier": VERIFIER + "x"})[0] == "invalid_grant"
     assert refused(half, code, client_id="web-bot")[0] == "invalid_grant"
-    assert half.spool.of(EventType.BLOCKED) == []
+    assert half.cuts(EventType.BLOCKED) == []
 
 
 @pytest.mark.requirement("attack-9")

@@ -109,11 +109,11 @@ def test_refresh_token_used_twice_ends_the_family_and_the_run(half: FrontHalf) -
     second = refreshed(half, used)
     assert refused(half, used) == ("invalid_grant", "refresh.replayed")
     assert half.is_blocked(BlockKind.INVOCATION, first.claims.inv or "")
-    (event,) = half.spool.of(EventType.BLOCKED)
+    (event,) = half.cuts(EventType.BLOCKED)
     assert (event.outcome, event.reasons) == (Outcome.REVOKED, ("refresh.replayed",))
     assert refused(half, second.refresh_token or "") == ("invalid_grant", "refresh.ended")
     assert refused(half, used) == ("invalid_grant", "refresh.replayed")
-    assert len(half.spool.of(EventType.BLOCKED)) == 1  # told once
+    assert len(half.cuts(EventType.BLOCKED)) == 1  # told once
 
 
 @pytest.mark.requirement("attack-14")
@@ -165,7 +165,7 @@ def test_refresh_wrong_request_is_refused_and_leaves_it_to_the_right_one(
 ) -> None:
     token = first_token(half)
     assert refused(half, token, **changes) == expected
-    assert half.spool.of(EventType.BLOCKED) == []
+    assert half.cuts(EventType.BLOCKED) == []
     assert refreshed(half, token, resource=(ENDPOINT,)).claims.aud == ENDPOINT
 
 

@@ -65,7 +65,7 @@ class ChangesMeanwhile(Accounts):
                 person.sub, reason="test", author="test", now_ms=int(self._half.clock() * 1000)
             )
         self._half.clock.now += 5  # the answer takes its time
-        self._half.live.blocks = self._half.revocations.state()
+        self._half.live.blocks = await asyncio.to_thread(self._half.revocations.state)
         return answer
 
 

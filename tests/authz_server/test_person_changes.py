@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from audit_log.event import EventType
-from audit_log.spool import SpoolUnavailable
 from authz_server.person_changes import CLOCKS_APART_MS, apply_change
-from authz_server.store.persons import PERSONS_AT_ONCE
+from authz_server.store.persons import PERSONS_AT_ONCE, SeenPerson
 from authz_server.store.sessions import NewSession
 from authz_server.store.upstream_sessions import UpstreamSession
 from idp_connectors.evidence import Person
@@ -132,7 +131,7 @@ def test_a_change_reported_again_is_not_done_again(half: FrontHalf) -> None:
     half.clock.now += 60
     assert run(apply_change(half.parts, "corp", groups)) == 0
     assert epoch_of(half, alice) == NOW
-    assert len(half.spool.of(EventType.PERSON_CHANGED)) == 1
+    assert len(half.cuts(EventType.PERSON_CHANGED)) == 1
 
 
 def test_the_same_event_id_of_another_provider_is_another_change(half: FrontHalf) -> None:
@@ -166,23 +165,50 @@ def test_a_change_of_the_directory_concerns_everybody_of_that_provider(half: Fro
     assert run(apply_change(half.parts, "corp", moved)) == len(many)
     assert all(epoch_of(half, login) == NOW for login in many)
     assert epoch_of(half, other) == 0
-    (event,) = half.spool.of(EventType.PERSON_CHANGED)
-    assert (event.user, event.detail) == (None, f"everybody of this provider: {len(many)}")
+    told = half.cuts(EventType.PERSON_CHANGED)
+    assert [(event.user, event.detail) for event in told] == [
+        (None, f"everybody of this provider: {count}") for count in (PERSONS_AT_ONCE, 3)
+    ]
     assert run(apply_change(half.parts, "corp", moved)) == 0
 
 
 def test_each_change_is_in_the_audit(half: FrontHalf) -> None:
     alice = logged_in(half, "alice")
     run(apply_change(half.parts, "corp", change(subject="sub-of-alice")))
-    (event,) = half.spool.of(EventType.PERSON_CHANGED)
+    (event,) = half.cuts(EventType.PERSON_CHANGED)
     assert (event.user, event.user_name) == (alice.session.sub, "alice")
     assert event.author == event.object_ref == "IdentityProvider/corp"
     assert event.reasons == ("person.groups",)
 
 
-def test_a_person_is_cut_off_although_the_audit_cannot_be_written(half: FrontHalf) -> None:
+def test_a_person_is_cut_off_and_recorded_although_the_spool_is_full(half: FrontHalf) -> None:
     alice = logged_in(half, "alice")
     half.spool.is_broken = True
-    with pytest.raises(SpoolUnavailable):
-        run(apply_change(half.parts, "corp", change(subject="sub-of-alice")))
+    assert run(apply_change(half.parts, "corp", change(subject="sub-of-alice"))) == 1
     assert epoch_of(half, alice) == NOW
+    assert [event.user for event in half.cuts(EventType.PERSON_CHANGED)] == [alice.session.sub]
+
+
+@pytest.mark.requirement("trap-person-change")
+def test_who_comes_while_everybody_is_cut_off_is_cut_off_too(
+    half: FrontHalf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their `sub` may be before the place where the pages are."""
+    for number in range(PERSONS_AT_ONCE + 3):
+        logged_in(half, f"person-{number}")
+    came: list[NewSession] = []
+    read = half.parts.persons.of_provider
+
+    async def reading(*where: Any, **page: Any) -> tuple[SeenPerson, ...]:
+        found = await read(*where, **page)
+        if page["after_sub"] and not came:
+            new = person("new")
+            monkeypatch.setattr(half.parts.persons, "_random", lambda n: b"\0" * n)
+            known = await half.parts.persons.remember(new, NOW)
+            came.append(await half.parts.sessions.start(known.sub, new, NOW))
+        return found
+
+    monkeypatch.setattr(half.parts.persons, "of_provider", reading)
+    run(apply_change(half.parts, "corp", change(ChangeKind.DIRECTORY)))
+    assert came
+    assert epoch_of(half, came[0]) == NOW

@@ -5,7 +5,7 @@ comes second is told so; and what somebody else holds is not touched.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any, TypeVar
@@ -15,6 +15,9 @@ from sqlmodel import SQLModel
 
 import countersign.migrations.tables  # noqa: F401 - every table there is
 from admin_console.setup_codes import SetupCodes
+from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp
+from audit_log.search import AuditFilter
+from audit_log.store import AuditStore
 from authz_server.store import interactions
 from authz_server.store.codes import CODE_LIFETIME_SECONDS, CodeGrant, CodeStore
 from authz_server.store.consents import Consent, ConsentStore
@@ -40,6 +43,7 @@ from token_exchange.claims import JwkThumbprint
 T = TypeVar("T")
 NOW = 1_800_000_000
 TIMES = 20
+NUMBERS = count()
 
 ALICE = Person(
     "local", "https://as.example.com", "acc_alice", "Alice Ærø 🎈", ("local/staff",), "pwd", NOW
@@ -377,6 +381,67 @@ def test_login_elsewhere_is_used_once_in_two_processes(both: tuple[Database, Dat
     assert used.count(True) == 1
 
 
+def told(subs: Sequence[str]) -> list[AuditEvent]:
+    """The events of a cut."""
+    return [
+        AuditEvent(
+            event_id=f"evt_{sub}_{next(NUMBERS)}",
+            timestamp=iso_timestamp(NOW),
+            type=EventType.PERSON_CHANGED,
+            outcome=Outcome.REVOKED,
+            user=sub,
+        )
+        for sub in subs
+    ]
+
+
+def audited(database: Database) -> list[str]:
+    """Whom the audit says was cut off; it must be complete."""
+    found = AuditStore(database, clock=lambda: NOW + 3600).search(AuditFilter())
+    assert found.completeness.complete
+    assert [each.event.sequence for each in found.events] == list(range(len(found.events), 0, -1))
+    return sorted(each.event.user or "" for each in found.events)
+
+
+@pytest.mark.requirement("trap-cut-unrecorded")
+def test_cut_and_its_record_stand_together_or_not_at_all(both: tuple[Database, Database]) -> None:
+    here, there = both
+    once = UsedOnce(OnceKind.PERSON_CHANGE, "corp", "event-1", NOW + 600)
+
+    def fails(_subs: Sequence[str]) -> list[AuditEvent]:
+        raise RuntimeError("the process dies")
+
+    cut = PersonCut(once, ["usr_alice"], Ending.ALL, (), "disabled", "test", fails)
+    with pytest.raises(RuntimeError):
+        run(PersonCuts(here).apply(cut, NOW * 1000))
+    claims = Subject(BlockKind.CLAIMS, "usr_alice")
+    assert RevocationStore(there).state().first_hit((claims,), NOW) is None
+    assert run(PersonCuts(there).apply(replace(cut, recorded=told), NOW * 1000))
+    assert RevocationStore(here).state().first_hit((claims,), NOW) is not None
+    assert audited(here) == ["usr_alice"]
+
+
+@pytest.mark.requirement("trap-person-change-twice")
+def test_everybody_is_cut_off_once_though_two_processes_see_other_pages(
+    both: tuple[Database, Database],
+) -> None:
+    once = UsedOnce(OnceKind.PERSON_CHANGE, "corp", "event-1", NOW + 600)
+    subs = [f"usr_{n:02}" for n in range(12)]
+    # The second process sees somebody more on its first page, so that all its pages are others.
+    pages = [subs[:4], subs[4:8], subs[8:]], [["usr_new", *subs[:3]], subs[3:7], subs[7:]]
+    cuts = [
+        PersonCuts(database).apply_to_each(
+            PersonCut(once, page, Ending.NONE, (), "everybody", "test", told), NOW * 1000
+        )
+        for database, its_pages in zip(both, pages, strict=True)
+        for page in its_pages
+    ]
+    assert sum(at_once(cuts)) == 13
+    assert audited(both[0]) == sorted(["usr_new", *subs])
+    epochs = RevocationStore(both[0]).events_after(0)
+    assert sorted(event.id for event in epochs) == sorted(["usr_new", *subs])
+
+
 @pytest.mark.requirement("trap-person-change-twice")
 def test_person_is_cut_off_once_however_many_processes_hear_of_it(
     both: tuple[Database, Database],
@@ -387,7 +452,7 @@ def test_person_is_cut_off_once_however_many_processes_hear_of_it(
     run(UpstreamSessionStore(both[0]).remember(came_from, NOW))
     once = UsedOnce(OnceKind.DECISION, "corp", "event-1", NOW + 600)
     sids = [started.session.sid]
-    cut = PersonCut(once, ["usr_alice"], Ending.NAMED, sids, "logged out", "test")
+    cut = PersonCut(once, ["usr_alice"], Ending.NAMED, sids, "logged out", "test", told)
     applied = at_once([PersonCuts(both[n % 2]).apply(cut, NOW * 1000) for n in range(TIMES)])
     assert applied.count(True) == 1
     assert asyncio.run(sessions.find(started.cookie_value, NOW)) is None
