@@ -33,6 +33,7 @@ from countersign.migrations.run import upgrade
 from countersign.mtls_listener import MtlsContext
 from countersign.settings import AuthzServerSettings
 from countersign.setup_code_file import SetupCodeFile
+from countersign.tls_gate import accept_tls
 from countersign.web_server import WebServer, listen, web_server
 from database.engine import Database
 from idp_connectors.workload.attestation_listener import AttestationListener
@@ -192,11 +193,9 @@ async def _taking_certificates(server: AuthzServer, room: Room) -> AsyncIterator
         return
     context = MtlsContext(certificate, key, server.verifiers.x509_authorities)
     await context.refresh()
+    http = new_class("MtlsProtocol", (bounded_connections(room), MtlsHttpProtocol))
     public = web_server(
-        create_mtls_app(server.parts),
-        shutdown_seconds=settings.shutdown_seconds,
-        http=new_class("MtlsProtocol", (bounded_connections(room), MtlsHttpProtocol)),
-        tls=context.entry(),
+        create_mtls_app(server.parts), shutdown_seconds=settings.shutdown_seconds, http=http
     )
     backlog = backlog_for(connections_allowed())
     listener = listen(
@@ -205,19 +204,25 @@ async def _taking_certificates(server: AuthzServer, room: Room) -> AsyncIterator
         setting="COUNTERSIGN_MTLS_LISTEN_PORT",
         backlog=backlog,
     )
-    async with asyncio.TaskGroup() as tasks, _running((public, listener)):
-        refreshing = tasks.create_task(context.run())
-        try:
-            yield
-        finally:
-            refreshing.cancel()
+    with contextlib.closing(listener):
+        async with asyncio.TaskGroup() as tasks, _running((public, None)):
+            accepting = tasks.create_task(
+                accept_tls(listener, context.entry(), room, public.new_connection)
+            )
+            refreshing = tasks.create_task(context.run())
+            try:
+                yield
+            finally:
+                accepting.cancel()
+                refreshing.cancel()
 
 
 @asynccontextmanager
 async def _running(*listeners: tuple[WebServer, Any]) -> AsyncIterator[None]:
+    """Servers with their listening sockets; one without is given its connections."""
     async with asyncio.TaskGroup() as tasks:
         serving = [
-            (server, tasks.create_task(server.serve(sockets=[listener])))
+            (server, tasks.create_task(server.serve([] if listener is None else [listener])))
             for server, listener in listeners
         ]
         try:

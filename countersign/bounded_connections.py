@@ -8,11 +8,26 @@ under way the new one is closed; a peer that asks and then takes nothing of the 
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 WRITE_SECONDS: Final = 30.0  # a peer that takes nothing for this long is gone
+
+
+class Endable(Protocol):
+    """What ends a connection at once."""
+
+    def abort(self) -> None:
+        """End it."""
+
+
+class Held(Protocol):
+    """A connection, as far as a room knows it."""
+
+    @property
+    def transport(self) -> Endable:
+        """What ends it."""
 
 
 class Room:
@@ -20,15 +35,15 @@ class Room:
 
     def __init__(self, limit: Callable[[], int]) -> None:
         self._limit = limit
-        self._waiting: dict[HttpToolsProtocol, None] = {}  # longest first
-        self._busy: set[HttpToolsProtocol] = set()
+        self._waiting: dict[Held, None] = {}  # longest first
+        self._busy: set[Held] = set()
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._busy)
 
-    def enter(self, connection: HttpToolsProtocol) -> HttpToolsProtocol | None:
+    def enter(self, connection: Held) -> Held | None:
         """Take a connection in; the one that must go for it, which may be itself."""
-        leaving: HttpToolsProtocol | None = None
+        leaving: Held | None = None
         if len(self) >= self._limit():
             leaving = next(iter(self._waiting), connection)
             self.leave(leaving)
@@ -36,19 +51,19 @@ class Room:
             self._waiting[connection] = None
         return leaving
 
-    def begins(self, connection: HttpToolsProtocol) -> None:
+    def begins(self, connection: Held) -> None:
         """It has a request now. One that was closed meanwhile stays out."""
         if connection in self._waiting:
             del self._waiting[connection]
             self._busy.add(connection)
 
-    def ends(self, connection: HttpToolsProtocol) -> None:
+    def ends(self, connection: Held) -> None:
         """It waits for its next request."""
         if connection in self._busy:
             self._busy.discard(connection)
             self._waiting[connection] = None
 
-    def leave(self, connection: HttpToolsProtocol) -> None:
+    def leave(self, connection: Held) -> None:
         """It is gone."""
         self._waiting.pop(connection, None)
         self._busy.discard(connection)

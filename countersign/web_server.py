@@ -1,9 +1,9 @@
 """uvicorn as this product runs it: httptools only, signals left to us, streams ended at the end."""
 
+import asyncio
 import contextlib
 import socket
-import ssl
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final
 
 import uvicorn
@@ -20,6 +20,13 @@ class WebServer(uvicorn.Server):
         """Signals belong to the process, which drains several servers in order."""
         yield
 
+    def new_connection(self) -> asyncio.Protocol:
+        """The protocol of a connection that somebody else accepted."""
+        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
     async def stop(self, serving: Awaitable[None]) -> None:
         """Finish what is under way, then end."""
         self.should_exit = True
@@ -32,7 +39,6 @@ def web_server(
     shutdown_seconds: float,
     http: Any = "httptools",  # noqa: ANN401 - a uvicorn protocol
     lifespan: Any = "off",  # noqa: ANN401 - uvicorn's own literal
-    tls: ssl.SSLContext | None = None,
 ) -> WebServer:
     """A server for `app`; it says nothing of itself and believes no forwarding header."""
     return WebServer(
@@ -50,7 +56,6 @@ def web_server(
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
             h11_max_incomplete_event_size=HEADER_LIMIT_BYTES,
-            ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         )
     )
 
