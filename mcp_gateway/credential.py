@@ -55,13 +55,15 @@ class Credential:
     is_secret: bool = False  # a secret of the target's own, not a token that we issued
     session: SessionIdentity | None = None
 
-    def for_sessions_of(self, principal: Hashable, subjects: frozenset[Subject]) -> "Credential":
+    def for_sessions_of(
+        self, principal: Hashable, subjects: frozenset[Subject], holder: str = ""
+    ) -> "Credential":
         """The same, and for whom a server may keep a session: this principal with this secret.
 
         A token is renewed within one session; another secret is another identity.
         """
         secret = sha256(self.value.encode()).digest() if self.is_secret else b""
-        return replace(self, session=SessionIdentity((principal, secret), subjects))
+        return replace(self, session=SessionIdentity((principal, secret), subjects, holder))
 
 
 class _StaticSecret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

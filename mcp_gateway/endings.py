@@ -18,12 +18,14 @@ from mcp_gateway.open_calls import EndedBy
 from mcp_gateway.parts import Parts
 from mcp_gateway.relay import Relay
 from mcp_gateway.stages import Admitted, Approved
-from mcp_gateway.upstream.protocol import UpstreamError, UpstreamTimeoutError
+from mcp_gateway.upstream.protocol import UpstreamError, UpstreamFullError, UpstreamTimeoutError
 
 NOT_PERMITTED: Final = "This call is not permitted."
 _UPSTREAM_TEXTS: Final = {
+    "too_many_sessions": "Too many sessions at this server are at work. Try again later.",
     "input_required": "The server asks for input, which this protocol version cannot carry.",
 }
+_UPSTREAM_STATUS: Final = {UpstreamTimeoutError: 504, UpstreamFullError: 503}
 # RFC 8693 §2.2.2: what an authority says of a subject token it does not accept, such as one that
 # was revoked a moment ago.
 _TOKEN_REFUSED: Final = frozenset({"invalid_grant", "invalid_request"})
@@ -81,7 +83,7 @@ async def interrupted(reason: EndedBy, approved: Approved, relay: Relay) -> Call
 
 async def without_reply(error: UpstreamError, approved: Approved, relay: Relay) -> CallResult:
     """The server could not be asked, did not answer, or not in a way the agent can be told."""
-    status = 504 if isinstance(error, UpstreamTimeoutError) else 502
+    status = _UPSTREAM_STATUS.get(type(error), 502)
     text = _UPSTREAM_TEXTS.get(error.code, "The server did not answer properly.")
     decision_id = approved.intent.decision_id
     answer = errors.failed(status, approved.call.id, errors.UPSTREAM_FAILED, text, decision_id)

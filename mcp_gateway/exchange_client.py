@@ -9,6 +9,7 @@ that was under way then is not kept.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -27,7 +28,7 @@ from mcp_gateway.credential import Credential, bearer_credential, static_credent
 from mcp_gateway.enforcement import Enforcement
 from mcp_gateway.gateway_key import GatewayKey, UnsealError
 from mcp_gateway.single_flight import SingleFlight
-from registry.blocks import BlockState, RevocationEvent, Subject
+from registry.blocks import BlockState, RevocationEvent, Subject, agents_of_chain
 from registry.snapshot import ServerEntry
 from token_exchange.claims import AccessTokenClaims, AuthorizationDetail
 from token_exchange.token_types import (
@@ -161,7 +162,9 @@ class ExchangeClient:
         if isinstance(credential, ExchangeRefusal):
             return credential
         made = (server.url, server.audience, server.credential.name, server.credential.version)
-        return credential.for_sessions_of((detail.type, server.name, *made), frozenset())
+        return credential.for_sessions_of(
+            (detail.type, server.name, *made), frozenset(), _digest(detail.type, server.name)
+        )
 
     async def _exchange_and_keep(
         self, need: CredentialNeed, identity: _Identity
@@ -188,7 +191,10 @@ class ExchangeClient:
         if isinstance(credential, ExchangeRefusal):
             return credential
         identity = _identity_of(need, self._enforcement.blocks)
-        return credential.for_sessions_of(identity, frozenset(need.caller.subjects))
+        claims = need.caller.claims
+        chain = agents_of_chain(claims.act, claims.agent)
+        holder = _digest(claims.sub, claims.client_id, *chain)
+        return credential.for_sessions_of(identity, frozenset(need.caller.subjects), holder)
 
     async def _request(
         self, subject_token: str, server: ServerEntry, detail: AuthorizationDetail
@@ -264,6 +270,10 @@ def _identity_of(need: CredentialNeed, blocks: BlockState) -> _Identity:
         provider_version=need.server.credential.version,
         epochs=tuple((subject, entry.not_before) for subject, entry in found if entry is not None),
     )
+
+
+def _digest(*parts: str) -> str:
+    return sha256(msgspec.json.encode(parts)).hexdigest()
 
 
 def _refusal_of(answer: AuthorityAnswer) -> ExchangeRefusal:

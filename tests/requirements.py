@@ -588,6 +588,9 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "trap-number-rewritten": "A number is forwarded exactly or refused.",
     "trap-odd-names": "A tool or argument with an odd name never makes a server's schema fail.",
     "trap-one-winner": "Of several processes that claim one row exactly one wins.",
+    "trap-one-starves-all": (
+        "One principal has a share of sessions and processes and takes none at work from others."
+    ),
     "trap-pairwise-target": (
         "A person's subject is stable at one target and different at another."
     ),

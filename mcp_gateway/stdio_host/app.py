@@ -27,6 +27,7 @@ from mcp_gateway.stdio_host.messages import (
 )
 from mcp_gateway.stdio_host.process import Call, ProcessEndedError
 from mcp_gateway.stdio_host.sessions import HostSession, NotNowError, Sessions
+from mcp_gateway.upstream.protocol import HOLDER_HEADER
 
 MAXIMUM_BODY_BYTES: Final = 8_388_608  # the gateway takes half of it from an agent
 BODY_SECONDS: Final = 10.0
@@ -87,7 +88,8 @@ class StdioHostApp:
         credential = credential_of(server, headers)
         session_id = headers.get("mcp-session-id")
         if session_id is None:
-            await self._initialize(server, credential, message, send)
+            holder = headers.get(HOLDER_HEADER.lower())
+            await self._initialize(server, credential, message, send, holder)
             return
         session = self._sessions.find(session_id, server, credential)
         if session is None:
@@ -99,14 +101,19 @@ class StdioHostApp:
             await self._request(session, message, receive, send)
 
     async def _initialize(
-        self, server: StdioServer, credential: str | None, message: Message, send: Send
+        self,
+        server: StdioServer,
+        credential: str | None,
+        message: Message,
+        send: Send,
+        holder: str | None,
     ) -> None:
         greeting = request_of(message)
         if message.method != INITIALIZE or not message.raw_id or greeting is None:
             await _answer(send, 400, error_for(b"", -32000, "Begin a session with initialize."))
             return
         try:
-            session = await self._sessions.begin(server, credential, greeting)
+            session = await self._sessions.begin(server, credential, greeting, holder)
         except NotNowError as error:
             body = error_for(greeting.id, SERVER_ENDED, f"Not now: {error}.")
             await _answer(send, 503, body, ((b"retry-after", b"1"),))

@@ -3,12 +3,16 @@
 A session of the host is a session of the gateway, which keeps one per whole identity. So where the
 credential is personal (`per_principal`) each session has a process of its own, started with its
 credential; elsewhere all sessions of a server share one process.
+
+The gateway says whose each session is. One holder has at most half of the processes of a server and
+`MAXIMUM_OF_HOLDER` sessions; their own unused ones make room first, beyond that they are refused.
 """
 
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,6 +26,7 @@ from mcp_gateway.stdio_host.messages import Request
 from mcp_gateway.stdio_host.process import ProcessEndedError, StdioProcess
 
 MAXIMUM_SESSIONS: Final = 4096
+MAXIMUM_OF_HOLDER: Final = 128
 IDLE_SECONDS: Final = 900.0  # the gateway ends its own sooner; this is for one that died
 YIELDS_SECONDS: Final = 60.0  # unused for so long, it makes room for somebody else's
 FIRST_PAUSE_SECONDS: Final = 0.5
@@ -48,6 +53,7 @@ class HostSession:
     process: StdioProcess
     credential_digest: bytes = field(repr=False)
     used_at: float
+    holder: str | None = None
     numbers: dict[bytes, int] = field(default_factory=dict)
 
 
@@ -74,7 +80,7 @@ class Sessions:
         self._random = random
         self._sessions: dict[str, HostSession] = {}
         self._shared: dict[str, StdioProcess] = {}
-        self._starting: dict[str, int] = {}
+        self._starting: Counter[tuple[str, str | None]] = Counter()  # by server and holder
         self._flights: SingleFlight[str] = SingleFlight()
         self._pauses: LeastRecentlyUsed[_Place, _Pause] = LeastRecentlyUsed(MAXIMUM_PAUSES)
         self._tasks: set[asyncio.Task[None]] = set()  # that read processes, and that end them
@@ -83,22 +89,31 @@ class Sessions:
         return len(self._sessions)
 
     async def begin(
-        self, server: StdioServer, credential: str | None, greeting: Request
+        self,
+        server: StdioServer,
+        credential: str | None,
+        greeting: Request,
+        holder: str | None = None,
     ) -> HostSession:
         """A new session for the holder of `credential`.
+
+        `holder` is whose share it counts against; None: the gateway's own.
 
         Raises:
             NotNowError: too many, or the server failed a moment ago, or does now.
         """
+        if holder is not None:
+            own = [each for each in self._sessions.values() if each.holder == holder]
+            if len(own) >= MAXIMUM_OF_HOLDER:
+                self._make_room(own, "one principal has too many sessions")
         if len(self._sessions) >= MAXIMUM_SESSIONS:
             raise NotNowError("there are too many sessions")
         if server.per_principal:
-            process = await self._own_process(server, credential, greeting)
+            process = await self._own_process(server, credential, greeting, holder)
         else:
             process = await self._shared_process(server, greeting)
-        session = HostSession(
-            self._random(SESSION_BYTES), server, process, _digest(credential), self._monotonic()
-        )
+        name, digest = self._random(SESSION_BYTES), _digest(credential)
+        session = HostSession(name, server, process, digest, self._monotonic(), holder)
         self._sessions[session.id] = session
         return session
 
@@ -151,24 +166,31 @@ class Sessions:
                 return
 
     async def _own_process(
-        self, server: StdioServer, credential: str | None, greeting: Request
+        self, server: StdioServer, credential: str | None, greeting: Request, holder: str | None
     ) -> StdioProcess:
-        starting = self._starting.get(server.name, 0)
         running = [each for each in self._sessions.values() if each.server is server]
-        if len(running) + starting >= server.maximum_processes:
-            self._make_room(running)
-        self._starting[server.name] = starting + 1
+        place, share = (server.name, holder), max(1, server.maximum_processes // 2)
+        own = [each for each in running if holder is not None and each.holder == holder]
+        starting = sum(n for (name, _), n in self._starting.items() if name == server.name)
+        if holder is not None and len(own) + self._starting[place] >= share:
+            self._make_room(own, "one principal has too many processes")
+        elif len(running) + starting >= server.maximum_processes:
+            late = self._monotonic() - YIELDS_SECONDS
+            long_unused = [each for each in running if each.used_at < late]
+            self._make_room(long_unused, "there are too many processes")
+        self._starting[place] += 1
         try:
             return await self._start(server, credential, greeting)
         finally:
-            self._starting[server.name] -= 1
+            self._starting[place] -= 1
+            if not self._starting[place]:
+                del self._starting[place]
 
-    def _make_room(self, running: list[HostSession]) -> None:
-        """End the session unused for longest: whoever has many runs must not shut others out."""
-        late = self._monotonic() - YIELDS_SECONDS
-        unused = [each for each in running if not each.numbers and each.used_at < late]
+    def _make_room(self, sessions: Iterable[HostSession], otherwise: str) -> None:
+        """End the one of them that is unused for longest."""
+        unused = [each for each in sessions if not each.numbers]
         if not unused:
-            raise NotNowError("there are too many processes")
+            raise NotNowError(otherwise)
         self.end(min(unused, key=lambda each: each.used_at))
 
     async def _shared_process(self, server: StdioServer, greeting: Request) -> StdioProcess:

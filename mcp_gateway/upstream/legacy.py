@@ -109,8 +109,9 @@ class LegacyUpstream:
 
     async def _new_session(self, request: UpstreamRequest, call: ModernCall) -> LegacySession:
         revision = self._sessions.revision
-        session = await begin_session(self._transport, request, call)
-        self._sessions.begin(session, request, revision)
+        with self._sessions.room_for(request):
+            session = await begin_session(self._transport, request, call)
+            self._sessions.begin(session, request, revision)
         return session
 
     async def _leave(self, session: LegacySession, reply: LegacyReply | None) -> None:

@@ -18,6 +18,9 @@ from mcp_gateway.upstream.legacy_wire import (
     negotiated_version,
 )
 from mcp_gateway.upstream.protocol import (
+    HOLDER_HEADER,
+    STDIO_SCHEME,
+    UpstreamFullError,
     UpstreamInvalidError,
     UpstreamReply,
     UpstreamRequest,
@@ -34,6 +37,7 @@ MAXIMUM_HANDSHAKE_BYTES: Final = 1_048_576  # `instructions` may be long
 MAXIMUM_ACCEPTED_BYTES: Final = 65_536  # what a server says to a notification matters to nobody
 MESSAGE_SECONDS: Final = 5.0
 _OK: Final = 200
+_UNAVAILABLE: Final = 503
 _SUCCESS: Final = range(200, 300)
 _OF_BODY: Final = frozenset({"content-type", "accept"})
 
@@ -56,12 +60,16 @@ async def begin_session(
 
     Raises:
         StatusRefusedError: the credential was refused (401).
+        UpstreamFullError: the stdio host has no process for it.
         UpstreamError: no answer, or not a legacy server's.
     """
-    asked = _with_body(request, _plain_headers(request), initialize_request(call))
+    headers = (*_plain_headers(request), *_holder(request))
+    asked = _with_body(request, headers, initialize_request(call))
     async with transport.send("POST", asked) as reply:
         if reply.status in {401, 403}:
             raise StatusRefusedError(reply.status)
+        if reply.status == _UNAVAILABLE and request.url.startswith(STDIO_SCHEME):
+            raise UpstreamFullError("the stdio host has no process for it now")
         if reply.status != _OK or reply.content_encoding != "identity":
             raise UpstreamInvalidError(f"initialize was answered with status {reply.status}")
         version = await _negotiated(reply)
@@ -126,6 +134,13 @@ def _plain_headers(request: UpstreamRequest) -> tuple[tuple[str, str], ...]:
     return tuple(
         (name, value) for name, value in request.headers if not name.lower().startswith("mcp-")
     )
+
+
+def _holder(request: UpstreamRequest) -> tuple[tuple[str, str], ...]:
+    """Whose share a process counts against: for our own host beside us alone."""
+    if request.session is None or not request.url.startswith(STDIO_SCHEME):
+        return ()
+    return ((HOLDER_HEADER, request.session.holder),)
 
 
 def _without_body(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:

@@ -4,18 +4,24 @@ INVARIANT: a session is found only under the server's URL and the whole `Session
 begun for, so that no two principals ever share one, whatever the server tells them apart by. A
 session that is taken out of the table (revoked, gone, idle, evicted) is never given out again and
 is ended once its last call has left it.
+
+A session that nobody uses makes room: the caller's own first, else the one unused for longest. One
+holder has a bounded share of the table, and a session at work is never taken from anybody: whoever
+has too many of those is refused.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mcp_gateway.clock import Clock
-from mcp_gateway.upstream.protocol import SessionIdentity, UpstreamRequest
+from mcp_gateway.upstream.protocol import SessionIdentity, UpstreamFullError, UpstreamRequest
 from registry.blocks import RevocationEvent, Subject
 
 MAXIMUM_SESSIONS: Final = 4096
+MAXIMUM_OF_HOLDER: Final = 128
 IDLE_SECONDS: Final = 600.0
 
 _Key = tuple[str, object]
@@ -57,11 +63,14 @@ class SessionTable:
         end: Callable[[LegacySession], None],
         monotonic: Clock,
         capacity: int = MAXIMUM_SESSIONS,
+        share: int = MAXIMUM_OF_HOLDER,
     ) -> None:
-        """Take who ends a session at its server, and how many are kept."""
+        """Take who ends a session at its server, and how many are kept, in all and of a holder."""
         self._end = end
         self._monotonic = monotonic
         self._capacity = capacity
+        self._share = share
+        self._beginning: Counter[str] = Counter()  # sessions by holder, not in the table yet
         self._sessions: OrderedDict[_Key, LegacySession] = OrderedDict()
         self.revision = 0  # counts what `forget` was told: who began before is not kept after
 
@@ -84,6 +93,26 @@ class SessionTable:
         session.last = replace(request, body=b"")  # a body may be large, and lives no longer
         return session
 
+    @contextmanager
+    def room_for(self, request: UpstreamRequest) -> Iterator[None]:
+        """Hold a place for a session that is being begun.
+
+        Raises:
+            UpstreamFullError: its holder has too many at work, or everybody together has.
+        """
+        if request.session is None:  # it serves one call and is not kept
+            yield
+            return
+        holder = request.session.holder
+        self._make_room(holder)
+        self._beginning[holder] += 1
+        try:
+            yield
+        finally:
+            self._beginning[holder] -= 1
+            if not self._beginning[holder]:
+                del self._beginning[holder]
+
     def begin(self, session: LegacySession, request: UpstreamRequest, revision: int) -> None:
         """Count the first call of a new session, and keep it if nothing was revoked meanwhile.
 
@@ -96,9 +125,6 @@ class SessionTable:
         key = _key(request, request.session)
         self._remove([key])
         self._sessions[key] = session
-        excess = len(self._sessions) - self._capacity
-        if excess > 0:
-            self._remove(list(self._sessions)[:excess])
 
     def release(self, session: LegacySession) -> None:
         """One call less."""
@@ -128,6 +154,19 @@ class SessionTable:
         """End the sessions nobody used for `IDLE_SECONDS`."""
         self._remove([key for key, kept in self._sessions.items() if self._is_idle(kept)])
 
+    def _make_room(self, holder: str) -> None:
+        own = [key for key, kept in self._sessions.items() if _holder_of(kept) == holder]
+        is_over_share = len(own) + self._beginning[holder] >= self._share
+        is_full = len(self._sessions) + self._beginning.total() >= self._capacity
+        if not (is_over_share or is_full):
+            return
+        others = () if is_over_share else self._sessions
+        unused = (key for key in (*own, *others) if not self._sessions[key].calls)  # oldest first
+        going = next(unused, None)
+        if going is None:
+            raise UpstreamFullError("every session is at work")
+        self._remove([going])
+
     def _is_idle(self, session: LegacySession) -> bool:
         return session.calls == 0 and self._monotonic() - session.used_at > IDLE_SECONDS
 
@@ -138,6 +177,10 @@ class SessionTable:
                 session.is_over = True
                 if session.is_to_be_ended:
                     self._end(session)
+
+
+def _holder_of(session: LegacySession) -> str | None:
+    return None if session.last.session is None else session.last.session.holder
 
 
 def _key(request: UpstreamRequest, identity: SessionIdentity) -> _Key:

@@ -10,6 +10,7 @@ from registry.blocks import RevocationEvent, Subject
 PROTOCOL_AUTO: Final = "auto"
 PROTOCOL_MODERN: Final = "modern"
 PROTOCOL_LEGACY: Final = "legacy"
+HOLDER_HEADER: Final = "Countersign-Holder"  # told to the stdio host, and to nobody else
 STDIO_SCHEME: Final = "stdio://"  # a server of this machine's stdio host, by its name
 
 
@@ -19,11 +20,13 @@ class SessionIdentity:
 
     INVARIANT: two requests have equal keys only if all that the server could see of the principal
     and of the credential, or a block could hit, is the same. `subjects` are whose revocation ends
-    the session.
+    the session. `holder` is whose share it counts against: the person with the agents that act for
+    them, whatever run or token it is (hex of a digest, ours alone).
     """
 
     key: Hashable = field(repr=False)
     subjects: frozenset[Subject] = frozenset()
+    holder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,12 @@ class UpstreamTooLargeError(UpstreamError):
     """The reply exceeds the server's `maximum_response_bytes`."""
 
     code = "upstream_reply_too_large"
+
+
+class UpstreamFullError(UpstreamError):
+    """The caller has as many sessions there as one may have, or there are too many at all."""
+
+    code = "too_many_sessions"
 
 
 class UpstreamInvalidError(UpstreamError):

@@ -626,6 +626,42 @@ async def test_sessions_are_bounded_and_the_oldest_is_ended(rig: Rig) -> None:
     assert len(upstream._legacy._sessions) == 2
 
 
+@pytest.mark.requirement("trap-one-starves-all")
+async def test_sessions_of_one_principal_make_room_for_their_own_first(rig: Rig) -> None:
+    server = LegacyServer()
+    upstream = behind(rig, server, protocol="legacy")
+    upstream._legacy._sessions._share = 2
+    await rig.post(CALL, token=rig.token(rig.claims(sub="usr_bob")))
+    for run in ("inv_1", "inv_2", "inv_3"):
+        await rig.post(CALL, token=rig.token(rig.claims(sub="usr_mallory", inv=run)))
+    await server.until(lambda: bool(server.of("DELETE")))
+    assert [sent.session for sent in server.of("DELETE")] == ["session-2"]
+    await rig.post(CALL, token=rig.token(rig.claims(sub="usr_bob")))
+    assert server.of("tools/call")[-1].session == "session-1"
+
+
+@pytest.mark.requirement("trap-one-starves-all")
+async def test_sessions_at_work_are_taken_from_nobody_and_more_are_refused(rig: Rig) -> None:
+    server = LegacyServer()
+    upstream = behind(rig, server, protocol="legacy")
+    upstream._legacy._sessions._share = 1
+    seen: list[int | None] = []
+
+    async def another() -> None:
+        server.before.clear()
+        mallory = rig.token(rig.claims(sub="usr_mallory", inv="inv_2"))
+        answer = await rig.post(CALL, token=mallory)
+        seen.append(answer.status)
+        assert "Too many sessions" in answer.json["error"]["message"]
+        assert rig.events()[-1].error_code == "too_many_sessions"
+        seen.append((await rig.post(CALL, token=rig.token(rig.claims(sub="usr_bob")))).status)
+
+    server.before["tools/call"] = another
+    mine = await rig.post(CALL, token=rig.token(rig.claims(sub="usr_mallory", inv="inv_1")))
+    assert [mine.status, *seen] == [200, 503, 200]
+    assert not server.of("DELETE")
+
+
 @pytest.mark.requirement("legacy-session-ends")
 async def test_revocation_ends_the_persons_session_and_no_other(rig: Rig) -> None:
     server = LegacyServer()

@@ -282,6 +282,25 @@ async def test_processes_of_one_server_are_bounded() -> None:
         await running.begin()
 
 
+@pytest.mark.requirement("trap-one-starves-all")
+async def test_processes_of_one_principal_leave_room_for_others() -> None:
+    mallory, bob = {"countersign_holder": "m" * 64}, {"countersign_holder": "b" * 64}
+    async with host(declared(per_principal=True)) as running:
+        first = await running.begin(**mallory)
+        second = await running.begin(**mallory)  # her own unused one makes room at once
+        assert (await running.post(call("echo"), mcp_session_id=first)).status == 404
+        reply = Reply()
+        task = running.start(reply, call("wait", 1, "t"), mcp_session_id=second)
+        await reply.until(lambda: bool(reply.body))
+        refused = await running.post(INITIALIZE, **mallory)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert "one principal has too many" in refused.json["error"]["message"]
+        his = await running.begin(**bob)
+        assert (await running.post(call("echo"), mcp_session_id=his)).status == 200
+        reply.gone.set()
+        await task
+
+
 async def test_process_unused_for_long_makes_room_and_one_at_work_does_not() -> None:
     async with host(declared(per_principal=True)) as running:
         working, unused = await running.begin(), await running.begin()
