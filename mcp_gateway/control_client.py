@@ -152,11 +152,11 @@ class ControlClient:
             raise SnapshotError("the snapshot is older than the one in force")
         self._generation += 1
         compiled = await asyncio.to_thread(compile_view, view, self._generation)
-        self._adopt(compiled, current)
+        self._adopt(compiled)
         self._etag = answer.headers.get("etag")
         await end_what_no_longer_stands(self._parts)
 
-    def _adopt(self, compiled: CompiledView, current: CompiledView | None) -> None:
+    def _adopt(self, compiled: CompiledView) -> None:
         enforcement = self._parts.enforcement
         missed = compiled.view.sequence > enforcement.blocks.sequence
         if compiled.policies is None:
@@ -167,8 +167,8 @@ class ControlClient:
             self._parts.exchange.forget_all()
             self._parts.upstream.forget_all()
         self._parts.open_calls.recheck(enforcement.blocks)
-        if current is None:
-            enforcement.heartbeat()
+        # INVARIANT: a snapshot is no heartbeat, nor is the first one: it says what was, perhaps
+        # long ago. Nothing is served before the stream of events says that we are up to date.
         self._has_view.set()
         self._has_progress.set()
         self._servers_changed.set()

@@ -3,7 +3,12 @@
 One refused address refuses the name: a name that leads to a public and to a private address is
 how rebinding looks. What carries an IPv4 address inside IPv6 (mapped, NAT64, 6to4, Teredo) is not
 public, whatever it carries, because another rule would have to read it again. Listed hosts may be
-private or loopback, never link-local (where clouds keep their metadata), multicast or unspecified.
+private or loopback, never link-local (where clouds keep their metadata), multicast or unspecified;
+there an address inside another is judged, too.
+
+What clouds answer their machines at elsewhere hands out credentials to whoever asks. Those
+addresses are refused whatever is listed, unless that very address is: a name that somebody lists
+for its private address must not lead there.
 """
 
 import ipaddress
@@ -32,25 +37,69 @@ _NOT_PUBLIC_V4: Final = tuple(
     )
 )
 
+# Where clouds keep metadata and credentials beside link-local addresses: Azure (a public address),
+# Alibaba, Oracle; the Instance Metadata and Pod Identity services of AWS; Google.
+_METADATA: Final = frozenset(
+    ipaddress.ip_address(text)
+    for text in (
+        "168.63.129.16",
+        "100.100.100.200",
+        "192.0.0.192",
+        "fd00:ec2::254",
+        "fd00:ec2::23",
+        "fd20:ce::254",
+    )
+)
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052 §2.1
+# RFC 8215: where in it an IPv4 address is, only its network knows.
+_LOCAL_NAT64: Final = ipaddress.IPv6Network("64:ff9b:1::/48")
+_COMPATIBLE: Final = ipaddress.IPv6Network("::/96")  # RFC 4291 §2.5.5.1
+_ISATAP: Final = frozenset((0x00005EFE, 0x02005EFE))  # RFC 5214 §6.1
+
 
 def is_public(address: IpAddress) -> bool:
     """Whether this is an address of the public Internet, in its own plain form."""
-    if not address.is_global or address.is_multicast:
+    if not address.is_global or address.is_multicast or address in _METADATA:
         return False
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_V4)
     return address in _GLOBAL_UNICAST and not any(address in net for net in _NOT_PUBLIC_V6)
 
 
-def may_be_listed(address: IpAddress) -> bool:
-    """Whether a host listed as private may be at this address."""
-    inner = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    plain = address if inner is None else inner
-    return not (plain.is_link_local or plain.is_multicast or plain.is_unspecified)
+def may_be_listed(address: IpAddress, *, is_literal: bool = False) -> bool:
+    """Whether a host listed as private may be at this address.
+
+    `is_literal`: it is this address that is listed, not a name.
+    """
+    # Of what was listed letter by letter only the groups and link-local addresses are refused.
+    refused = frozenset[IpAddress]() if is_literal else _METADATA
+    return address not in _LOCAL_NAT64 and not any(
+        each.is_link_local or each.is_multicast or each.is_unspecified or each in refused
+        for each in (address, *carried_by(address))
+    )
 
 
-def vetted(answers: Iterable[str], *, is_listed: bool) -> Sequence[str] | None:
-    """The addresses to connect to, or None if there is none or any of them is refused."""
+def carried_by(address: IpAddress) -> tuple[ipaddress.IPv4Address, ...]:
+    """The IPv4 addresses an IPv6 address may lead to, by every rule that reads it so."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return ()
+    number = int(address)
+    found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    last = ipaddress.IPv4Address(number & 0xFFFFFFFF)
+    is_compatible = address in _COMPATIBLE and number > 1  # `::` and `::1` are themselves
+    is_isatap = number >> 32 & 0xFFFFFFFF in _ISATAP
+    if address in _NAT64 or is_compatible or is_isatap:
+        found.append(last)
+    return tuple(each for each in found if each is not None)
+
+
+def vetted(
+    answers: Iterable[str], *, is_listed: bool, is_literal: bool = False
+) -> Sequence[str] | None:
+    """The addresses to connect to, or None if there is none or any of them is refused.
+
+    `is_listed`: the host is listed as private; `is_literal`: it is an address, not a name.
+    """
     allowed: list[str] = []
     for text in answers:
         try:
@@ -58,7 +107,10 @@ def vetted(answers: Iterable[str], *, is_listed: bool) -> Sequence[str] | None:
         except ValueError:
             return None
         # A scope (`fe80::1%eth0`) belongs to link-local addresses, which are never allowed.
-        if not (may_be_listed(address) if is_listed else is_public(address)):
+        is_allowed = (
+            may_be_listed(address, is_literal=is_literal) if is_listed else is_public(address)
+        )
+        if not is_allowed:
             return None
         allowed.append(text)
     return allowed or None

@@ -177,7 +177,11 @@ class Fetcher:
             answers: Sequence[str] = (destination.literal,)
         else:
             answers = await self._resolve(destination.host, destination.port)
-        addresses = vetted(answers, is_listed=destination.is_listed)
+        addresses = vetted(
+            answers,
+            is_listed=destination.is_listed,
+            is_literal=destination.literal is not None,
+        )
         if addresses is None:
             raise FetchError("address_refused", "not a public address")
         return addresses

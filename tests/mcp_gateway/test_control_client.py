@@ -181,6 +181,11 @@ class Channel:
     def tell(self, name: str, data: object) -> None:
         self.client.take(ServerSentEvent(name, msgspec.json.encode(data)))
 
+    def beat(self) -> None:
+        """The authority says that everything is here."""
+        view = self.control.view
+        self.tell("heartbeat", {"sequence": view.sequence, "version": view.version, "now_ms": 0})
+
 
 @pytest.fixture
 def channel(rig: Rig) -> Channel:
@@ -193,10 +198,27 @@ def channel(rig: Rig) -> Channel:
 
 async def test_nothing_is_served_before_the_first_snapshot(channel: Channel) -> None:
     assert (await channel.rig.post(CALL)).status == 503
+    channel.beat()  # of what we do not have
+    assert (await channel.rig.post(CALL)).status == 503
     async with channel.running():
         await channel.until(lambda: channel.rig.parts.enforcement.view is not None)
+    channel.beat()
     channel.rig.upstream.will(rpc_reply(1, {"content": []}))
     assert (await channel.rig.post(CALL)).status == 200
+
+
+@pytest.mark.requirement("trap-stale-registry")
+async def test_first_snapshot_is_no_news_and_serves_nothing(channel: Channel) -> None:
+    """It may be an hour old: who has it and no stream has heard of no revocation since."""
+    async with channel.running():
+        await channel.until(lambda: channel.rig.parts.enforcement.view is not None)
+        assert channel.rig.parts.enforcement.serving() is NotServing.STARTING
+        assert (await channel.rig.post(CALL)).status == 503
+        view = channel.control.view
+        channel.tell("heartbeat", {"sequence": 1, "version": view.version, "now_ms": 0})
+        assert channel.rig.parts.enforcement.serving() is NotServing.STARTING
+        channel.beat()
+        assert channel.rig.parts.enforcement.serving() is channel.rig.parts.enforcement.view
 
 
 async def test_first_snapshot_is_acknowledged_with_worker_and_version(channel: Channel) -> None:
@@ -215,6 +237,7 @@ async def test_first_snapshot_is_acknowledged_with_worker_and_version(channel: C
 async def test_revocation_event_is_applied_before_it_is_acknowledged(channel: Channel) -> None:
     async with channel.running():
         await channel.until(lambda: channel.control.after)
+        channel.beat()
         event = revocation(BlockKind.AGENT, "support-bot")
         text = b"event: revocation\ndata: " + msgspec.json.encode(event) + b"\n\n"
         channel.control.events.put_nowait(text[:30])
@@ -231,6 +254,7 @@ async def test_heartbeat_renews_the_lease_only_when_everything_is_applied(
     rig = channel.rig
     async with channel.running():
         await channel.until(lambda: rig.parts.enforcement.view is not None)
+    channel.beat()
     rig.monotonic.now += 3.1
     assert rig.parts.enforcement.serving() is NotServing.STALE
     channel.tell("heartbeat", {"sequence": 1, "version": 7, "now_ms": 0})
@@ -266,6 +290,7 @@ async def test_revocation_that_came_with_a_snapshot_drops_every_credential(
     async with channel.running():
         await channel.until(lambda: channel.control.bodies.get("catalogue"))
         rig.upstream.will(rpc_reply(1, {"content": []}))
+        channel.beat()
         await rig.post(CALL)
         assert len(rig.parts.exchange._cache) == 1
         channel.control.view = msgspec.structs.replace(channel.control.view, sequence=2)
@@ -280,6 +305,7 @@ async def test_snapshot_without_the_agent_ends_its_open_stream(channel: Channel)
     rig = channel.rig
     async with channel.running():
         await channel.until(lambda: channel.control.bodies.get("catalogue"))
+        channel.beat()
         exchange, task = await opened(rig, stream(NOTE, asyncio.Event()))
         channel.control.view = msgspec.structs.replace(channel.control.view, version=8, agents=())
         channel.tell("snapshot", {"version": 8})

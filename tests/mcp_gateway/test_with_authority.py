@@ -21,6 +21,7 @@ from mcp_gateway.app import create_app
 from mcp_gateway.authority import AuthorityAnswer, AuthorityRequest, AuthorityStream
 from mcp_gateway.control_client import ControlClient
 from mcp_gateway.control_session import ControlSession
+from mcp_gateway.enforcement import NotServing
 from mcp_gateway.enrolment import EnrolmentError, enrol
 from mcp_gateway.gateway_key import GatewayKey
 from mcp_gateway.parts import assemble
@@ -191,8 +192,8 @@ class Joined(Rig):
                 await asyncio.sleep(0.002)
 
     def observed(self) -> bool:
-        enforcement = self.parts.enforcement
-        return enforcement.view is not None and bool(enforcement.view.view.servers[0].tools)
+        serving = self.parts.enforcement.serving()
+        return not isinstance(serving, NotServing) and bool(serving.view.servers[0].tools)
 
 
 @pytest.fixture

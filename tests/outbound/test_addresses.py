@@ -1,5 +1,7 @@
 """Which addresses may be connected to. Each refused form stands beside what it resembles."""
 
+from ipaddress import IPv4Address
+
 import pytest
 
 from outbound.addresses import vetted
@@ -51,9 +53,50 @@ def test_private_address_of_a_listed_host_is_allowed(address: str) -> None:
     assert vetted([address], is_listed=True) == [address]
 
 
-@pytest.mark.parametrize("address", [*NEVER, "::ffff:169.254.169.254"])
+@pytest.mark.parametrize("address", [*NEVER, "::ffff:169.254.169.254", "64:ff9b:1::a00:1"])
 def test_metadata_services_and_groups_are_refused_even_for_a_listed_host(address: str) -> None:
     assert vetted([address], is_listed=True) is None
+
+
+METADATA = ["168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"]
+
+
+@pytest.mark.requirement("attack-3")
+@pytest.mark.parametrize("address", METADATA)
+def test_metadata_service_is_reached_only_when_its_very_address_is_listed(address: str) -> None:
+    assert vetted([address], is_listed=False) is None
+    assert vetted([address], is_listed=True) is None
+    assert vetted([address], is_listed=True, is_literal=True) == [address]
+
+
+@pytest.mark.requirement("attack-3")
+@pytest.mark.parametrize(
+    "carrier",
+    [
+        "::ffff:{0}",
+        "::{0}",  # IPv4-compatible
+        "64:ff9b::{0}",
+        "2002:{1}:{2}::1",
+        "2001:0:{1}:{2}::1",  # Teredo: its server
+        "2001:0:5db8:d822:0:0:{3}:{4}",  # Teredo: the client, inverted
+        "fd00::5efe:{0}",  # ISATAP
+    ],
+)
+@pytest.mark.parametrize("inner", ["169.254.169.254", "100.100.100.200", "168.63.129.16"])
+def test_address_inside_another_is_judged_by_itself_even_for_a_listed_host(
+    carrier: str, inner: str
+) -> None:
+    assert vetted([carried(carrier, inner)], is_listed=True) is None
+    assert vetted([carried(carrier, "10.1.2.3")], is_listed=True) is not None
+    assert vetted([carried(carrier, "10.1.2.3")], is_listed=False) is None
+
+
+def carried(carrier: str, inner: str) -> str:
+    a, b, c, d = IPv4Address(inner).packed
+    high, low = a << 8 | b, c << 8 | d
+    spelled = (f"{high:x}", f"{low:x}")
+    inverted = (f"{high ^ 0xFFFF:x}", f"{low ^ 0xFFFF:x}")
+    return carrier.format(inner, *spelled, *inverted)
 
 
 @pytest.mark.requirement("attack-3")
