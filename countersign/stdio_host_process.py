@@ -15,6 +15,7 @@ from countersign.stdio_declared import StdioDeclarationError, read_stdio_servers
 from idp_connectors.workload.unix_socket import bind_unix_socket
 from mcp_gateway.stdio_host.app import StdioHostApp
 from mcp_gateway.stdio_host.declared import TOOLS, StdioServer
+from mcp_gateway.stdio_host.process_tree import ProcessTree, become_subreaper
 from mcp_gateway.stdio_host.server import host_server
 from mcp_gateway.stdio_host.sessions import Sessions
 
@@ -46,7 +47,8 @@ async def _serve(
         os.chown(path, allowed_uid, -1)
     if any(server.user is None for server in servers.values()):
         _logger.warning("stdio_servers_run_as_the_hosts_own_user")
-    sessions = Sessions(servers, tools, time.monotonic)
+    tree = ProcessTree(is_subreaper=become_subreaper())
+    sessions = Sessions(servers, tools, time.monotonic, tree=tree)
     app = StdioHostApp(sessions)
     sweeping = asyncio.create_task(app.sweep_for_ever())
     try:

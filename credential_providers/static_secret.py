@@ -1,9 +1,9 @@
 """`static_secret`: the target wants a fixed secret in a header, such as an API key.
 
 Order: the settings say which secret and which header; the vault opens the secret; its value is
-checked for what could break out of a header; the pair is sealed to the key the asking gateway
-enrolled with. The secret is in memory only between opening and sealing, and in no log, error or
-audit event. An agent cannot reach this: only gateways exchange.
+checked for what could break out of a header and for its length; the pair is sealed to the key the
+asking gateway enrolled with. The secret is in memory only between opening and sealing, and in no
+log, error or audit event. An agent cannot reach this: only gateways exchange.
 """
 
 import re
@@ -57,6 +57,9 @@ RESERVED_PREFIXES: Final = ("mcp-", "proxy-", "sec-", "x-forwarded-")
 # RFC 9110 §5.5 without obs-text and tabs: no CR, LF, NUL, and no space at either end.
 _FIELD_VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _SCHEME_VALUE: Final = re.compile(r"[\x21-\x7e]+")  # what follows `Bearer ` has no spaces
+
+# A shorter one is a common word: a reply that contains it says nothing.
+MINIMUM_SECRET_LENGTH: Final = 6
 
 _SCHEMES: Final = {"bearer": "Bearer", "basic": "Basic", "token": "Token"}
 
@@ -134,6 +137,12 @@ class StaticSecret:
             return _refused(
                 f"secret {self._settings.secret} has characters a header cannot carry",
                 "static_secret.value",
+            )
+        # INVARIANT: nothing leaves that a gateway could not search for in the target's replies.
+        if len(secret) < MINIMUM_SECRET_LENGTH:
+            return _refused(
+                f"secret {self._settings.secret} has fewer than {MINIMUM_SECRET_LENGTH} characters",
+                "static_secret.short",
             )
         return secret if prefix is None else f"{prefix} {secret}"
 

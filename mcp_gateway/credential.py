@@ -95,7 +95,9 @@ def _credential(header: str, value: str, expires_at: int | None) -> Credential |
         and lower not in _OURS
         and not lower.startswith("mcp-")
     )
-    return Credential(header, value, expires_at, traces_of(value)) if is_usable else None
+    traces = traces_of(value) if is_usable else ()
+    # INVARIANT: what cannot be searched for in replies is not used.
+    return Credential(header, value, expires_at, traces) if traces else None
 
 
 def traces_of(value: str) -> tuple[bytes, ...]:

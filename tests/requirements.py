@@ -426,6 +426,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "A stdio server runs a command that only the host's settings name, with a cleared "
         "environment, limits and no way to gain privileges, and hears the gateway's user alone."
     ),
+    "stdio-left-behind": "What a stdio server started ends with it, whatever group it went to.",
     "stdio-own-process": (
         "Where the credential is personal each principal has a process of its own, which ends "
         "with its session."

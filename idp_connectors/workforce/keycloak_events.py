@@ -26,6 +26,7 @@ ADMIN_RESOURCES: Final = (
     "GROUP",
     "REALM_ROLE",
     "CLIENT_ROLE",
+    "CLIENT",
     "REALM",
 )
 USER_EVENTS: Final[Mapping[str, ChangeKind]] = {
@@ -191,7 +192,8 @@ def _concerns_everyone(event: _AdminEvent) -> bool:
         case "REALM", ["logout-all" | "push-revocation"]:
             return True
         case _:
-            return False
+            # The roles of a client go with it, without an event of their own.
+            return (event.resource, event.operation) == ("CLIENT", "DELETE")
 
 
 def _representation(text: object) -> Mapping[str, Any]:

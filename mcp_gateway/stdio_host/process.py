@@ -3,7 +3,7 @@
 Several callers may share it, so requests are numbered here, and each call has a queue of its own.
 What the process asks is refused; what it says that belongs to no call is dropped; a line that is no
 message is ignored. It is ended for a line over `MAXIMUM_LINE_BYTES` and for not reading what it is
-sent: stdin closed, then SIGTERM, then SIGKILL to its whole process group.
+sent: stdin closed, then SIGTERM, then SIGKILL to its process group and to whatever it started.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from mcp_gateway.stdio_host.messages import (
     progress_of,
     refusal_of,
 )
+from mcp_gateway.stdio_host.process_tree import ProcessTree
 
 MAXIMUM_LINE_BYTES: Final = 16_777_216
 MAXIMUM_UNREAD_BYTES: Final = 16_777_216  # of what it was sent and does not read
@@ -91,9 +92,11 @@ class StdioProcess:
         process: asyncio.subprocess.Process,
         started_at: float,
         own: OwnTask,
+        tree: ProcessTree,
     ) -> None:
         """Take a process whose pipes are ours, and who owns its tasks; `start` makes one."""
         self.server = server
+        self._tree = tree
         self._own = own
         self.started_at = started_at
         self.initialized = Message()
@@ -113,6 +116,7 @@ class StdioProcess:
         *,
         monotonic: Clock,
         own: OwnTask,
+        tree: ProcessTree,
     ) -> "StdioProcess":
         """Start a process and shake hands; `greeting` is the first caller's `initialize`.
 
@@ -120,19 +124,21 @@ class StdioProcess:
             ProcessEndedError: it does not run, or did not answer in time.
         """
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command_line(server, tools),
-                cwd=server.working_directory,
-                env=environment_for(server, credential),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=None if server.keeps_stderr else asyncio.subprocess.DEVNULL,
-                limit=MAXIMUM_LINE_BYTES,
-                start_new_session=True,
-            )
+            with tree.starting():
+                process = await asyncio.create_subprocess_exec(
+                    *command_line(server, tools),
+                    cwd=server.working_directory,
+                    env=environment_for(server, credential),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=None if server.keeps_stderr else asyncio.subprocess.DEVNULL,
+                    limit=MAXIMUM_LINE_BYTES,
+                    start_new_session=True,
+                )
+                tree.add(process.pid)
         except OSError as error:
             raise ProcessEndedError(error.strerror) from error
-        started = cls(server, process, monotonic(), own)
+        started = cls(server, process, monotonic(), own, tree)
         own(started._read())
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
@@ -243,9 +249,13 @@ class StdioProcess:
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     await process.wait()
                 break
+            if number is signal.SIGKILL:
+                self._tree.end_descendants(process.pid)
             _signal_group(process.pid, number)
         await process.wait()
         _signal_group(process.pid, signal.SIGKILL)  # what it left behind
+        self._tree.forget(process.pid)
+        self._tree.end_strays()
         # A child that left the group may hold the pipes; asyncio closes them in no public way.
         process._transport.close()  # type: ignore[attr-defined] # noqa: SLF001
         _logger.info("stdio_server_ended", server=self.server.name, code=process.returncode)

@@ -24,6 +24,7 @@ from mcp_gateway.single_flight import SingleFlight
 from mcp_gateway.stdio_host.declared import StdioServer
 from mcp_gateway.stdio_host.messages import Request
 from mcp_gateway.stdio_host.process import ProcessEndedError, StdioProcess
+from mcp_gateway.stdio_host.process_tree import ProcessTree
 
 MAXIMUM_SESSIONS: Final = 4096
 MAXIMUM_OF_HOLDER: Final = 128
@@ -72,8 +73,13 @@ class Sessions:
         tools: Mapping[str, str],
         monotonic: Clock,
         random: Callable[[int], str] = secrets.token_urlsafe,
+        tree: ProcessTree | None = None,
     ) -> None:
-        """Take what is declared and where the launching tools are."""
+        """Take what is declared and where the launching tools are.
+
+        `tree` tells what servers leave behind; without one only their own groups end with them.
+        """
+        self._tree = tree or ProcessTree()
         self.servers = servers
         self._tools = tools
         self._monotonic = monotonic
@@ -148,7 +154,8 @@ class Sessions:
             session.process.retire()
 
     def sweep(self) -> None:
-        """End the sessions nobody used for long."""
+        """End the sessions nobody used for long, and what servers left behind."""
+        self._tree.end_strays()
         late = self._monotonic() - IDLE_SECONDS
         for session in [each for each in self._sessions.values() if each.used_at < late]:
             if not session.numbers:
@@ -212,7 +219,13 @@ class Sessions:
             raise NotNowError("the server failed a moment ago")
         try:
             process = await StdioProcess.start(
-                server, self._tools, credential, greeting, monotonic=self._monotonic, own=self._own
+                server,
+                self._tools,
+                credential,
+                greeting,
+                monotonic=self._monotonic,
+                own=self._own,
+                tree=self._tree,
             )
         except ProcessEndedError as error:
             self._failed(place)

@@ -45,17 +45,17 @@ def released(settings: dict[str, Any], value: str) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("settings", "header", "value"),
     [
-        (BEARER, "Authorization", "Bearer k-123"),
-        (BEARER | {"scheme": "basic"}, "Authorization", "Basic k-123"),
-        (BEARER | {"header": "X-Api-Key"}, "X-Api-Key", "k-123"),
-        (BEARER | {"header": "X-Api-Key", "scheme": "token"}, "X-Api-Key", "Token k-123"),
-        (BEARER | {"scheme": "none"}, "Authorization", "k-123"),
+        (BEARER, "Authorization", "Bearer k-123456"),
+        (BEARER | {"scheme": "basic"}, "Authorization", "Basic k-123456"),
+        (BEARER | {"header": "X-Api-Key"}, "X-Api-Key", "k-123456"),
+        (BEARER | {"header": "X-Api-Key", "scheme": "token"}, "X-Api-Key", "Token k-123456"),
+        (BEARER | {"scheme": "none"}, "Authorization", "k-123456"),
     ],
 )
 def test_static_secret_reaches_only_the_gateway_as_the_declared_header(
     settings: dict[str, Any], header: str, value: str
 ) -> None:
-    assert released(settings, "k-123") == (header, value)
+    assert released(settings, "k-123456") == (header, value)
 
 
 @pytest.mark.requirement("attack-26")
@@ -80,6 +80,18 @@ def test_static_secret_with_characters_a_scheme_cannot_carry_is_refused(value: s
     assert isinstance(answer, Refusal)
     assert answer.rule == "static_secret.value"
     assert "k9" not in answer.detail + answer.description
+
+
+@pytest.mark.requirement("attack-26")
+@pytest.mark.parametrize(("value", "is_long_enough"), [("k9x4z", False), ("k9x4zq", True)])
+def test_static_secret_too_short_to_be_found_in_a_reply_is_refused(
+    value: str, is_long_enough: bool
+) -> None:
+    answer = issue(asked(BEARER), Secrets(**{"notes-key": value}))
+    assert isinstance(answer, IssuedCredential) is is_long_enough
+    if isinstance(answer, Refusal):
+        assert answer.rule == "static_secret.short"
+        assert value not in answer.detail + answer.description
 
 
 def test_static_secret_with_inner_spaces_is_fine_without_a_scheme() -> None:
@@ -111,7 +123,7 @@ def test_settings_with_a_header_for_credentials_are_accepted(header: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "wrong", [{}, {"secret": "Notes"}, {"secret": "a\n"}, BEARER | {"value": "k-123"}]
+    "wrong", [{}, {"secret": "Notes"}, {"secret": "a\n"}, BEARER | {"value": "k-123456"}]
 )
 def test_settings_that_are_unknown_or_no_reference_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
@@ -126,14 +138,14 @@ def test_static_secret_that_is_absent_is_refused() -> None:
 
 @pytest.mark.parametrize("key", [None, OKPKey.generate_key("X25519").as_dict(private=False)])
 def test_static_secret_without_a_usable_gateway_key_is_refused(key: dict[str, Any] | None) -> None:
-    secrets = Secrets(**{"notes-key": "k-123"})
+    secrets = Secrets(**{"notes-key": "k-123456"})
     answer = issue(replace(asked(BEARER), recipient_key=key), secrets)
     assert isinstance(answer, Refusal)
     assert answer.rule == "static_secret.recipient"
 
 
 def test_static_secret_for_an_expired_subject_is_refused_before_the_vault_is_opened() -> None:
-    secrets = Secrets(**{"notes-key": "k-123"})
+    secrets = Secrets(**{"notes-key": "k-123456"})
     answer = issue(asked(BEARER, expires_at=0), secrets)
     assert isinstance(answer, Refusal)
     assert secrets.opened == []
@@ -141,7 +153,7 @@ def test_static_secret_for_an_expired_subject_is_refused_before_the_vault_is_ope
 
 def test_static_secret_for_discovery_names_the_gateway_and_is_short() -> None:
     question = request(plan(CONTROL, kind="discovery"), provider("static_secret", BEARER))
-    answer = issue(question, Secrets(**{"notes-key": "k-123"}))
+    answer = issue(question, Secrets(**{"notes-key": "k-123456"}))
     assert isinstance(answer, IssuedCredential)
     assert answer.claims.sub == "gateway:demo"
     assert answer.claims.exp - answer.claims.iat == 60

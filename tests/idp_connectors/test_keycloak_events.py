@@ -69,6 +69,7 @@ def test_a_session_deleted_by_an_administrator_names_only_the_session() -> None:
         ("GROUP", "DELETE", f"groups/{GROUP}"),
         ("REALM_ROLE", "DELETE", "roles-by-id/79ef88ec"),
         ("REALM_ROLE", "CREATE", "roles-by-id/79ef88ec/composites"),
+        ("CLIENT", "DELETE", "clients/9f3005c4"),
         ("REALM", "ACTION", "logout-all"),
         ("GROUP_MEMBERSHIP", "DELETE", f"users/an id with spaces/groups/{GROUP}"),
     ],
