@@ -12,10 +12,12 @@ from registry.snapshot import PolicyDocument
 
 
 def apply_warnings(
-    parts: AdminParts, objects: Sequence[DeclaredObject], plan: ChangePlan
+    parts: AdminParts,
+    objects: Sequence[DeclaredObject],
+    plan: ChangePlan,
+    groups: Mapping[str, frozenset[str]],
 ) -> list[Problem]:
-    """Warnings about the objects that were given, not about the others. Blocking reads."""
-    groups = _known_groups(parts)
+    """Warnings about the objects that were given. `groups` are the `known_groups`. Slow."""
     given = {(each.kind, each.name) for each in objects}
     documents = [
         PolicyDocument(each.name, each.spec["cedar"]) for each in objects if each.kind == "Policy"
@@ -41,11 +43,11 @@ def _agent(agent: DeclaredObject, groups: Mapping[str, frozenset[str]]) -> Itera
             yield Problem("Agent", agent.name, f"spec.acts_for.groups[{index}]", message)
 
 
-def _known_groups(parts: AdminParts) -> dict[str, frozenset[str]]:
+async def known_groups(parts: AdminParts) -> dict[str, frozenset[str]]:
     """Groups with a member, where members are kept here; nothing before the first account."""
     found: dict[str, frozenset[str]] = {}
     for name, login in parts.accounts().items():
-        accounts = login.accounts()
+        accounts = await login.accounts()
         if accounts:
             groups = {f"{name}/{group}" for each in accounts for group in each.groups}
             found[name] = frozenset(groups)

@@ -7,6 +7,8 @@ seen at once. What only a token would say (attestation, session) is assumed, and
 issued or changed. The other half, a decision that was recorded, is `audit.explain_decision`.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -16,7 +18,7 @@ from pydantic import AwareDatetime, Field
 from admin_console.errors import AdminError, not_found
 from admin_console.explain_question import Question, call_request, issue_request
 from admin_console.explain_rungs import Rung, rungs_before_policy
-from admin_console.facts import PersonFacts
+from admin_console.facts import ConsentFacts, PersonFacts
 from admin_console.objects import moment
 from admin_console.operation import AdminCall, Wire
 from admin_console.parts import AdminParts
@@ -96,21 +98,26 @@ class ExplainAnswer(Wire):
 
 async def explain(call: AdminCall) -> ExplainAnswer:
     """Climb the ladder for a call that might be made."""
-    snapshot = call.parts.live.snapshot
-    compiled = await call.parts.system.policies(snapshot)
+    parts, body, snapshot = call.parts, call.body_as(ExplainBody), call.parts.live.snapshot
+    compiled = await parts.system.policies(snapshot)
+    asked = await _asked(parts, snapshot, body, call.now_ms)
     return await to_thread.run_sync(
-        lambda: _explained(call.parts, snapshot, compiled, call.body_as(ExplainBody), call.now_ms),
-        limiter=call.parts.explaining,
+        lambda: _explained(parts, snapshot, compiled, asked), limiter=parts.explaining
     )
 
 
-def _explained(
-    parts: AdminParts,
-    snapshot: RegistrySnapshot,
-    compiled: CompiledPolicySet | None,
-    body: ExplainBody,
-    now_ms: int,
-) -> ExplainAnswer:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is asked, what the person agreed to, and what was assumed."""
+
+    question: Question
+    consents: Sequence[ConsentFacts]
+    assumed: list[str]
+
+
+async def _asked(
+    parts: AdminParts, snapshot: RegistrySnapshot, body: ExplainBody, now_ms: int
+) -> _Asked:
     agent = snapshot.agents.get(body.agent)
     if agent is None:
         raise not_found(f"No Agent {body.agent!r}{suggestion(body.agent, snapshot.agents)}")
@@ -119,7 +126,7 @@ def _explained(
     if server is None:
         near = suggestion(server_name, snapshot.servers)
         raise not_found(f"No McpServer {server_name!r}{near}")
-    person, assumed = _person(parts, body)
+    person, assumed = await _person(parts, body)
     level = agent.entry.minimum_level if body.level is None else body.level
     if body.level is None:
         assumed.append(f"{agent.entry.name} is attested at level {level}, the least it may have")
@@ -132,7 +139,22 @@ def _explained(
         at_ms=now_ms if body.at is None else round(body.at.timestamp() * 1000),
         arguments=body.arguments,
     )
-    rungs = rungs_before_policy(parts, question)
+    consents: Sequence[ConsentFacts] = ()
+    if person is not None:
+        consents = await parts.people.consents(
+            person.sub, agent.entry.name, server.name, question.at_ms // 1000
+        )
+    return _Asked(question, consents, assumed)
+
+
+def _explained(
+    parts: AdminParts,
+    snapshot: RegistrySnapshot,
+    compiled: CompiledPolicySet | None,
+    asked: _Asked,
+) -> ExplainAnswer:
+    question = asked.question
+    rungs = rungs_before_policy(parts, question, asked.consents)
     request = call_request(question, snapshot)
     explanation: Explanation | None = None
     if compiled is None:
@@ -140,17 +162,17 @@ def _explained(
     elif request is not None:
         explanation = explain_call(compiled, request)
         rungs.append(_policy_rung(explanation))
-        rungs.append(_issue_rung(compiled, request, server))
-    return _answer(question, rungs, explanation, assumed, snapshot.policies.version)
+        rungs.append(_issue_rung(compiled, request, question.server))
+    return _answer(question, rungs, explanation, asked.assumed, snapshot.policies.version)
 
 
-def _person(parts: AdminParts, body: ExplainBody) -> tuple[PersonFacts | None, list[str]]:
+async def _person(parts: AdminParts, body: ExplainBody) -> tuple[PersonFacts | None, list[str]]:
     """Whom it is for, with the groups to assume, and what was assumed."""
     if body.user is None:
         return None, []
     groups = None if body.groups is None else tuple(body.groups)
     try:
-        person = one_person(parts, body.user)
+        person = await one_person(parts, body.user)
     except AdminError as error:
         if groups is None or error.status != 404:  # noqa: PLR2004 - nobody of that name
             raise

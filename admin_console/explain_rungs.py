@@ -1,11 +1,11 @@
 """The rungs of `POST /explain` before any policy: declared, approved, not cut off, agreed to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from admin_console.explain_question import Question
-from admin_console.facts import PersonFacts
+from admin_console.facts import ConsentFacts, PersonFacts
 from admin_console.parts import AdminParts
 from registry.blocks import BlockKind
 from registry.snapshot import AgentRecord, ServerEntry
@@ -26,8 +26,10 @@ class Rung:
     remedy: str
 
 
-def rungs_before_policy(parts: AdminParts, question: Question) -> list[Rung]:
-    """Each rung, in the order of a call. Blocking reads."""
+def rungs_before_policy(
+    parts: AdminParts, question: Question, consents: Sequence[ConsentFacts]
+) -> list[Rung]:
+    """Each rung, in the order of a call. `consents` are the person's. Blocking reads."""
     agent, server, person = question.agent, question.server, question.person
     rungs = [
         _approved(parts, server, question.tool),
@@ -37,7 +39,7 @@ def rungs_before_policy(parts: AdminParts, question: Question) -> list[Rung]:
         _may_act(agent, person),
     ]
     if person is not None:
-        rungs.append(_consent(parts, question, person))
+        rungs.append(_consent(question, person, consents))
     return rungs
 
 
@@ -107,10 +109,9 @@ def _may_act(agent: AgentRecord, person: PersonFacts | None) -> Rung:
     return Rung("person", False, found, f"{person.login} is in {needed}")
 
 
-def _consent(parts: AdminParts, question: Question, person: PersonFacts) -> Rung:
+def _consent(question: Question, person: PersonFacts, consents: Sequence[ConsentFacts]) -> Rung:
     name, tool = question.agent.entry.name, question.tool
-    now = question.at_ms // 1000
-    for consent in parts.people.consents(person.sub, name, question.server.name, now):
+    for consent in consents:
         if tool in consent.tools:
             until = datetime.fromtimestamp(consent.expires_at, UTC)
             return Rung("consent", True, f"{person.login} agreed, until {until:%Y-%m-%d}", "")

@@ -97,10 +97,10 @@ class ConsentFacts:
 
 
 class PeopleFacts(Protocol):
-    """Who has logged in, and what they agreed to. Blocking reads."""
+    """Who has logged in, and what they agreed to."""
 
-    def named(self, name: str) -> Sequence[PersonFacts]:
+    async def named(self, name: str) -> Sequence[PersonFacts]:
         """Everybody of that user name, displayed name or opaque id; bounded."""
 
-    def consents(self, sub: str, agent: str, server: str, now: int) -> Sequence[ConsentFacts]:
+    async def consents(self, sub: str, agent: str, server: str, now: int) -> Sequence[ConsentFacts]:
         """What a person lets an agent use of a server today. `now` is NumericDate seconds."""

@@ -7,7 +7,7 @@ from anyio import to_thread
 from pydantic import Field
 
 from admin_console.admin_changes import admin_changes
-from admin_console.apply_warnings import apply_warnings
+from admin_console.apply_warnings import apply_warnings, known_groups
 from admin_console.errors import invalid_objects, not_found
 from admin_console.operation import AdminCall, Wire
 from admin_console.roles import Access
@@ -213,7 +213,8 @@ async def _apply(
 async def _warnings(
     call: AdminCall, objects: tuple[DeclaredObject, ...], plan: ChangePlan
 ) -> list[WarningItem]:
-    found = await to_thread.run_sync(apply_warnings, call.parts, objects, plan)
+    groups = await known_groups(call.parts)
+    found = await to_thread.run_sync(apply_warnings, call.parts, objects, plan, groups)
     return [
         WarningItem(kind=each.kind, name=each.name, field=each.field, message=each.message)
         for each in found

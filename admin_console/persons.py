@@ -1,6 +1,5 @@
 """Persons as operators name them: by user name, displayed name or opaque id."""
 
-from anyio import to_thread
 from pydantic import Field
 
 from admin_console.errors import AdminError, not_found
@@ -33,7 +32,7 @@ class PersonsAnswer(Wire):
 async def find_persons(call: AdminCall) -> PersonsAnswer:
     """Who is meant by a name."""
     name = call.query_as(PersonsQuery).name
-    found = await to_thread.run_sync(call.parts.people.named, name)
+    found = await call.parts.people.named(name)
     return PersonsAnswer(
         persons=[
             PersonItem(
@@ -44,13 +43,13 @@ async def find_persons(call: AdminCall) -> PersonsAnswer:
     )
 
 
-def one_person(parts: AdminParts, name: str) -> PersonFacts:
-    """The one person of a name. Blocking.
+async def one_person(parts: AdminParts, name: str) -> PersonFacts:
+    """The one person of a name.
 
     Raises:
         AdminError: 404: nobody; 409: several.
     """
-    found = parts.people.named(name)
+    found = await parts.people.named(name)
     if not found:
         raise not_found(f"Nobody called {name!r} has an account here or has ever logged in.")
     if len(found) > 1:

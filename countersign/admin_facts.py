@@ -118,16 +118,16 @@ class KnownPeople:
     accounts: Callable[[], Mapping[str, LocalAccounts]]
     clock: Callable[[], float]
 
-    def named(self, name: str) -> tuple[PersonFacts, ...]:
+    async def named(self, name: str) -> tuple[PersonFacts, ...]:
         """See `PeopleFacts`; an account nobody has logged in to yet has no `sub`."""
         accounts = {
             (provider, account.id): account
             for provider, login in self.accounts().items()
-            for account in login.accounts()
+            for account in await login.accounts()
         }
         meant = {key: each for key, each in accounts.items() if each.username == name.lower()}
         subjects = frozenset(account_id for _, account_id in meant)
-        persons = self.finder.named(name, subjects, int(self.clock()))
+        persons = await self.finder.named(name, subjects, int(self.clock()))
         found = [
             _person(each, accounts.get((each.known.identity_provider, each.known.subject)))
             for each in persons
@@ -136,7 +136,9 @@ class KnownPeople:
         found += [_account(each) for key, each in meant.items() if key not in seen]
         return tuple(found)
 
-    def consents(self, sub: str, agent: str, server: str, now: int) -> tuple[ConsentFacts, ...]:
+    async def consents(
+        self, sub: str, agent: str, server: str, now: int
+    ) -> tuple[ConsentFacts, ...]:
         """See `PeopleFacts`: a tool that changed since is another tool, and is left out."""
         record = self.live.snapshot.agents.get(agent)
         entry = self.live.snapshot.servers.get(server)
@@ -150,7 +152,7 @@ class KnownPeople:
                 tuple(sorted(name for name in today if consent.tools.get(name) == today[name])),
                 consent.expires_at,
             )
-            for consent in self.consent_store.living(sub, agent, server, now)
+            for consent in await self.consent_store.living(sub, agent, server, now)
         )
 
 

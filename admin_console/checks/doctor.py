@@ -123,7 +123,7 @@ async def _policies(parts: AdminParts) -> list[Finding]:
 async def _provider(parts: AdminParts, name: str) -> list[Finding]:
     accounts = parts.accounts().get(name)
     if accounts is not None:
-        known = await to_thread.run_sync(accounts.accounts)
+        known = await accounts.accounts()
         return [account_finding(name, len(known), sum(each.disabled for each in known))]
     record = parts.live.snapshot.identity_providers[name]
     return [provider_finding(record, await parts.system.provider(record))]

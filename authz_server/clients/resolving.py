@@ -33,7 +33,7 @@ async def document_of_holder(
     """The self-described client of a token request that holds something of this client's."""
     if not _may_describe_itself(parts, client_id):
         return None
-    if _holder(parts, parameters) != client_id:
+    if await _holder(parts, parameters) != client_id:
         return None
     return await parts.client_documents.document(client_id)
 
@@ -42,13 +42,13 @@ def _may_describe_itself(parts: Parts, client_id: str) -> bool:
     return client_id.startswith(_SCHEME) and UNATTESTED_AGENT in parts.live.snapshot.agents
 
 
-def _holder(parts: Parts, parameters: Parameters) -> str | None:
+async def _holder(parts: Parts, parameters: Parameters) -> str | None:
     """Whose code or refresh token is in the form, used ones too: a replay must be seen."""
     code, token = parameters.one("code"), parameters.one("refresh_token")
     if code is not None:
-        stored_code = parts.codes.find(code)
+        stored_code = await parts.codes.find(code)
         return None if stored_code is None else stored_code.grant.client_id
     if token is not None:
-        stored_token = parts.refresh_tokens.find(token)
+        stored_token = await parts.refresh_tokens.find(token)
         return None if stored_token is None else stored_token.grant.client_id
     return None

@@ -19,13 +19,12 @@ from starlette.routing import Route
 from audit_log.event import EventType
 from authz_server.audit_events import record_refusal
 from authz_server.authorize_checks import CHECKS, Asked, Refused, first_refusal
-from authz_server.authorize_flow import now_of
 from authz_server.endpoints.authorize import begin
 from authz_server.endpoints.page_endpoint import page_endpoint
 from authz_server.errors import error_page
 from authz_server.grants.blend import CONSENTS_PATH
 from authz_server.parameters import parse_parameters
-from authz_server.parts import Parts
+from authz_server.parts import Parts, now_of
 from authz_server.store.interactions import AuthorizationRequest
 from token_exchange.claims import Refusal
 from token_exchange.token_types import SCOPE_TOOLS

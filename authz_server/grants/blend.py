@@ -18,7 +18,7 @@ so that token's age meets every block and epoch, less what the two clocks may di
 """
 
 import hmac
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
@@ -79,7 +79,7 @@ async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal |
     if not isinstance(asked, _Asked):
         return asked
     sub = await _subject(asked, parts)
-    granted = None if sub is None else _granted_access(asked, sub, request.now, parts)
+    granted = None if sub is None else await _granted_access(asked, sub, request.now, parts)
     if sub is None or granted is None:
         return _without_consent(asked, sub, request, parts)
     if granted.until <= request.now:
@@ -138,27 +138,29 @@ async def _subject(asked: _Asked, parts: Parts) -> str | None:
     Whoever is seen for the first time is as old as their token: what is reported of them from then
     on concerns them.
     """
-    known = parts.persons.known(asked.token.person)
+    known = await parts.persons.known(asked.token.person)
     if known is None and asked.agent.by_mandate:
         known = await parts.persons.remember(asked.token.person, _made_at(asked.token))
     return None if known is None else known.sub
 
 
-def _granted_access(asked: _Asked, sub: str, now: int, parts: Parts) -> GrantedAccess | None:
+async def _granted_access(asked: _Asked, sub: str, now: int, parts: Parts) -> GrantedAccess | None:
     """Step 4. A stored consent of the person, by whichever door it was given, or a mandate."""
-    consents = None if asked.agent.by_mandate else _consented(asked, sub, now, parts)
+    consents = None if asked.agent.by_mandate else await _consented(asked, sub, now, parts)
     return granted_access(asked.access, consents, asked.token.expires_at)
 
 
-def _consented(asked: _Asked, sub: str, now: int, parts: Parts) -> Iterator[ConsentedTools]:
+async def _consented(asked: _Asked, sub: str, now: int, parts: Parts) -> list[ConsentedTools]:
     agent, server = asked.agent.entry.name, asked.endpoint.server.name
     shown = shown_tools(asked.endpoint, asked.access.tools)
-    for consent in parts.consents.living(sub, agent, server, now):
+    found: list[ConsentedTools] = []
+    for consent in await parts.consents.living(sub, agent, server, now):
         # A consent survives an epoch, so it is asked about as of now: only a block withdraws it.
         withdrawn = what_revokes(parts.live.blocks, (Subject(BlockKind.CONSENT, consent.gid),), now)
         if withdrawn is None and SCOPE_TOOLS in consent.scope.split():
             same = (name for name, digest in shown.items() if consent.tools.get(name) == digest)
-            yield ConsentedTools(consent.gid, frozenset(same), consent.expires_at)
+            found.append(ConsentedTools(consent.gid, frozenset(same), consent.expires_at))
+    return found
 
 
 def _without_consent(

@@ -79,7 +79,7 @@ async def presented_person(
     person = replace(person, groups=own)
     if acts_for(agent, person):
         return replace(found, person=person)
-    known = parts.persons.known(person)
+    known = await parts.persons.known(person)
     refusal = unusable("not_in_group", "no group of the person is in acts_for")
     return RefusedForPerson(refusal, None if known is None else known.sub, person.name)
 

@@ -29,7 +29,7 @@ class PeopleFinder:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def named(self, name: str, subjects: frozenset[str], now: int) -> tuple[FoundPerson, ...]:
+    async def named(self, name: str, subjects: frozenset[str], now: int) -> tuple[FoundPerson, ...]:
         """Persons displayed under `name` (in any case), of that id, or of one of `subjects`.
 
         `now` is NumericDate seconds.
@@ -53,7 +53,7 @@ class PeopleFinder:
                 FoundPerson(each, _latest_claims(connection, each.sub, now)) for each in known
             )
 
-        return self._database.read(work)
+        return await self._database.fetch(work)
 
 
 def _latest_claims(connection: Connection, sub: str, now: int) -> Person | None:

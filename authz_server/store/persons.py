@@ -115,7 +115,7 @@ class PersonStore:
                 sub, person.identity_provider, person.issuer, person.subject, person.name
             )
 
-        return await self._database.read(work)
+        return await self._database.fetch(work)
 
     async def of_subject(self, identity_provider: str, subject: str) -> tuple[SeenPerson, ...]:
         """Whom a provider means by a subject: one person for each issuer it ever had."""

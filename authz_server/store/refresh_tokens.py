@@ -171,18 +171,6 @@ class RefreshTokenStore:
         """End a family: none of its tokens yields anything from now on."""
         await self._database.write(lambda connection: revoke_in(connection, family_id, now))
 
-
-def revoke_in(connection: Connection, family_id: str, now: int) -> None:
-    """Inside a write: end a family."""
-    connection.execute(
-        update(RefreshFamilyRow)
-        .where(
-            col(RefreshFamilyRow.family_id) == family_id,
-            col(RefreshFamilyRow.revoked_at).is_(None),
-        )
-        .values(revoked_at=now)
-    )
-
     async def revoke_of_run(self, invocation: str, now: int) -> None:
         """End every family of a run."""
 
@@ -197,6 +185,18 @@ def revoke_in(connection: Connection, family_id: str, now: int) -> None:
             )
 
         await self._database.write(work)
+
+
+def revoke_in(connection: Connection, family_id: str, now: int) -> None:
+    """Inside a write: end a family."""
+    connection.execute(
+        update(RefreshFamilyRow)
+        .where(
+            col(RefreshFamilyRow.family_id) == family_id,
+            col(RefreshFamilyRow.revoked_at).is_(None),
+        )
+        .values(revoked_at=now)
+    )
 
 
 def _drop_ended(connection: Connection, now: int) -> None:

@@ -185,10 +185,10 @@ class FakePeople:
     known: list[PersonFacts] = field(default_factory=list)
     agreed: list[ConsentFacts] = field(default_factory=list)
 
-    def named(self, name: str) -> list[PersonFacts]:
+    async def named(self, name: str) -> list[PersonFacts]:
         return [each for each in self.known if name in {each.login, each.sub}]
 
-    def consents(self, sub: str, agent: str, server: str, now: int) -> list[ConsentFacts]:
+    async def consents(self, sub: str, agent: str, server: str, now: int) -> list[ConsentFacts]:
         del sub, agent, server, now
         return self.agreed
 

@@ -1,5 +1,6 @@
 """Programs nobody vouches for, at the authorization endpoint and on the consent page."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import Any
@@ -83,7 +84,7 @@ def test_client_that_describes_itself_gets_a_code_after_consent(
     browser, page = consent_of(half)
     answer = answer_of(browser.allow(page))
     assert answer["iss"] == half.issuer
-    stored = half.parts.codes.find(answer["code"])
+    stored = asyncio.run(half.parts.codes.find(answer["code"]))
     assert stored is not None
     assert (stored.grant.client_id, stored.grant.agent) == (CLIENT_ID, UNATTESTED_AGENT)
     assert stored.grant.document_digest is not None
@@ -191,7 +192,7 @@ def test_document_that_changes_during_the_flow_changes_nothing_of_it(
     assert "calls itself “C”" in page.text
     answer = browser.allow(page)
     assert answer.headers["location"].startswith(f"{REDIRECT}?")
-    stored = half.parts.codes.find(answer_of(answer)["code"])
+    stored = asyncio.run(half.parts.codes.find(answer_of(answer)["code"]))
     assert stored is not None
     fresh = half.browser().authorize(**foreign())
     assert fresh.status_code == 400
@@ -383,7 +384,7 @@ def test_document_that_names_the_refresh_grant_asks_for_a_refresh_token(
     site.members = {"grant_types": ["authorization_code", "refresh_token"]}
     browser, page = consent_of(half, scope=scope)
     assert "Stays connected" in page.text
-    stored = half.parts.codes.find(answer_of(browser.allow(page))["code"])
+    stored = asyncio.run(half.parts.codes.find(answer_of(browser.allow(page))["code"]))
     assert stored is not None
     assert stored.grant.scope == "mcp:tools offline_access"
 
@@ -393,7 +394,7 @@ def test_document_that_does_not_name_it_asks_for_none(half: FrontHalf, site: Sit
     site.members = {"grant_types": ["authorization_code"]}
     browser, page = consent_of(half, scope="mcp:tools")
     assert "Stays connected" not in page.text
-    stored = half.parts.codes.find(answer_of(browser.allow(page))["code"])
+    stored = asyncio.run(half.parts.codes.find(answer_of(browser.allow(page))["code"]))
     assert stored is not None
     assert stored.grant.scope == "mcp:tools"
 

@@ -1,5 +1,6 @@
 """The link of the audit: a person gives a consent although no program waits for it."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -53,7 +54,7 @@ def consents(half: FrontHalf, username: str = "alice") -> list[set[str]]:
     """The tools of the stored consents of a person."""
     person = half.spool.of(EventType.LOGIN_SUCCEEDED)[-1]
     assert person.user_name == username
-    stored = half.parts.consents.living(person.user or "", "support-bot", "crm", 0)
+    stored = asyncio.run(half.parts.consents.living(person.user or "", "support-bot", "crm", 0))
     return [set(consent.tools) for consent in stored]
 
 

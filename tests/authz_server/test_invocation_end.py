@@ -122,7 +122,7 @@ async def test_invocation_end_for_a_person_ends_the_refresh_families_of_that_run
     await store.begin("fam_2", "second", granted("inv_2"))
     token = authority.sign_token(blended(holder))
     assert (await end(holder, token, "inv_1")).status_code == 204
-    ended, other = store.find("first"), store.find("second")
+    ended, other = await store.find("first"), await store.find("second")
     assert ended is not None
     assert ended.is_revoked
     assert other is not None

@@ -471,20 +471,20 @@ def test_session_noted_by_many_at_once_is_one_and_kept_from_the_last(
         await asyncio.gather(*(stores[turn % 2].note(session, NOW) for turn in range(TIMES)))
 
     run(all_at_once())
-    assert stores[0].sids("corp", "kc-session") == (("ses_1", "usr_alice"),)
+    assert run(stores[0].sids("corp", "kc-session")) == (("ses_1", "usr_alice"),)
     run(stores[0].note(session, NOW + KEPT_SECONDS - 1))
     other = UpstreamSession("ses_2", "usr_bob", "corp", "kc-other")
     run(stores[1].remember(other, NOW + KEPT_SECONDS))  # forgets what nobody noted again
-    assert stores[1].sids("corp", "kc-session") == (("ses_1", "usr_alice"),)
+    assert run(stores[1].sids("corp", "kc-session")) == (("ses_1", "usr_alice"),)
 
 
 def test_person_is_known_by_provider_issuer_and_subject_once_they_were_here(
     both: tuple[Database, Database],
 ) -> None:
     stores = [PersonStore(each, random()) for each in both]
-    assert stores[0].known(ALICE) is None
+    assert run(stores[0].known(ALICE)) is None
     sub = run(stores[0].remember(ALICE, NOW)).sub
-    found = stores[1].known(replace(ALICE, name="Somebody Else", groups=()))
+    found = run(stores[1].known(replace(ALICE, name="Somebody Else", groups=())))
     assert found is not None
     assert found.sub == sub
     for other in (
@@ -492,4 +492,4 @@ def test_person_is_known_by_provider_issuer_and_subject_once_they_were_here(
         replace(ALICE, issuer="https://evil.example"),
         replace(ALICE, identity_provider="corp"),
     ):
-        assert stores[1].known(other) is None
+        assert run(stores[1].known(other)) is None

@@ -146,7 +146,7 @@ async def test_identity_provider_without_its_secret_or_without_an_address(
 class Accounts:
     """The accounts of one provider."""
 
-    def accounts(self) -> tuple[Account, ...]:
+    async def accounts(self) -> tuple[Account, ...]:
         account = Account("acc_1", "local", "bob", "Bob", ("staff",), False, "x", 0, 0)
         return (account, replace(account, id="acc_2", username="zoe"))
 
@@ -169,9 +169,9 @@ async def test_person_is_found_by_name_in_any_case_by_subject_and_by_id(
     persons = PersonStore(database, secrets.token_bytes)
     sub = (await persons.remember(ALICE, NOW)).sub
     for name in ("alice", "ALICE", "f:alice", sub):
-        (found,) = people.named(name)
+        (found,) = await people.named(name)
         assert (found.sub, found.identity_provider, found.login) == (sub, "keycloak", "Alice")
-    assert people.named("ali") == ()
+    assert await people.named("ali") == ()
 
 
 @pytest.mark.requirement("operator-names")
@@ -181,27 +181,27 @@ async def test_people_of_one_name_at_two_providers_are_two(
     persons = PersonStore(database, secrets.token_bytes)
     await persons.remember(ALICE, NOW)
     await persons.remember(replace(ALICE, identity_provider="entra"), NOW)
-    assert {each.identity_provider for each in people.named("alice")} == {"keycloak", "entra"}
+    assert {each.identity_provider for each in await people.named("alice")} == {"keycloak", "entra"}
 
 
 async def test_groups_are_those_of_the_latest_living_session(
     database: Database, people: KnownPeople
 ) -> None:
     sub = (await PersonStore(database, secrets.token_bytes).remember(ALICE, NOW)).sub
-    assert people.named("alice")[0].groups is None
+    assert (await people.named("alice"))[0].groups is None
     sessions = SessionStore(database, secrets.token_bytes)
     await sessions.start(sub, replace(ALICE, groups=("keycloak/old",)), NOW - 60)
     await sessions.start(sub, ALICE, NOW - 10)
-    (found,) = people.named("alice")
+    (found,) = await people.named("alice")
     assert (found.groups, found.acr) == (("keycloak/support",), "phr")
 
 
 async def test_account_nobody_logged_in_to_is_known_without_an_id(
     database: Database, people: KnownPeople
 ) -> None:
-    (new,) = people.named("Bob")
+    (new,) = await people.named("Bob")
     assert (new.sub, new.login, new.groups) == ("", "bob", ("local/staff",))
     person = Person("local", "https://as/identity/local", "acc_1", "Robert", (), "pwd", NOW)
     sub = (await PersonStore(database, secrets.token_bytes).remember(person, NOW)).sub
-    (found,) = people.named("bob")
+    (found,) = await people.named("bob")
     assert (found.sub, found.login, found.groups) == (sub, "bob", ("local/staff",))

@@ -13,7 +13,7 @@ def upgrade_to_before(connection: Connection) -> None:
     config.set_main_option("script_location", FOLDER.as_posix())
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, "0007-1")
+    command.upgrade(config, "0005-1")
 
 
 def test_families_from_before_learn_which_run_they_serve(database_url: str) -> None:

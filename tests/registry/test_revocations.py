@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import TypedDict
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -29,7 +30,14 @@ from registry.revocations import (
 from token_exchange.token_types import MAXIMUM_LIFETIME_SECONDS
 
 NOW_MS = 1_700_000_000_123
-ACTION = {"reason": "leaked", "author": "usr_alice"}
+
+
+class Action(TypedDict):
+    reason: str
+    author: str
+
+
+ACTION: Action = {"reason": "leaked", "author": "usr_alice"}
 
 
 @pytest.fixture

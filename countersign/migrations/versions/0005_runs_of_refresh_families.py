@@ -1,6 +1,6 @@
 """Which run a refresh token family serves, so that the end of the run ends the family.
 
-Revision 0007.
+Revision 0005.
 """
 
 import json
@@ -8,7 +8,7 @@ import json
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0007"
+revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None

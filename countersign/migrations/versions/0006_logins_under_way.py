@@ -1,14 +1,14 @@
 """Where a login under way was begun: at which registration elsewhere, from which network here.
 
 Both are unknown for what was begun before: such a login elsewhere is refused, and such a request
-counts for no network. Revision 0008.
+counts for no network. Revision 0006.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 

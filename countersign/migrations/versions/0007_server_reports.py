@@ -1,13 +1,13 @@
 """What each Gateway last found of the servers behind it.
 
-Revision 0017.
+Revision 0007.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0017"
-down_revision = "0004"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
