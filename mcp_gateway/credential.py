@@ -17,7 +17,8 @@ from urllib.parse import quote
 import msgspec
 
 from mcp_gateway.upstream.protocol import SessionIdentity
-from registry.blocks import Subject
+from registry.blocks import Subject, agents_of_chain
+from token_exchange.claims import AccessTokenClaims
 
 MINIMUM_TRACE_LENGTH: Final = 6  # below this a secret is a common word, and no secret
 MINIMUM_KEY_LENGTH: Final = 16  # a shorter user name is a name, and a reply may well contain it
@@ -69,6 +70,12 @@ class Credential:
 class _StaticSecret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     header: str
     value: str
+
+
+def holder_of(claims: AccessTokenClaims) -> str:
+    """Whose share a session counts against: the person with the agents that act for them."""
+    chain = agents_of_chain(claims.act, claims.agent)
+    return sha256(msgspec.json.encode((claims.sub, claims.client_id, chain))).hexdigest()
 
 
 def bearer_credential(token: str, expires_at: int | None) -> Credential | None:

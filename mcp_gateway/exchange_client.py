@@ -9,7 +9,6 @@ that was under way then is not kept.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -24,11 +23,11 @@ from mcp_gateway.authority import (
 from mcp_gateway.bounded_memory import LeastRecentlyUsed
 from mcp_gateway.caller import Caller
 from mcp_gateway.clock import Clock
-from mcp_gateway.credential import Credential, bearer_credential, static_credential
+from mcp_gateway.credential import Credential, bearer_credential, holder_of, static_credential
 from mcp_gateway.enforcement import Enforcement
 from mcp_gateway.gateway_key import GatewayKey, UnsealError
 from mcp_gateway.single_flight import SingleFlight
-from registry.blocks import BlockState, RevocationEvent, Subject, agents_of_chain
+from registry.blocks import BlockState, RevocationEvent, Subject
 from registry.snapshot import ServerEntry
 from token_exchange.claims import AccessTokenClaims, AuthorizationDetail
 from token_exchange.token_types import (
@@ -162,9 +161,7 @@ class ExchangeClient:
         if isinstance(credential, ExchangeRefusal):
             return credential
         made = (server.url, server.audience, server.credential.name, server.credential.version)
-        return credential.for_sessions_of(
-            (detail.type, server.name, *made), frozenset(), _digest(detail.type, server.name)
-        )
+        return credential.for_sessions_of((detail.type, server.name, *made), frozenset())
 
     async def _exchange_and_keep(
         self, need: CredentialNeed, identity: _Identity
@@ -191,9 +188,7 @@ class ExchangeClient:
         if isinstance(credential, ExchangeRefusal):
             return credential
         identity = _identity_of(need, self._enforcement.blocks)
-        claims = need.caller.claims
-        chain = agents_of_chain(claims.act, claims.agent)
-        holder = _digest(claims.sub, claims.client_id, *chain)
+        holder = holder_of(need.caller.claims)
         return credential.for_sessions_of(identity, frozenset(need.caller.subjects), holder)
 
     async def _request(
@@ -270,10 +265,6 @@ def _identity_of(need: CredentialNeed, blocks: BlockState) -> _Identity:
         provider_version=need.server.credential.version,
         epochs=tuple((subject, entry.not_before) for subject, entry in found if entry is not None),
     )
-
-
-def _digest(*parts: str) -> str:
-    return sha256(msgspec.json.encode(parts)).hexdigest()
 
 
 def _refusal_of(answer: AuthorityAnswer) -> ExchangeRefusal:

@@ -138,9 +138,9 @@ def _plain_headers(request: UpstreamRequest) -> tuple[tuple[str, str], ...]:
 
 def _holder(request: UpstreamRequest) -> tuple[tuple[str, str], ...]:
     """Whose share a process counts against: for our own host beside us alone."""
-    if request.session is None or not request.url.startswith(STDIO_SCHEME):
-        return ()
-    return ((HOLDER_HEADER, request.session.holder),)
+    holder = "" if request.session is None else request.session.holder
+    is_told = holder and request.url.startswith(STDIO_SCHEME)
+    return ((HOLDER_HEADER, holder),) if is_told else ()
 
 
 def _without_body(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
