@@ -163,12 +163,34 @@ def test_admin_change_whose_outcome_cannot_be_recorded_says_that_it_was_made(
 
     with monkeypatch.context() as patched:
         patched.setattr(stack.parts.spool, "record", fills_up)
-        answer = stack.call("POST", "/blocks", body=KILL)
+        answer = stack.call("DELETE", "/objects/Agent/support-bot")
 
     assert (answer.status, answer.json["error"]) == (503, "temporarily_unavailable")
     assert "was made" in answer.json["error_description"]
     assert recorded == [EventType.ADMIN_ALLOWED]
+    assert stack.call("GET", "/objects/Agent/support-bot").status == 404
+
+
+@pytest.mark.requirement("trap-cut-unrecorded")
+def test_admin_kill_is_recorded_with_itself_although_the_spool_fills_up(
+    stack: AdminStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = stack.parts.spool.record
+    recorded: list[EventType] = []
+
+    async def fills_up(event: Any) -> Any:
+        if recorded:
+            raise SpoolUnavailable("full")
+        recorded.append(event.type)
+        return await real(event)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stack.parts.spool, "record", fills_up)
+        answer = stack.call("POST", "/blocks", body=KILL)
+
+    assert answer.status == 200
     assert (BlockKind.AGENT, "support-bot") in stack.parts.live.blocks.entries
+    assert [event.reasons for event in stack.events(EventType.BLOCKED)] == [(KILL["reason"],)]
 
 
 @pytest.mark.requirement("admin-errors")
