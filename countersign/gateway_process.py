@@ -21,9 +21,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from audit_log.spool import Spool
 from countersign.bounded_connections import Room, bounded_connections
 from countersign.descriptors import backlog_for, connections_allowed, raise_limit
+from countersign.gateway_memory import own_memory, shared_memory
+from countersign.gateway_workers import GatewayWorkers
 from countersign.settings import McpGatewaySettings
 from countersign.web_server import listen
-from mcp_gateway.assembly import gateway_app
+from countersign.worker_sockets import worker_socket
+from mcp_gateway.app import GatewayApp
+from mcp_gateway.assembly import Beside, gateway_app
 from mcp_gateway.authority import HttpAuthority
 from mcp_gateway.enrolment import (
     EnrolmentError,
@@ -33,20 +37,26 @@ from mcp_gateway.enrolment import (
     save_identity,
 )
 from mcp_gateway.gateway_key import GatewayKey
-from mcp_gateway.proof_memory import open_proof_memory
 from mcp_gateway.web_server import StrictHttpProtocol, new_server
 
 Clock = Callable[[], float]
 
 KEY_FILE: Final = "gateway.key"
 ENROLMENT_FILE: Final = "enrolment.json"
-PROOFS_FILE: Final = "proofs.latest"
+SOCKETS: Final = "workers"
 
 _logger = structlog.get_logger(__name__)
 
 
-def run_mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: str | None) -> None:
-    """Run a gateway process until SIGTERM or SIGINT.
+def run_mcp_gateway(
+    settings: McpGatewaySettings,
+    clock: Clock,
+    join_code: str | None,
+    inherited: int | None = None,
+) -> int:
+    """Run a gateway process, or its workers, until SIGTERM or SIGINT; the exit status.
+
+    `inherited` is the descriptor of a listening socket: this is one of the workers.
 
     Raises:
         EnrolmentError: It is not enrolled and has no join code, or the code was refused.
@@ -55,32 +65,59 @@ def run_mcp_gateway(settings: McpGatewaySettings, clock: Clock, join_code: str |
     raise_limit()
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     # First the port: a process that cannot serve must not use up its join code.
-    listener = listen(
+    listener = _listener(settings) if inherited is None else _inherited(inherited)
+    with contextlib.closing(listener):
+        if inherited is None and settings.gateway_workers > 1:
+            asyncio.run(_enrolled(settings, clock, join_code))
+            return asyncio.run(GatewayWorkers(settings, listener, clock).run())
+        uvloop.run(_mcp_gateway(settings, clock, join_code, listener))
+    return 0
+
+
+def _listener(settings: McpGatewaySettings) -> socket.socket:
+    return listen(
         settings.gateway_host,
         settings.gateway_port,
         setting="COUNTERSIGN_GATEWAY_PORT",
         backlog=backlog_for(_connections_allowed()),
     )
-    with contextlib.closing(listener):
-        uvloop.run(_mcp_gateway(settings, clock, join_code, listener))
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    listener = socket.socket(fileno=descriptor)
+    listener.setblocking(False)
+    return listener
+
+
+async def _enrolled(
+    settings: McpGatewaySettings, clock: Clock, join_code: str | None
+) -> tuple[GatewayKey, GatewayIdentity]:
+    key = GatewayKey.load_or_create(settings.state_dir / KEY_FILE, secrets.token_bytes)
+    return key, await _identity(settings, key, clock, join_code)
 
 
 async def _mcp_gateway(
     settings: McpGatewaySettings, clock: Clock, join_code: str | None, listener: socket.socket
 ) -> None:
-    key = GatewayKey.load_or_create(settings.state_dir / KEY_FILE, secrets.token_bytes)
     is_first_start = not (settings.state_dir / ENROLMENT_FILE).exists()
-    identity = await _identity(settings, key, clock, join_code)
-    proofs = open_proof_memory(
-        settings.state_dir / PROOFS_FILE, clock(), is_first_start=is_first_start
-    )
+    key, identity = await _enrolled(settings, clock, join_code)
     spool = Spool.open(
         settings.state_dir / "spool",
         f"gateway.{identity.gateway}",
         clock=clock,
         durability=settings.audit_durability,
     )
-    with contextlib.closing(spool):
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(contextlib.closing(spool))
+        listeners, beside, proofs = [listener], None, None
+        if settings.valkey_url is not None:
+            name = spool.source.rpartition(".")[2]
+            proofs = shared_memory(
+                settings, settings.valkey_url, identity.gateway, clock, secrets.token_bytes
+            )
+            sockets = settings.state_dir / SOCKETS
+            listeners.append(opened.enter_context(worker_socket(sockets, name)))
+            beside = Beside(name, sockets, proofs.run)
         app = gateway_app(
             identity=identity,
             key=key,
@@ -89,22 +126,32 @@ async def _mcp_gateway(
             clock=clock,
             monotonic=time.monotonic,
             random=secrets.token_bytes,
-            proofs=proofs,
+            proofs=proofs or own_memory(settings, clock, is_first_start=is_first_start),
             stdio_socket=settings.stdio_socket,
+            beside=beside,
         )
-        server = new_server(
-            app,
-            host=settings.gateway_host,
-            port=settings.gateway_port,
-            drain_seconds=settings.shutdown_seconds,
-            protocol=_protocol(),
-            backlog=backlog_for(_connections_allowed()),
-        )
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, setattr, server, "should_exit", True)
-        _logger.info("mcp_gateway.starting", gateway=identity.gateway, issuer=identity.issuer)
-        await server.serve([listener])
+        await _serve(app, settings, identity, listeners)
+
+
+async def _serve(
+    app: GatewayApp,
+    settings: McpGatewaySettings,
+    identity: GatewayIdentity,
+    listeners: list[socket.socket],
+) -> None:
+    server = new_server(
+        app,
+        host=settings.gateway_host,
+        port=settings.gateway_port,
+        drain_seconds=settings.shutdown_seconds,
+        protocol=_protocol(),
+        backlog=backlog_for(_connections_allowed()),
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    _logger.info("mcp_gateway.starting", gateway=identity.gateway, issuer=identity.issuer)
+    await server.serve(listeners)
 
 
 def _connections_allowed() -> int:

@@ -7,6 +7,7 @@ is the strict choice. All problems are reported at once, at start.
 import contextlib
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -16,6 +17,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 HTTP_PORT: Final = 80
+VALKEY_PORT: Final = 6379
 
 
 def _require_public_url(url: str) -> str:
@@ -42,6 +44,43 @@ def _is_loopback_literal(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class ValkeyUrl:
+    """What a URL of Valkey says: `host` and `port`, or `socket`, the path of a Unix socket."""
+
+    host: str
+    port: int
+    socket: str | None
+    database: int
+    username: str | None
+    is_tls: bool
+
+
+def parse_valkey_url(url: str, *, allow_plaintext: bool) -> ValkeyUrl:
+    """Take a URL of Valkey apart.
+
+    Raises:
+        ValueError: it is none, has a password in it, or would be spoken to in the clear.
+    """
+    parts = urlsplit(url)
+    if parts.password is not None:
+        raise ValueError("valkey_url must hold no password: use valkey_password_file")
+    if parts.query or parts.fragment:
+        raise ValueError("valkey_url must have no query and no fragment")
+    if parts.scheme == "unix" and parts.path.startswith("/") and parts.hostname is None:
+        return ValkeyUrl("", 0, parts.path, 0, parts.username, is_tls=False)
+    if parts.scheme not in {"valkey", "valkeys", "redis", "rediss"} or not parts.hostname:
+        raise ValueError("valkey_url must be valkeys://, valkey:// or unix:// with a place")
+    is_tls = parts.scheme in {"valkeys", "rediss"}
+    if not (is_tls or allow_plaintext or _is_loopback_literal(parts.hostname)):
+        raise ValueError("valkey_url must be valkeys:// for a server that is not on loopback")
+    database = parts.path.removeprefix("/") or "0"
+    if not (database.isascii() and database.isdigit()):
+        raise ValueError("valkey_url must end in the number of a database, or in nothing")
+    port = VALKEY_PORT if parts.port is None else parts.port
+    return ValkeyUrl(parts.hostname, port, None, int(database), parts.username, is_tls=is_tls)
 
 
 PublicUrl = Annotated[str, AfterValidator(_require_public_url)]
@@ -162,8 +201,49 @@ class AuthzServerSettings(ProcessSettings):
         return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'countersign.db'}"
 
 
-class McpGatewaySettings(ProcessSettings):
-    """One gateway process."""
+class ValkeySettings(ProcessSettings):
+    """The memory that the workers of a Gateway share (guides/scaling.md)."""
+
+    valkey_url: str | None = Field(
+        default=None,
+        description="`valkeys://USER@HOST:PORT/DATABASE`, plain `valkey://` on loopback, or "
+        "`unix://PATH`; default: each Gateway is served by one worker, with a memory of its own",
+    )
+    valkey_password_file: Path | None = Field(
+        default=None, description="read again at every connection"
+    )
+    valkey_ca_file: Path | None = Field(
+        default=None, description="who signs its certificate, PEM; default: the system's"
+    )
+    valkey_allow_plaintext: bool = Field(
+        default=False, description="plain `valkey://` beyond loopback: whoever is there can replay"
+    )
+    valkey_timeout_ms: int = Field(
+        default=20, ge=1, le=1000, description="a call whose proof is not known by then is refused"
+    )
+    gateway_workers: int = Field(
+        default=1, ge=1, le=64, description="processes behind one port; above 1 needs valkey_url"
+    )
+
+    @model_validator(mode="after")
+    def _workers_share_a_memory(self) -> Self:
+        if self.gateway_workers > 1 and self.valkey_url is None:
+            message = (
+                "gateway_workers above 1 needs COUNTERSIGN_VALKEY_URL: workers must share the"
+                " memory of used proofs (docs/guides/scaling.md)"
+            )
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _valkey_url_is_safe(self) -> Self:
+        if self.valkey_url is not None:
+            parse_valkey_url(self.valkey_url, allow_plaintext=self.valkey_allow_plaintext)
+        return self
+
+
+class McpGatewaySettings(ValkeySettings):
+    """A gateway process, or several workers of it."""
 
     issuer: PublicUrl = "http://127.0.0.1:8700"
     gateway_host: str = "127.0.0.1"

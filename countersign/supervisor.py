@@ -41,6 +41,8 @@ class Supervisor:
     def __init__(self, settings: ServeSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._clock = clock
+        workers = str(settings.gateway_workers)
+        self._options = {"mcp-gateway": ("--workers", workers)}
         self._killed = False
 
     async def run(self) -> int:
@@ -74,7 +76,7 @@ class Supervisor:
         backoff = FIRST_BACKOFF_SECONDS
         is_first = True
         while True:
-            process = await _start(name, await join_code())
+            process = await _start(name, await join_code(), *self._options.get(name, ()))
             started = self._clock()
             try:
                 status = await process.wait()
@@ -144,9 +146,9 @@ async def _nothing() -> str | None:
     return None
 
 
-async def _start(name: str, join_code: str | None) -> asyncio.subprocess.Process:
+async def _start(name: str, join_code: str | None, *options: str) -> asyncio.subprocess.Process:
     """Start `countersign NAME`; a join code goes down a pipe that only this child inherits."""
-    arguments = [sys.executable, "-m", "countersign", name]
+    arguments = [sys.executable, "-m", "countersign", name, *options]
     inherited: tuple[int, ...] = ()
     if join_code is not None:
         reading, writing = os.pipe()
@@ -160,13 +162,13 @@ async def _start(name: str, join_code: str | None) -> asyncio.subprocess.Process
             pass_fds=inherited,
             env=environment_for_child(),
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which drains in order
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )
     finally:
         for descriptor in inherited:
             os.close(descriptor)
 
 
-def _end_with_parent() -> None:
-    """A supervisor that dies by force takes its children along (Linux)."""
+def end_with_parent() -> None:
+    """For the child: a supervisor that dies by force takes its children along (Linux)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

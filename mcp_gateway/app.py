@@ -23,6 +23,7 @@ from mcp_gateway.compiled_view import WELL_KNOWN_RESOURCE, CompiledView, Endpoin
 from mcp_gateway.enforcement import STALE_LIMIT_SECONDS, Enforcement, NotServing
 from mcp_gateway.http_message import Answer
 from mcp_gateway.open_calls import EndedBy, OpenCalls
+from mcp_gateway.other_workers import OtherWorkers
 from mcp_gateway.parts import Parts
 from token_exchange.token_types import DETAIL_TOOL, SIGNING_ALGORITHM
 
@@ -46,9 +47,12 @@ class BackgroundWork:
 class GatewayApp:
     """The ASGI application. `drain` begins the end: nothing new, then nothing at all."""
 
-    def __init__(self, parts: Parts, work: BackgroundWork) -> None:
-        """Build both routes."""
+    def __init__(
+        self, parts: Parts, work: BackgroundWork, others: OtherWorkers | None = None
+    ) -> None:
+        """Build both routes; `others` are the workers beside this one."""
         self._parts = parts
+        self._others = others
         self._work = work
         self._mcp = McpRoute(partial(_handle, parts))
         self._documents = Starlette(
@@ -63,7 +67,8 @@ class GatewayApp:
         """Route by path; everything that is no document of ours is the MCP route's to answer."""
         is_http, path = scope["type"] == "http", scope.get("path", "")
         if is_http and path != HEALTH_PATH and not path.startswith(WELL_KNOWN):
-            await self._mcp(scope, receive, send)
+            if self._others is None or not await self._others.took(scope, receive, send):
+                await self._mcp(scope, receive, send)
         else:
             await self._documents(scope, receive, send)
 
@@ -71,10 +76,14 @@ class GatewayApp:
         """Refuse new calls, give those in flight `seconds`, then end them."""
         self._parts.enforcement.drain()
         self._parts.open_calls.end_streams(EndedBy.SHUTDOWN)
+        if self._others is not None:
+            self._others.end(streams_only=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._parts.open_calls.idle()
         self._parts.open_calls.end_all(EndedBy.SHUTDOWN)
+        if self._others is not None:
+            self._others.end(streams_only=False)
 
     @asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
@@ -95,9 +104,9 @@ class GatewayApp:
         serving = self._parts.enforcement.serving()
         if isinstance(serving, NotServing):
             return _response(errors.document({"status": serving.name.lower()}, 503))
-        if not self._parts.proofs.covers(int(self._parts.clock())):
-            # Calls with a proof are still refused: nobody should be sent here yet.
-            return _response(errors.document({"status": "starting"}, 503))
+        problem = self._parts.proofs.problem(int(self._parts.clock()))
+        if problem is not None:  # calls with a proof are refused: nobody should be sent here
+            return _response(errors.document({"status": problem}, 503))
         progress = self._parts.enforcement.progress
         state = {"status": "serving", "version": progress.version, "sequence": progress.sequence}
         return _response(errors.document(state))
@@ -112,9 +121,11 @@ class GatewayApp:
         return _response(errors.document(resource_metadata(endpoint, view)))
 
 
-def create_app(parts: Parts, work: BackgroundWork | None = None) -> GatewayApp:
+def create_app(
+    parts: Parts, work: BackgroundWork | None = None, others: OtherWorkers | None = None
+) -> GatewayApp:
     """The application over `parts`; `work` is what its lifespan runs."""
-    return GatewayApp(parts, work or BackgroundWork())
+    return GatewayApp(parts, work or BackgroundWork(), others)
 
 
 def resource_metadata(endpoint: Endpoint, view: CompiledView) -> dict[str, Any]:

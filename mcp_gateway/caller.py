@@ -14,7 +14,7 @@ from typing import Final
 from audit_log.event import PrincipalKind, principal_kind
 from mcp_gateway.compiled_view import CompiledView, Endpoint
 from mcp_gateway.http_message import Headers
-from mcp_gateway.proof_memory import ProofMemory
+from mcp_gateway.proof_memory import Proofs, ProofUse
 from registry.blocks import BlockKind, BlockState, Subject, agents_of_chain, subjects_of
 from registry.snapshot import AgentEntry
 from token_exchange.claims import AccessTokenClaims, Refusal
@@ -26,6 +26,17 @@ INVALID_TOKEN: Final = "invalid_token"  # noqa: S105 - RFC 6750 §3.1
 INVALID_PROOF: Final = "invalid_dpop_proof"  # RFC 9449 §7.1
 INVALID_REQUEST: Final = "invalid_request"
 _SCHEMES: Final = {"bearer": "Bearer", "dpop": "DPoP"}
+_USED: Final = {
+    ProofUse.REPLAYED: ("The DPoP proof was used before.", "replayed"),
+    ProofUse.BEFORE_MEMORY: (
+        "The DPoP proof may be from before the gateway's start: make another.",
+        "before the start",
+    ),
+    ProofUse.OUT_OF_TIME: (
+        "The DPoP proof is too old or from the future.",
+        "by the clock of the shared memory",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,17 +173,19 @@ def prove_possession(
     return proof
 
 
-def use_once(
-    proof: DpopProof, caller: Caller, proofs: ProofMemory, now: int
+async def use_once(
+    proof: DpopProof, caller: Caller, proofs: Proofs, now: int
 ) -> CallerRefusal | None:
-    """RFC 9449 §11.1: a proof serves once, also when we were restarted in between."""
-    if not proofs.covers(proof.issued_at):
-        text = "The DPoP proof may be from before the gateway's start: make another."
-        return CallerRefusal(401, INVALID_PROOF, text, "before the start", caller.claims)
-    if not proofs.use(proof.replay_key, proof.issued_at, proof.expires_at, now):
-        text = "The DPoP proof was used before."
-        return CallerRefusal(401, INVALID_PROOF, text, "replayed", caller.claims)
-    return None
+    """RFC 9449 §11.1: a proof serves once, also when we were restarted in between.
+
+    Raises:
+        ProofsUnavailableError: whether it was used is not known.
+    """
+    used = await proofs.use(proof.replay_key, proof.issued_at, proof.expires_at, now)
+    if used is ProofUse.FIRST:
+        return None
+    text, detail = _USED[used]
+    return CallerRefusal(401, INVALID_PROOF, text, detail, caller.claims)
 
 
 def _binding_problem(

@@ -129,6 +129,7 @@ class ControlClient:
     # The snapshot
 
     async def _refresh(self) -> None:
+        await self._parts.proofs.known()  # a second worker is let in only with the same memory
         await self._is_outdated.wait()
         self._is_outdated.clear()
         try:
@@ -138,10 +139,9 @@ class ControlClient:
             raise
 
     async def _fetch(self) -> None:
-        headers = {} if self._etag is None else {"if-none-match": self._etag}
-        answer = await self._session.ask(
-            "GET", "/snapshot", headers=headers, maximum_bytes=MAXIMUM_SNAPSHOT_BYTES
-        )
+        known = {} if self._etag is None else {"if-none-match": self._etag}
+        most = MAXIMUM_SNAPSHOT_BYTES
+        answer = await self._session.ask("GET", "/snapshot", headers=known, maximum_bytes=most)
         if answer.status == _NOT_MODIFIED:
             return
         if answer.status not in _OK:
@@ -177,16 +177,21 @@ class ControlClient:
 
     async def _follow(self) -> None:
         await self._has_view.wait()
-        after = str(self._parts.enforcement.progress.sequence)
+        query = {"after": str(self._parts.enforcement.progress.sequence)}
+        proofs, declared = self._parts.proofs, self._parts.proofs.memory
         reader = EventReader(MAXIMUM_EVENT_BYTES)
-        async with self._session.listen("/events", {"after": after}, SILENCE_SECONDS) as stream:
+        async with self._session.listen("/events", query, SILENCE_SECONDS, declared) as stream:
             async for chunk in stream.chunks:
                 for event in reader.feed(chunk):
                     self.take(event)
+                    if event.name == "heartbeat":  # comes only to whom it lets serve
+                        proofs.accept(declared)
+                if proofs.memory != declared:  # another memory since: ask again, with that one
+                    break
         await asyncio.sleep(FIRST_PAUSE_SECONDS)  # it ends with its token; never spin
 
     def take(self, event: ServerSentEvent) -> None:
-        """Act on one event of the stream; unknown kinds are for newer gateways."""
+        """Act on one event; unknown kinds are for newer gateways."""
         if event.name == "revocation":
             self._revoke(msgspec.json.decode(event.data, type=RevocationEvent))
         elif event.name == "snapshot":

@@ -6,7 +6,7 @@ client_credentials with private_key_jwt for `{issuer}/control/v1` and is renewed
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 from urllib.parse import urlencode
@@ -28,6 +28,7 @@ from token_exchange.token_types import CLIENT_ASSERTION_JWT_BEARER, GRANT_CLIENT
 
 RENEW_BEFORE_SECONDS: Final = 30
 SHORT_ANSWER_BYTES: Final = 1_048_576
+MEMORY_HEADER: Final = "countersign-memory"
 _UNAUTHORIZED: Final = 401
 _OK: Final = 200
 
@@ -53,12 +54,17 @@ class ControlSession:
         identity: GatewayIdentity,
         clock: Clock,
         worker: str,
+        memory: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """Take the way to the authority, who we are to it, and this worker's name."""
+        """Take the way to the authority, who we are to it, this worker's name.
+
+        `memory` names the memory of used proofs that this worker shares, if it shares one.
+        """
         self._authority = authority
         self._key = key
         self._clock = clock
         self._worker = worker
+        self._memory = memory
         self._token: str | None = None
         self._renew_at = 0.0
         self._renewal = asyncio.Lock()
@@ -107,10 +113,12 @@ class ControlSession:
 
     @asynccontextmanager
     async def listen(
-        self, path: str, query: Mapping[str, str], silence_seconds: float
+        self, path: str, query: Mapping[str, str], silence_seconds: float, memory: str | None
     ) -> AsyncIterator[AuthorityStream]:
-        """An event stream of the control API; it ends with its token."""
-        request = await self._request("GET", path, {"accept": "text/event-stream"}, b"", 0)
+        """An event stream of the control API; it ends with its token. `memory` is declared."""
+        declared = {} if memory is None else {MEMORY_HEADER: memory}
+        accept = {"accept": "text/event-stream", **declared}
+        request = await self._request("GET", path, accept, b"", 0)
         request = AuthorityRequest(
             method="GET",
             url=f"{request.url}?{urlencode(query)}",
@@ -131,10 +139,12 @@ class ControlSession:
         proof = self._key.dpop_proof(
             method=method, uri=url, now=int(self._clock()), access_token=token
         )
+        memory = self._memory()
         return AuthorityRequest(
             method=method,
             url=url,
             headers={
+                **({} if memory is None else {MEMORY_HEADER: memory}),
                 **headers,
                 "authorization": f"DPoP {token}",
                 "dpop": proof,

@@ -6,19 +6,25 @@ Each function answers through `Relay.end_with` where a reply may have begun, and
 
 from typing import Final
 
+import structlog
+
 from audit_log.event import Outcome
 from mcp_gateway import errors
 from mcp_gateway.audit_trail import CallResult, Intent
 from mcp_gateway.caller import INVALID_TOKEN, CallerRefusal
 from mcp_gateway.ceiling import BeyondCeiling, MoreScopeNeeded
+from mcp_gateway.compiled_view import Endpoint
 from mcp_gateway.exchange_client import ExchangeRefusal
 from mcp_gateway.http_message import Answer
 from mcp_gateway.inbound import ToolCall
 from mcp_gateway.open_calls import EndedBy
 from mcp_gateway.parts import Parts
+from mcp_gateway.proof_memory import ProofsUnavailableError
 from mcp_gateway.relay import Relay
 from mcp_gateway.stages import Admitted, Approved
 from mcp_gateway.upstream.protocol import UpstreamError, UpstreamFullError, UpstreamTimeoutError
+
+_logger = structlog.get_logger(__name__)
 
 NOT_PERMITTED: Final = "This call is not permitted."
 _UPSTREAM_TEXTS: Final = {
@@ -136,3 +142,21 @@ def denied(call: ToolCall, intent: Intent) -> Answer:
         remedies=decision.remedies,
     )
     return errors.denial(call.id, " ".join(decision.reasons) or NOT_PERMITTED, data)
+
+
+def without_memory(
+    error: ProofsUnavailableError, admitted: Admitted, parts: Parts, method: str
+) -> Answer:
+    """Step 2: nothing is wrong with the token; it may be tried again, with another proof."""
+    text = "The use of the proof cannot be recorded, so the call was not made."
+    claims, code = admitted.caller.claims, "proof_memory_unavailable"
+    refusal = CallerRefusal(503, code, text, str(error), claims)
+    parts.audit.caller_refused(admitted.endpoint, refusal, method)
+    _logger.error(code, endpoint=admitted.endpoint.audience, reason=str(error))
+    return errors.failed(503, None, errors.AUDIT_UNAVAILABLE, text, None)
+
+
+def refused_caller(refusal: CallerRefusal, endpoint: Endpoint, parts: Parts, method: str) -> Answer:
+    """Step 2's refusals."""
+    parts.audit.caller_refused(endpoint, refusal, method)
+    return errors.challenge(endpoint, refusal)

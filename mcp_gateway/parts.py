@@ -20,7 +20,7 @@ from mcp_gateway.eras.sessions import Sessions
 from mcp_gateway.exchange_client import ExchangeClient
 from mcp_gateway.gateway_key import GatewayKey
 from mcp_gateway.open_calls import OpenCalls
-from mcp_gateway.proof_memory import ProofMemory
+from mcp_gateway.proof_memory import Proofs
 from mcp_gateway.upstream.protocol import Upstream
 
 
@@ -33,7 +33,7 @@ class Parts:
     random: Callable[[int], bytes]
     enforcement: Enforcement
     callers: CallerCache
-    proofs: ProofMemory
+    proofs: Proofs
     decisions: DecisionCache
     exchange: ExchangeClient
     upstream: Upstream
@@ -51,9 +51,13 @@ def assemble(
     spool: Spool,
     authority: Authority,
     upstream: Upstream,
-    proofs: ProofMemory,
+    proofs: Proofs,
+    owner: str = "",
 ) -> Parts:
-    """The parts of one worker, with empty caches and nothing to enforce yet."""
+    """The parts of one worker, with empty caches and nothing to enforce yet.
+
+    `owner` is its name in the ids of legacy sessions, where there are other workers.
+    """
     enforcement = Enforcement(monotonic)
     return Parts(
         clock=clock,
@@ -66,6 +70,6 @@ def assemble(
         exchange=ExchangeClient(authority=authority, key=key, enforcement=enforcement, clock=clock),
         upstream=upstream,
         open_calls=OpenCalls(),
-        sessions=Sessions(SessionSeal(key.derived(SESSION_PURPOSE), random), random),
+        sessions=Sessions(SessionSeal(key.derived(SESSION_PURPOSE), random), random, owner),
         audit=AuditTrail(spool, clock=clock, random=random),
     )

@@ -37,15 +37,17 @@ from mcp_gateway.caller import (
     use_once,
 )
 from mcp_gateway.ceiling import ceiling
-from mcp_gateway.compiled_view import CatalogueTool, Endpoint
+from mcp_gateway.compiled_view import CatalogueTool
 from mcp_gateway.credential import Credential
 from mcp_gateway.echo_guard import CredentialEchoError, EchoGuard
 from mcp_gateway.endings import (
     beyond,
     denied,
     interrupted,
+    refused_caller,
     withheld,
     without_credential,
+    without_memory,
     without_reply,
 )
 from mcp_gateway.enforcement import NotServing
@@ -59,6 +61,7 @@ from mcp_gateway.http_message import Answer, BodyProblem, Headers, InboundReques
 from mcp_gateway.inbound import Message, ToolCall
 from mcp_gateway.open_calls import EndedBy, OpenCall
 from mcp_gateway.parts import Parts
+from mcp_gateway.proof_memory import ProofsUnavailableError
 from mcp_gateway.relay import Relay, send
 from mcp_gateway.run_context import call_request
 from mcp_gateway.stages import Admitted, Approved
@@ -74,7 +77,7 @@ _UNAUTHORIZED = 401
 
 async def handle(request: InboundRequest, reply: Reply, parts: Parts) -> None:
     """Serve one request at the MCP route."""
-    admitted = _admit(request, parts)  # 1, 2
+    admitted = await _admit(request, parts)  # 1, 2
     if isinstance(admitted, Answer):
         await send(reply, admitted)
         return
@@ -100,7 +103,7 @@ async def handle(request: InboundRequest, reply: Reply, parts: Parts) -> None:
         await _serve(message, request.headers, admitted, reply, parts)
 
 
-def _admit(request: InboundRequest, parts: Parts) -> Admitted | Answer:
+async def _admit(request: InboundRequest, parts: Parts) -> Admitted | Answer:
     """Steps 1 and 2, as far as the headers go."""
     view = parts.enforcement.serving()
     if isinstance(view, NotServing):
@@ -114,20 +117,28 @@ def _admit(request: InboundRequest, parts: Parts) -> Admitted | Answer:
     admitted = _standing(offered, request, parts)
     if isinstance(admitted, Answer) or isinstance(offered, CallerRefusal):
         return admitted
-    now = int(parts.clock())
+    return await _proved(offered, admitted, request, parts)
+
+
+async def _proved(
+    offered: Presented, admitted: Admitted, request: InboundRequest, parts: Parts
+) -> Admitted | Answer:
+    """The end of step 2: the key is here, and its proof was never used."""
+    now, endpoint = int(parts.clock()), admitted.endpoint
     proof = prove_possession(
         offered, admitted.caller, method=request.method, endpoint=endpoint, now=now
     )
+    if proof is None:
+        return admitted
     if isinstance(proof, CallerRefusal):
-        return _refuse_caller(proof, endpoint, request, parts)
+        return refused_caller(proof, endpoint, parts, request.method)
     try:
-        replay = None if proof is None else use_once(proof, admitted.caller, parts.proofs, now)
-    except OSError:
-        # A proof that could be used again after a restart is not accepted: fail closed.
-        _logger.critical("proof_use_not_written", endpoint=endpoint.audience)
-        text = "The use of the proof cannot be recorded, so the call was not made."
-        return errors.failed(503, None, errors.AUDIT_UNAVAILABLE, text, None)
-    return admitted if replay is None else _refuse_caller(replay, endpoint, request, parts)
+        replay = await use_once(proof, admitted.caller, parts.proofs, now)
+    except ProofsUnavailableError as error:  # not known to be unused: fail closed
+        return without_memory(error, admitted, parts, request.method)
+    if replay is not None:
+        return refused_caller(replay, endpoint, parts, request.method)
+    return _standing(offered, request, parts)  # a revocation may have come meanwhile
 
 
 def _standing(
@@ -141,7 +152,7 @@ def _standing(
     if endpoint is None:
         return errors.not_accepted(NotAccepted(404, "There is no such endpoint."))
     if isinstance(offered, CallerRefusal):
-        return _refuse_caller(offered, endpoint, request, parts)
+        return refused_caller(offered, endpoint, parts, request.method)
     now = int(parts.clock())
     caller = parts.callers.resolve(offered, endpoint, view, now)
     if isinstance(caller, Caller):
@@ -149,7 +160,7 @@ def _standing(
         if problem is None:
             return Admitted(view, endpoint, caller)
         caller = problem
-    return _refuse_caller(caller, endpoint, request, parts)
+    return refused_caller(caller, endpoint, parts, request.method)
 
 
 async def _serve(
@@ -287,10 +298,3 @@ async def _forward(
         if isinstance(renewed, ExchangeRefusal):
             return await without_credential(renewed, approved, relay)
         credential = renewed
-
-
-def _refuse_caller(
-    refusal: CallerRefusal, endpoint: Endpoint, request: InboundRequest, parts: Parts
-) -> Answer:
-    parts.audit.caller_refused(endpoint, refusal, request.method)
-    return errors.challenge(endpoint, refusal)

@@ -22,7 +22,7 @@ from audit_log.store import IngestConflictError, IngestRefusedError
 from authz_server.audit_events import record, record_refusal
 from authz_server.clients.control_caller import ControlCaller, control_caller
 from authz_server.endpoints.control_enrolment import enrol
-from authz_server.endpoints.control_events import event_stream, worker_of
+from authz_server.endpoints.control_events import event_stream, second_worker, worker_of
 from authz_server.errors import NO_STORE, UNAVAILABLE, resource_error
 from authz_server.issuing.signing_keys import KeyPurpose
 from authz_server.json_body import json_of
@@ -90,7 +90,7 @@ def routes(parts: Parts) -> list[Route]:
 
 async def snapshot(parts: Parts, request: Request, caller: ControlCaller) -> Answer:
     """The caller's EnforcementView, signed; 304 when it has it already."""
-    second = parts.serving_workers.problem(caller.gateway.name, worker_of(request))
+    second = second_worker(parts, request, caller)
     if second is not None:
         return second
     state = parts.live.state
@@ -118,7 +118,7 @@ async def acks(parts: Parts, request: Request, caller: ControlCaller) -> Answer:
     if isinstance(said, Refusal):
         return said
     worker = worker_of(request)
-    second = parts.serving_workers.problem(caller.gateway.name, worker)
+    second = second_worker(parts, request, caller)
     if second is not None:
         return second
     if said.worker != worker:

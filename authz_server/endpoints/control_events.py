@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from authz_server.clients.control_caller import ControlCaller, what_revokes_caller
 from authz_server.parts import Parts
-from authz_server.serving_workers import WORKER_HEADER
+from authz_server.serving_workers import MEMORY_HEADER, WORKER_HEADER
 from registry.blocks import RevocationEvent
 from registry.live import Notice, Subscription
 from token_exchange.claims import Refusal
@@ -44,8 +44,19 @@ async def event_stream(parts: Parts, request: Request, caller: ControlCaller) ->
             "temporarily_unavailable", "The server is ending.", "shutdown", "events.stopping"
         )
     worker = worker_of(request)
-    second = parts.serving_workers.problem(caller.gateway.name, worker)
-    return second or EventStream(parts, caller, worker, int(after))
+    second = second_worker(parts, request, caller)
+    return second or EventStream(parts, caller, (worker, memory_of(request)), int(after))
+
+
+def second_worker(parts: Parts, request: Request, caller: ControlCaller) -> Refusal | None:
+    """Why the asking worker may not serve beside those that do."""
+    gateway = caller.gateway.name
+    return parts.serving_workers.problem(gateway, worker_of(request), memory_of(request))
+
+
+def memory_of(request: Request) -> str:
+    """The name of the memory of used proofs it shares with others; empty: it has its own."""
+    return request.headers.get(MEMORY_HEADER, "")
 
 
 def worker_of(request: Request) -> str:
@@ -58,7 +69,10 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, parts: Parts, caller: ControlCaller, worker: str, after: int) -> None:
+    def __init__(
+        self, parts: Parts, caller: ControlCaller, worker: tuple[str, str], after: int
+    ) -> None:
+        """Take who listens, the name and the memory of its worker, and what it has already."""
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._parts = parts
@@ -81,7 +95,7 @@ class EventStream(Response):
             }
         )
         gateway = self._caller.gateway.name
-        with self._parts.serving_workers.holding(gateway, self._worker) as holds:
+        with self._parts.serving_workers.holding(gateway, *self._worker) as holds:
             if holds:
                 await self._until_its_end(receive, write)
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -7,7 +7,7 @@ What a process is made of is imported inside its command, so that the other comm
 import asyncio
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,7 +32,13 @@ def register(app: typer.Typer) -> None:
     app.command("stdio-host")(stdio_host)
 
 
-def serve() -> None:
+def serve(
+    *,
+    gateway_workers: Annotated[
+        int | None,
+        typer.Option(help="Workers of the gateway. [env: COUNTERSIGN_GATEWAY_WORKERS]"),
+    ] = None,
+) -> None:
     """Run an authorization server and one gateway on this machine, on SQLite.
 
     Nothing else is needed. Settings come from COUNTERSIGN_* variables (docs/settings.md). The
@@ -41,7 +47,7 @@ def serve() -> None:
     from countersign.logging import configure
     from countersign.supervisor import Supervisor
 
-    settings = ServeSettings()
+    settings = ServeSettings(**_given(gateway_workers))
     configure(settings, "serve")
     raise typer.Exit(asyncio.run(Supervisor(settings, clock).run()))
 
@@ -68,21 +74,29 @@ def mcp_gateway(
     join_code_file: Annotated[
         Path | None, typer.Option(help="A file with the code of `countersign gateway join`.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes behind one port. [env: COUNTERSIGN_GATEWAY_WORKERS]"),
+    ] = None,
     join_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    listen_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Run one gateway process. The first start needs a join code; later ones reuse its key."""
+    """Run a gateway. The first start needs a join code; later ones reuse its key."""
     from audit_log.spool import SpoolUnavailable
     from countersign.gateway_process import run_mcp_gateway
     from countersign.logging import configure
+    from idp_connectors.workload.unix_socket import SocketPathError
     from mcp_gateway.enrolment import EnrolmentError
 
-    settings = McpGatewaySettings()
+    settings = McpGatewaySettings(**_given(workers))
     configure(settings, "mcp-gateway")
+    code = _join_code(join_code_file, join_fd)
     try:
-        with told_in_a_sentence(SpoolUnavailable):
-            run_mcp_gateway(settings, clock, _join_code(join_code_file, join_fd))
+        with told_in_a_sentence(SocketPathError, SpoolUnavailable):
+            status = run_mcp_gateway(settings, clock, code, listen_fd)
     except EnrolmentError as error:
         raise AdminError("enrolment_failed", str(error)) from error
+    raise typer.Exit(status)
 
 
 def stdio_host() -> None:
@@ -96,6 +110,10 @@ def stdio_host() -> None:
     configure(settings, "stdio-host")
     with told_in_a_sentence(StdioDeclarationError, SocketPathError):
         run_stdio_host(settings)
+
+
+def _given(gateway_workers: int | None) -> dict[str, Any]:
+    return {} if gateway_workers is None else {"gateway_workers": gateway_workers}
 
 
 def _join_code(file: Path | None, descriptor: int | None) -> str | None:

@@ -28,7 +28,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Session(msgspec.Struct, frozen=True, array_like=True):
-    """What an id says. `issued_at` is Unix seconds; `uid` differs between any two sessions."""
+    """What an id says. `issued_at` is Unix seconds; `uid` differs between any two sessions.
+
+    `owner` is the one worker that serves it where several do; empty where one serves the Gateway.
+    """
 
     uid: str
     principal: str
@@ -36,6 +39,7 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
     version: str
     issued_at: int
     client: ClientInfo | None
+    owner: str = ""
 
 
 _decode = msgspec.json.Decoder(Session).decode

@@ -1,14 +1,16 @@
 """The legacy sessions of one worker: whose a request's session is, and what is open in it.
 
 `enter` answers every request of the era but `initialize`, in this order: one session id is there ·
-this gateway sealed it · for this endpoint · for this very principal · it has neither ended nor
-expired · the version header, if any, is the one agreed upon. What fails in between is 404 with one
-text: to the outside an id of somebody else, an old one and none at all are the same.
+this gateway sealed it · for this endpoint · for this very principal · this worker owns it · it has
+neither ended nor expired · the version header, if any, is the one agreed upon. What fails in
+between is 404 with one text: to the outside an id of somebody else, an old one and none at all are
+the same.
 
 The sealed id carries the session; this memory only holds what has an end: when it was used last,
 its calls in flight, its one listening stream. It is bounded per principal and in total. A session
-not known here is taken in while it is young (another worker may have opened it, or we were
-restarted); ended ones are remembered that long.
+not known here is taken in while it is young (we were restarted); ended ones are remembered that
+long. Of several workers each owns the sessions it began: `other_workers` brings a request to its
+owner, and the sessions of a worker that is gone are gone with it.
 """
 
 from collections import Counter, OrderedDict
@@ -54,9 +56,10 @@ class _Open:
 class Sessions:
     """Opens, recognises and ends legacy sessions. Times are Unix seconds."""
 
-    def __init__(self, seal: SessionSeal, random: Callable[[int], bytes]) -> None:
-        """Take the seal and the source of unique ids."""
+    def __init__(self, seal: SessionSeal, random: Callable[[int], bytes], owner: str = "") -> None:
+        """Take the seal, the source of unique ids, and this worker's name if there are others."""
         self._seal = seal
+        self._owner = owner
         self._random = random
         self._open: OrderedDict[str, _Open] = OrderedDict()  # the least recently used first
         self._of_principal: dict[str, OrderedDict[str, None]] = {}
@@ -78,6 +81,7 @@ class Sessions:
             version=version,
             issued_at=now,
             client=client,
+            owner=self._owner,
         )
         if (refused := self._take_in(session, now)) is not None:
             return refused
@@ -101,6 +105,8 @@ class Sessions:
             return _gone("the session is of another endpoint")
         if session.principal != principal_of(caller):
             return _gone("the session is another principal's")
+        if session.owner != self._owner:
+            return _gone("the worker that owned the session is gone")
         refused = self._use(session, now)
         if refused is None and version not in {None, session.version}:
             message = "MCP-Protocol-Version is not the one agreed upon."

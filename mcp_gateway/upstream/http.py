@@ -37,12 +37,13 @@ _STDIO_HOST: Final = "http://stdio-host/"
 
 def new_session() -> aiohttp.ClientSession:
     """A client session with the limits above; must be made inside the running loop."""
-    return _session_over(
+    return session_over(
         aiohttp.TCPConnector(limit=MAXIMUM_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_SECONDS)
     )
 
 
-def _session_over(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
+def session_over(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
+    """A client session that remembers nothing, over `connector`."""
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -136,7 +137,7 @@ class HttpUpstream:
                 limit=MAXIMUM_CONNECTIONS,
                 keepalive_timeout=KEEP_ALIVE_SECONDS,
             )
-            self._stdio_session = _session_over(connector)
+            self._stdio_session = session_over(connector)
         return self._stdio_session
 
     async def aclose(self) -> None:

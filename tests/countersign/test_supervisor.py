@@ -52,7 +52,7 @@ class Child:
 def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, statuses: list[int]) -> int:
     children = [Child(status) for status in statuses]
 
-    async def start(name: str, join_code: str | None) -> Child:
+    async def start(name: str, join_code: str | None, *_: str) -> Child:
         assert (name, join_code) == ("authz-server", None)
         return children.pop(0)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_gateway.bounded_memory import LeastRecentlyUsed
-from mcp_gateway.proof_memory import ProofMemory
+from mcp_gateway.proof_memory import ProofMemory, ProofUse
 from mcp_gateway.routing_headers import (
     decode_header_value,
     encode_header_value,
@@ -94,13 +94,14 @@ def test_annotation_on_a_nested_property_is_found_and_data_is_not_entered() -> N
     assert parameter_headers(None) == ()
 
 
-def test_proof_is_remembered_until_it_would_be_too_old_and_a_full_memory_refuses() -> None:
+@pytest.mark.anyio
+async def test_proof_is_remembered_until_it_would_be_too_old_and_a_full_memory_refuses() -> None:
     memory = ProofMemory(capacity=2)
-    assert memory.use("a", 0, 10, now=0)
-    assert not memory.use("a", 0, 10, now=9)
-    assert memory.use("b", 9, 20, now=9)
-    assert not memory.use("c", 9, 20, now=9)
-    assert memory.use("c", 9, 20, now=10)
+    assert await memory.use("a", 1, 10, now=1) is ProofUse.FIRST
+    assert await memory.use("a", 1, 10, now=9) is ProofUse.REPLAYED
+    assert await memory.use("b", 9, 20, now=9) is ProofUse.FIRST
+    assert await memory.use("c", 9, 20, now=9) is ProofUse.REPLAYED
+    assert await memory.use("c", 9, 20, now=10) is ProofUse.FIRST
 
 
 def test_cache_keeps_what_was_used_last() -> None:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from compose.services import keycloak
-from tests.services import mcp_clients, oidc_provider, postgresql, published_servers, spire
+from tests.services import mcp_clients, oidc_provider, postgresql, published_servers, spire, valkey
 from tests.services.common import CannotInstallError
 
 INSTALLATIONS: Final[Mapping[str, Callable[[], object]]] = {
     "PostgreSQL": postgresql.install,
+    "Valkey": valkey.install,
     "oidc-provider": oidc_provider.install,
     "server-everything": published_servers.install_everything,
     "server-filesystem": published_servers.install_filesystem,
