@@ -417,7 +417,8 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "An agent of 2026-07-28 uses a server of 2025-11-25 or 2025-06-18 as if it were modern."
     ),
     "one-worker-per-gateway": (
-        "A Gateway is served by one process at a time: a second gets neither snapshot nor events."
+        "A Gateway is served by one process at a time, or by several with one memory of used proofs:"
+        " any other gets neither snapshot nor events."
     ),
     "stale-issues-nothing": (
         "A process that has not read the registry for the lease issues no token."

@@ -5,7 +5,6 @@ the port they share.
 """
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +26,6 @@ from tests.processes.test_crash import (
     UNIQUE,
     Callers,
     Recorded,
-    await_adopted,
     calls_of_upstream,
 )
 from tests.services import valkey
@@ -38,6 +36,7 @@ from tests.stack import (
     admin,
     all_audit_events,
     await_event,
+    held_port,
     in_parallel,
     mcp_headers,
     running_stack,
@@ -186,3 +185,350 @@ def test_of_twenty_calls_with_one_proof_at_both_workers_one_is_served(
     turns = iter(range(20))
     answers = in_parallel(20, lambda: call_by(ways[next(turns) % 2], agent, headers).status_code)
     assert sorted(answers) == [200] + [401] * 19
+
+
+# Legacy sessions
+
+
+class Session:
+    """One legacy client; each request goes the way it is told."""
+
+    def __init__(self, agent: TestAgent) -> None:
+        self.agent = agent
+        self.url = agent.stack.endpoint("crm")
+        self.id = ""
+
+    def post(
+        self, way: httpx2.Client, method: str, params: dict[str, Any] | None = None, **more: Any
+    ) -> httpx2.Response:
+        message = {"jsonrpc": "2.0", "method": method} | ({"params": params} if params else {})
+        if not method.startswith("notifications/"):
+            message |= {"id": more.get("request_id", 1)}
+        return way.post(self.url, json=message, headers=self.headers("POST"))
+
+    def headers(self, method: str) -> dict[str, str]:
+        own = {"accept": "application/json, text/event-stream"}
+        if self.id:
+            own |= {"mcp-session-id": self.id, "mcp-protocol-version": LEGACY}
+        return own | fresh(self.agent, method)
+
+    def begin(self, way: httpx2.Client) -> httpx2.Response:
+        self.id = ""
+        params = {
+            "protocolVersion": LEGACY,
+            "capabilities": {},
+            "clientInfo": {"name": "old", "version": "1"},
+        }
+        answer = self.post(way, "initialize", params)
+        self.id = answer.headers.get("mcp-session-id", "")
+        return answer
+
+    def call(self, way: httpx2.Client, tool: str = "get_account", **more: Any) -> httpx2.Response:
+        arguments = {"id": next(UNIQUE)} | more.pop("arguments", {})
+        return self.post(way, "tools/call", {"name": tool, "arguments": arguments}, **more)
+
+
+@pytest.mark.requirement("legacy-session-owner")
+def test_legacy_session_is_served_at_every_worker_by_the_one_that_owns_it(
+    workers: Workers, agent: TestAgent
+) -> None:
+    ways, session = workers.ways(), Session(agent)
+    for owner in ways:
+        assert session.begin(owner).status_code == 200
+        for way in ways:
+            assert session.post(way, "tools/list").json()["result"]["tools"]
+            assert "structuredContent" in session.call(way).text
+            # A proof that the worker asked first had used up would be refused by the owner.
+            assert session.post(way, "ping").json()["result"] == {}
+    finished = [
+        event["source"]
+        for event in all_audit_events(workers.stack)
+        if event["type"] == "call.finished"
+    ]
+    assert len(set(finished[-4:])) == 2
+    assert len(set(finished[-4:-2])) == len(set(finished[-2:])) == 1
+
+
+@pytest.mark.requirement("legacy-session-owner")
+@pytest.mark.requirement("trap-session-swapped")
+def test_another_persons_token_at_another_worker_does_not_enter_a_session(
+    workers: Workers, agent: TestAgent
+) -> None:
+    ways, session = workers.ways(), Session(agent)
+    session.begin(ways[0])
+    bob = TestAgent(workers.stack)
+    bob.token_for("bob", "crm", TOOLS)
+    for way in ways:
+        session.agent = bob
+        assert session.post(way, "ping").status_code == 404
+        session.agent = agent
+        assert session.post(way, "ping").status_code == 200
+        bare = way.post(
+            session.url,
+            json={"jsonrpc": "2.0", "id": 1, "method": "ping"},
+            headers={"accept": "application/json, text/event-stream", "mcp-session-id": session.id},
+        )
+        assert bare.status_code == 401
+
+
+@pytest.mark.requirement("legacy-session-owner")
+def test_cancellation_at_another_worker_reaches_the_call(
+    workers: Workers, agent: TestAgent
+) -> None:
+    (owner, other), session = workers.ways(), Session(agent)
+    session.begin(owner)
+    ended: list[float] = []
+    began = time.monotonic()
+
+    def watch() -> None:
+        arguments = {"seconds": 30}
+        with contextlib.suppress(httpx2.HTTPError):
+            session.call(owner, "watch_account", arguments=arguments, request_id="long")
+        ended.append(time.monotonic() - began)
+
+    calling = threading.Thread(target=watch)
+    calling.start()
+    while not ended and time.monotonic() - began < 20:
+        session.post(other, "notifications/cancelled", {"requestId": "long"})
+        time.sleep(0.1)
+    calling.join(40)
+    assert ended[0] < 20
+    await_event(workers.stack, type="call.finished", error_code="cancelled")
+
+
+@pytest.mark.requirement("legacy-session-owner")
+def test_session_ended_at_one_worker_is_ended_at_all(workers: Workers, agent: TestAgent) -> None:
+    ways, session = workers.ways(), Session(agent)
+    session.begin(ways[0])
+    assert session.post(ways[1], "ping").status_code == 200
+    assert ways[1].delete(session.url, headers=session.headers("DELETE")).status_code == 204
+    for way in ways:
+        assert session.post(way, "ping").status_code == 404
+    assert session.begin(ways[1]).status_code == 200
+    assert session.post(ways[0], "ping").status_code == 200
+
+
+@pytest.mark.requirement("legacy-session-owner")
+def test_listening_stream_opened_at_another_worker_ends_with_a_kill(
+    workers: Workers, agent: TestAgent
+) -> None:
+    (owner, other), session = workers.ways(), Session(agent)
+    session.begin(owner)
+    with other.stream("GET", session.url, headers=session.headers("GET")) as stream:
+        assert stream.status_code == 200
+        chunks = stream.iter_raw()
+        assert next(chunks).startswith(b": listening")
+        killed_for_a_moment(workers, agent)
+        assert not [chunk for chunk in chunks if b"data" in chunk]
+
+
+def killed_for_a_moment(workers: Workers, agent: TestAgent) -> dict[str, Any]:
+    """Kill the agent, wait until every worker has said it acts on it, and restore it."""
+    with admin(workers.stack) as api:
+        body = {"kind": "agent", "id": agent.name, "reason": "test"}
+        block = dict(api.call("POST", "/blocks", json=body))
+        try:
+            deadline = time.monotonic() + 10
+            while True:
+                acks = api.call("GET", f"/blocks/acks/{block['sequence']}")["acks"]
+                applied = [ack for ack in acks if ack["applied_at_ms"] is not None]
+                if len(applied) >= WORKERS:
+                    return block | {"acks": applied}
+                assert time.monotonic() < deadline, acks
+                time.sleep(0.01)
+        finally:
+            api.call("DELETE", f"/blocks/agent/{agent.name}", query={"reason": "test"})
+            while int(time.time()) <= block["not_before"]:  # noqa: TID251 - real processes
+                time.sleep(0.05)
+
+
+# Revocation
+
+
+@pytest.mark.requirement("attack-28")
+def test_kill_is_acknowledged_by_every_worker_and_each_refuses(
+    workers: Workers, agent: TestAgent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ways = workers.ways()
+    assert [call_by(way, agent, fresh(agent)).status_code for way in ways] == [200, 200]
+    killed = killed_for_a_moment(workers, agent)
+    names = {ack["worker"].rpartition(".")[2] for ack in killed["acks"]}
+    assert names == {socket.stem for socket in workers.sockets}
+    assert [call_by(way, agent, fresh(agent)).status_code for way in ways] == [401, 401]
+    after = [ack["applied_at_ms"] - killed["at_ms"] for ack in killed["acks"]]
+    tell(capsys, f"kill applied by {len(after)} workers after {after} ms")
+    assert max(after) < 1000
+
+
+# What dies
+
+
+@pytest.mark.requirement("workers-lose-nothing")
+def test_worker_killed_under_load_takes_nothing_with_it(
+    workers: Workers,
+    agent: TestAgent,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(test_crash, "CALLERS", 3)
+    took = []
+    with Callers(agent) as callers:
+        for _ in range(3):
+            callers.await_served()
+            os.kill(workers.processes()[0], signal.SIGKILL)
+            took.append(callers.await_served())
+            workers.await_serving()
+        callers.await_served()
+    await_adopted_but(workers.stack, WORKERS)
+    recorded, upstream = (
+        Recorded.of(all_audit_events(workers.stack)),
+        calls_of_upstream(workers.stack),
+    )
+    tell(
+        capsys,
+        f"next call served {[round(s * 1000) for s in took]} ms after a worker was killed;"
+        f" {len(callers.served)} served, {len(recorded.died)} unknown",
+    )
+    assert upstream.keys() <= recorded.intents.keys()
+    for unique in callers.served:
+        digest, outcome = recorded.outcome_of(unique)
+        assert digest in upstream
+        assert outcome in {"succeeded", "unknown"}
+    assert max(took) < 5
+
+
+def await_adopted_but(stack: Stack, alive: int, seconds: float = 30) -> None:
+    """Until nothing is left of the dead but their events."""
+    spool, deadline = stack.directory / "gateway" / "spool", time.monotonic() + seconds
+    while len(left := [path for path in spool.iterdir() if path.is_dir()]) > alive:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+@pytest.mark.requirement("legacy-session-owner")
+def test_session_of_a_killed_worker_is_gone_and_another_begins(
+    workers: Workers, agent: TestAgent
+) -> None:
+    workers.await_serving()
+    sockets, session = workers.sockets, Session(agent)
+    other = workers.way(sockets[1])
+    assert session.begin(workers.way(sockets[0])).status_code == 200
+    assert session.post(other, "ping").status_code == 200
+    os.kill(process_of(workers, sockets[0]), signal.SIGKILL)
+    refused = session.post(other, "ping")
+    assert (refused.status_code, refused.json()["error"]["message"]) == (
+        404,
+        "There is no such session.",
+    )
+    detail = await_event(workers.stack, type="call.refused", status=404)["detail"]  # type: ignore[arg-type] # fields of any type
+    assert detail == "the worker that owned the session is gone"
+    assert session.begin(other).status_code == 200
+    assert "structuredContent" in session.call(other).text
+    workers.await_serving()
+
+
+def process_of(workers: Workers, socket: Path) -> int:
+    """The worker that listens at a socket: its spool is locked by it alone."""
+    source = f"gateway.{workers.stack.gateway}.{socket.stem}"
+    lock = workers.stack.directory / "gateway" / "spool" / source / "lock"
+    inode = lock.stat().st_ino
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        if words[1] == "FLOCK" and int(words[5].split(":")[2]) == inode:
+            return int(words[4])
+    raise AssertionError(source)
+
+
+@pytest.mark.requirement("proof-memory-away")
+def test_without_valkey_every_call_is_refused_and_with_it_served_again(
+    workers: Workers, agent: TestAgent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ways, captured = workers.ways(), fresh(agent)
+    assert call_by(ways[0], agent, captured).status_code == 200
+    workers.server.kill()
+    workers.await_states(*["proof_memory_away"] * WORKERS)
+    for way in ways:
+        refused = call_by(way, agent, fresh(agent))
+        assert refused.status_code == 503
+        assert "was not made" in refused.json()["error"]["message"]
+    event = await_event(workers.stack, type="caller.refused", error_code="proof_memory_unavailable")
+    assert event["subject"]
+    workers.server.start()
+    took = workers.await_serving()
+    # It was in a memory that is gone; a minute is not over yet.
+    for way in ways:
+        assert call_by(way, agent, captured).status_code == 401
+        assert call_by(way, agent, fresh(agent)).status_code == 200
+    tell(capsys, f"served again {took:.1f} s after Valkey was back, 6 s of them for old proofs")
+
+
+@pytest.mark.requirement("proof-memory-away")
+@pytest.mark.requirement("attack-15")
+def test_flushed_valkey_lets_no_proof_in_again(workers: Workers, agent: TestAgent) -> None:
+    ways, captured = workers.ways(), fresh(agent)
+    assert call_by(ways[0], agent, captured).status_code == 200
+    workers.server.command("FLUSHALL")
+    answers = [call_by(way, agent, captured).status_code for way in ways]
+    assert set(answers) <= {401, 503}
+    workers.await_serving()
+    assert [call_by(way, agent, captured).status_code for way in ways] == [401, 401]
+    assert [call_by(way, agent, fresh(agent)).status_code for way in ways] == [200, 200]
+
+
+# Who may serve
+
+
+@pytest.mark.requirement("one-worker-per-gateway")
+@pytest.mark.parametrize("shares", [True, False], ids=["another Valkey", "none"])
+def test_worker_with_another_memory_is_never_let_in(
+    workers: Workers, agent: TestAgent, shares: bool
+) -> None:
+    stack = workers.stack
+    with contextlib.ExitStack() as opened:
+        own = {"COUNTERSIGN_VALKEY_URL": "unix:///nowhere", "COUNTERSIGN_GATEWAY_WORKERS": "1"}
+        if shares:
+            own["COUNTERSIGN_VALKEY_URL"] = opened.enter_context(valkey.running()).url
+        else:
+            opened.enter_context(replaced(stack.environment, "COUNTERSIGN_VALKEY_URL"))
+            del own["COUNTERSIGN_VALKEY_URL"]
+        with contextlib.ExitStack() as holding:
+            port = held_port(holding)
+        process = stack.start(
+            "intruder", [*COUNTERSIGN, "mcp-gateway"], COUNTERSIGN_GATEWAY_PORT=str(port), **own
+        )
+        opened.callback(process.stop)
+        event = await_event(stack, type="gateway.refused", reasons=["control.one_worker"])  # type: ignore[arg-type] # fields of any type
+        assert "while gateway.main." in event["detail"]
+        answer = stack.http.get(f"http://127.0.0.1:{port}/healthz")
+        assert (answer.status_code, answer.json()["status"]) == (503, "starting")
+        assert [call_by(way, agent, fresh(agent)).status_code for way in workers.ways()[:2]] == [
+            200,
+            200,
+        ]
+
+
+@contextlib.contextmanager
+def replaced(environment: dict[str, str], name: str) -> Iterator[None]:
+    """Without one of the stack's variables."""
+    before = environment.pop(name)
+    try:
+        yield
+    finally:
+        environment[name] = before
+
+
+@pytest.mark.requirement("one-worker-per-gateway")
+def test_several_workers_without_valkey_do_not_start(tmp_path: Path) -> None:
+    for command in (["mcp-gateway", "--workers", "2"], ["serve", "--gateway-workers", "2"]):
+        done = subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "countersign", *command],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert "COUNTERSIGN_VALKEY_URL" in done.stderr + done.stdout
+        assert "docs/guides/scaling.md" in done.stderr + done.stdout
+    assert not list(tmp_path.iterdir())
