@@ -41,6 +41,7 @@ strict choice. All problems are reported at once, at start. This page is generat
 | `run_dir/setup-code` | the setup code, 0600, until used or 15 minutes old | a start makes one |
 | `state_dir/gateway.key`, `enrolment.json` | who a gateway is, 0600 | lost: join again |
 | `state_dir/spool/` | audit events of a gateway not yet delivered | never delete |
+| `state_dir/workers/` | where workers of a gateway find each other, 0600 | recreated |
 | `stdio_servers` | the commands of the stdio host: as good as a shell there | with the host |
 """
 

@@ -410,6 +410,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
     "legacy-session-renewed-once": (
         "Only a 404 renews a session and sends its call again, and only once."
     ),
+    "legacy-session-owner": (
+        "A legacy session is served at every worker of a machine, by the one that owns it; when "
+        "that one is gone it is a 404, and another begins."
+    ),
     "legacy-stream-resumed": (
         "A stream that a legacy server closed before its answer is taken up again, not the call."
     ),
@@ -417,8 +421,16 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "An agent of 2026-07-28 uses a server of 2025-11-25 or 2025-06-18 as if it were modern."
     ),
     "one-worker-per-gateway": (
-        "A Gateway is served by one process at a time, or by several with one memory of used proofs:"
-        " any other gets neither snapshot nor events."
+        "A Gateway is served by one process at a time, or by several with one memory of used "
+        "proofs: any other gets neither snapshot nor events."
+    ),
+    "proof-memory-away": (
+        "While it is not known whether a proof was used, because the shared memory is away, lost "
+        "or not accepted, the call is refused."
+    ),
+    "proof-memory-shared": (
+        "Of the uses of one proof at all workers one is the first, also when the shared memory was "
+        "killed, restored, emptied or replaced in between."
     ),
     "stale-issues-nothing": (
         "A process that has not read the registry for the lease issues no token."
@@ -440,6 +452,11 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "Refusals of requests without a valid token are written up to a rate and counted beyond it."
     ),
     "trailers-never-authenticate": "A field after the body is never taken for a header.",
+    "workers-lose-nothing": (
+        "A worker that dies under load takes nothing with it: the others serve, and each of its "
+        "intents has an outcome or is unknown."
+    ),
+    "workers-share-proofs": "A proof used at one worker of a Gateway is refused by every other.",
     "platform-token": (
         "A platform's JWT is verified by the keys of the one issuer that was declared, by "
         "explicit rules, and gives the claims that were named."

@@ -48,10 +48,11 @@ class Listener:
 
 @asynccontextmanager
 async def listening(
-    gateway: GatewayProcess, query: str = "", worker: str = "gateway.demo.1"
+    gateway: GatewayProcess, query: str = "", worker: str = "gateway.demo.1", memory: str = ""
 ) -> AsyncIterator[Listener]:
     token = await gateway.control_token()
     headers = gateway.control_headers(token, "events") | {"countersign-worker": worker}
+    headers |= {"countersign-memory": memory} if memory else {}
     listener = Listener()
     scope = {
         "type": "http",
@@ -256,3 +257,25 @@ async def test_control_events_of_a_worker_that_reconnects_may_overlap(
     async with listening(gateway) as first, listening(gateway) as again:
         assert await first.status() == 200
         assert await again.status() == 200
+
+
+@pytest.mark.requirement("one-worker-per-gateway")
+async def test_control_events_are_for_all_workers_that_share_one_memory(
+    authority: Authority,
+) -> None:
+    gateway = await authority.enrolled()
+    async with (
+        listening(gateway, worker="gateway.demo.1", memory="shared") as first,
+        listening(gateway, worker="gateway.demo.2", memory="shared") as second,
+    ):
+        assert [await first.status(), await second.status()] == [200, 200]
+        for memory in ("another", ""):
+            async with listening(gateway, worker="gateway.demo.3", memory=memory) as third:
+                assert await third.status() == 503
+                assert authority.refusals()[-1].reasons == ("control.one_worker",)
+        for memory, status in (("shared", 200), ("another", 503), ("", 503), ("x" * 65, 400)):
+            headers = gateway.control_headers(await gateway.control_token(), "snapshot")
+            headers |= {"countersign-worker": "gateway.demo.3", "countersign-memory": memory}
+            async with authority.http() as http:
+                answer = await http.get("/control/v1/snapshot", headers=headers)
+            assert answer.status_code == status, memory

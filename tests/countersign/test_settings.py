@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from countersign.settings import AuthzServerSettings, ServeSettings
+from countersign.settings import (
+    AuthzServerSettings,
+    McpGatewaySettings,
+    ServeSettings,
+    ValkeyUrl,
+    parse_valkey_url,
+)
 
 
 @pytest.mark.parametrize(
@@ -124,3 +130,55 @@ def test_private_host_of_client_documents_must_be_exact(host: str) -> None:
         AuthzServerSettings(client_metadata_private_hosts=[host])
     exact = AuthzServerSettings(client_metadata_private_hosts=["clients.intra.example"])
     assert exact.client_metadata_private_hosts == {"clients.intra.example"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "valkeys://valkey.example.com",
+        "valkeys://countersign@valkey.example.com:6380/3",
+        "rediss://valkey.example.com:6380",
+        "valkey://127.0.0.1:6379",
+        "redis://[::1]",
+        "unix:///run/valkey.sock",
+    ],
+)
+def test_valkey_is_spoken_to_over_tls_or_on_this_machine(url: str) -> None:
+    assert McpGatewaySettings(valkey_url=url, gateway_workers=4).valkey_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("valkey://valkey.example.com", "must be valkeys"),
+        ("valkey://localhost", "must be valkeys"),
+        ("valkeys://user:secret@valkey.example.com", "password"),
+        ("valkeys://valkey.example.com?ssl_cert_reqs=none", "no query"),
+        ("valkeys://valkey.example.com/x", "number"),
+        ("https://valkey.example.com", "must be valkeys"),
+        ("valkeys://", "must be valkeys"),
+        ("unix://relative", "must be valkeys"),
+        ("valkey.example.com", "must be valkeys"),
+    ],
+)
+def test_valkey_url_that_would_be_unsafe_is_refused(url: str, why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        McpGatewaySettings(valkey_url=url)
+
+
+def test_plain_valkey_beyond_loopback_is_an_explicit_choice() -> None:
+    url = "valkey://valkey:6379"
+    with pytest.raises(ValidationError, match="must be valkeys"):
+        McpGatewaySettings(valkey_url=url)
+    assert McpGatewaySettings(valkey_url=url, valkey_allow_plaintext=True).valkey_url == url
+    parsed = parse_valkey_url("valkeys://me@v.example.com:1/2", allow_plaintext=False)
+    assert parsed == ValkeyUrl("v.example.com", 1, None, 2, "me", is_tls=True)
+
+
+@pytest.mark.requirement("one-worker-per-gateway")
+def test_several_workers_need_valkey() -> None:
+    for settings in (McpGatewaySettings, ServeSettings):
+        with pytest.raises(ValidationError, match="COUNTERSIGN_VALKEY_URL"):
+            settings(gateway_workers=2)
+        assert settings(gateway_workers=2, valkey_url="valkey://127.0.0.1").gateway_workers == 2
+        assert settings().gateway_workers == 1
