@@ -4,11 +4,17 @@ A gateway checks proofs of possession for replay, so two processes that serve on
 memories of their own would each accept a proof once. A worker that shares a memory (Valkey)
 declares its name, which is random and begins anew whenever what was in it may be lost. While a
 worker's event stream is open, another gets its snapshot and its stream only if both declare the
-same memory; it is refused before it serves. Known to this process alone: with several
-authorization servers on one database the operator sees to it (SECURITY.md).
+same memory; it is refused before it serves. So is a worker with another memory for one lease after
+the stream ended: whoever had it may serve that long. (Of two workers with memories of their own the
+later need not wait: of one state directory it knows how far the earlier came.)
+
+Known to this process alone: with several authorization servers on one database the operator sees
+to it (SECURITY.md).
 """
 
-from collections.abc import Generator
+import time
+from collections import deque
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -29,11 +35,27 @@ class _Serving:
     streams: int = 0
 
 
-class ServingWorkers:
-    """By Gateway, the workers that hold its event streams. Bounded by the streams there are."""
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A worker whose stream ended; it may serve until its lease is over."""
 
-    def __init__(self) -> None:
+    gateway: str
+    worker: str
+    memory: str
+    until: float
+
+
+class ServingWorkers:
+    """By Gateway, the workers that serve it: those with an event stream, or with one just ended."""
+
+    def __init__(
+        self, monotonic: Callable[[], float] = time.monotonic, lease_seconds: float = 3.0
+    ) -> None:
+        """Take a clock that never goes back, and how long a gateway serves without news."""
+        self._monotonic = monotonic
+        self._lease_seconds = lease_seconds
         self._serving: dict[str, dict[str, _Serving]] = {}
+        self._ended: deque[_Ended] = deque()
 
     def problem(self, gateway: str, worker: str, memory: str = "") -> Refusal | None:
         """Why this worker may not serve, or None."""
@@ -70,12 +92,20 @@ class ServingWorkers:
             serving.streams -= 1
             if not serving.streams:
                 del workers[worker]
+                until = self._monotonic() + self._lease_seconds
+                self._ended.append(_Ended(gateway, worker, serving.memory, until))
             if not workers:
                 del self._serving[gateway]
 
     def _other(self, gateway: str, worker: str, memory: str) -> str | None:
-        """A worker that serves with another memory than this one would."""
+        """A worker that serves with another memory than this one would, or may still."""
+        now = self._monotonic()
+        while self._ended and self._ended[0].until <= now:
+            self._ended.popleft()
         for name, serving in self._serving.get(gateway, {}).items():
             if name != worker and (not memory or serving.memory != memory):
                 return name
+        for ended in self._ended:
+            if ended.gateway == gateway and ended.worker != worker and ended.memory != memory:
+                return ended.worker
         return None

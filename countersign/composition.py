@@ -28,6 +28,7 @@ from authz_server.endpoints.metadata import server_metadata
 from authz_server.issuing.session_seal import SessionSeal
 from authz_server.issuing.signing_keys import KeyPurpose, KeyRing
 from authz_server.parts import Parts
+from authz_server.serving_workers import ServingWorkers
 from authz_server.store.codes import CodeStore
 from authz_server.store.consents import ConsentStore
 from authz_server.store.interactions import InteractionStore
@@ -185,6 +186,7 @@ async def compose_authz_server(
         session_seal=SessionSeal(keys.session_key, random),
         workload_verifier=verifiers,
         lease_seconds=settings.lease_seconds,
+        serving_workers=ServingWorkers(time.monotonic, settings.lease_seconds),
         server_metadata=server_metadata(
             issuer,
             mtls_base_url=settings.mtls_base_url,

@@ -73,9 +73,7 @@ class SharedProofs:
         self._answer_seconds = answer_seconds
         self._taken_over = taken_over
         self._on_taken_over = on_taken_over
-        # Several issuers may share a server; the braces keep a Gateway's keys on one node.
-        whose = hashlib.sha256(f"{issuer} {gateway}".encode()).digest()[:_NAME_BYTES]
-        self._prefix = f"countersign:{{{encode_base64url(whose)}}}"
+        self._mark_key = mark_key(issuer, gateway)
         self._mark: Mark | None = None
         self._is_usable = False
         self._accepted: str | None = None
@@ -116,7 +114,7 @@ class SharedProofs:
         # INVARIANT: no proof is accepted on a memory the authority has not compared.
         if self._accepted != mark.name:
             raise ProofsUnavailableError("the shared memory is not accepted by the authority yet")
-        keys = (f"{self._prefix}:memory", f"{self._prefix}:proof:{mark.name}:{replay_key}")
+        keys = (self._mark_key, f"{self._mark_key}:{mark.name}:{replay_key}")
         words = (mark.text, str(issued_at))
         try:
             verdict = await self._link.ask(scripts.USE, keys, words, self._answer_seconds)
@@ -164,9 +162,7 @@ class SharedProofs:
         name = self._random(_NAME_BYTES).hex()
         words = (name, str(self._taken_over))
         try:
-            answer = await self._link.ask(
-                scripts.OPEN, (f"{self._prefix}:memory",), words, ANSWER_SECONDS
-            )
+            answer = await self._link.ask(scripts.OPEN, (self._mark_key,), words, ANSWER_SECONDS)
         except LinkDownError as error:
             raise TimeoutError(str(error)) from error
         if answer == scripts.EVICTS:
@@ -178,3 +174,9 @@ class SharedProofs:
         self._is_known.set()
         if self._taken_over:
             self._on_taken_over()
+
+
+def mark_key(issuer: str, gateway: str) -> str:
+    """Where the mark lies, and before what the proofs: several issuers may share a server."""
+    whose = hashlib.sha256(f"{issuer} {gateway}".encode()).digest()[:_NAME_BYTES]
+    return f"countersign:proofs:{encode_base64url(whose)}"

@@ -7,6 +7,8 @@ restored, emptied or another one, and each time a proof that may have been used 
 import asyncio
 import contextlib
 import secrets
+import ssl
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from mcp_gateway.proof_memory import ProofMemory, Proofs, ProofsUnavailableError
 from mcp_gateway.shared_proofs import SharedProofs
 from mcp_gateway.valkey_link import ValkeyLink, ValkeyServer
 from mcp_gateway.valkey_scripts import AHEAD_SECONDS
+from tests.database.test_postgresql_tls import Certificate
 from tests.services import valkey
 from tests.services.common import service
 from tests.services.valkey import ValkeyProcess
@@ -75,7 +78,7 @@ def age(server: ValkeyProcess, proofs: SharedProofs) -> None:
     """Begin a memory that is older than any proof: no test waits for the first seconds."""
     run = server.command("INFO", "server")["run_id"]
     mark = f"{run}.{secrets.token_hex(16)}.0"
-    server.command("SET", f"{proofs._prefix}:memory", mark)
+    server.command("SET", proofs._mark_key, mark)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -197,8 +200,8 @@ async def test_proof_is_forgotten_only_when_no_clock_accepts_it_any_more(
 ) -> None:
     issued = now()
     assert await use(pair[0], "proof", issued) is ProofUse.FIRST
-    mark = server.command("GET", f"{pair[0]._prefix}:memory").decode()
-    key = f"{pair[0]._prefix}:proof:{mark.split('.')[1]}:proof"
+    mark = server.command("GET", pair[0]._mark_key).decode()
+    key = f"{pair[0]._mark_key}:{mark.split('.')[1]}:proof"
     assert server.command("PEXPIRETIME", key) == (issued + 62) * 1000
     # A worker whose clock is wrong takes them for current; the server's clock refuses them.
     for wrong in (now() - 65, now() + 10):
@@ -302,8 +305,9 @@ async def test_restored_server_has_lost_what_came_after_its_file_was_written(
         assert await use(proofs, "proof", issued) is ProofUse.FIRST
         killed.kill()
         killed.start()
-        key = f"{proofs._prefix}:memory"
-        assert killed.command("EXISTS", key) == 1  # the mark came back, the proof did not
+        assert (
+            killed.command("EXISTS", proofs._mark_key) == 1
+        )  # the mark came back, the proof did not
         await until(lambda: proofs.memory != before)
         proofs.accept(before)
         with pytest.raises(ProofsUnavailableError):
@@ -411,3 +415,81 @@ async def test_user_with_only_the_documented_rights_and_a_password_file_suffices
     assert refused.problem(now()) == AWAY
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def tls_front(server: ValkeyProcess, certificate: Certificate) -> AsyncIterator[int]:
+    """Speaks TLS to clients and plainly to the server behind it, which has none; its port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.certificate, certificate.key)
+
+    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(65_536):
+            target.write(data)
+        target.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, there = await asyncio.open_connection("127.0.0.1", server.port)
+        with contextlib.suppress(OSError):
+            await asyncio.gather(copy(reader, there), copy(back, writer))
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield int(listening.sockets[0].getsockname()[1])
+    finally:
+        listening.close()
+
+
+@pytest.mark.processes
+async def test_server_that_proves_its_name_over_tls_is_used_and_another_is_not(
+    server: ValkeyProcess, tmp_path: Path
+) -> None:
+    right = Certificate.of("127.0.0.1", tmp_path / "right")
+    other = Certificate.of("127.0.0.1", tmp_path / "other")
+    elsewhere = Certificate.of("127.0.0.2", tmp_path / "elsewhere")
+    for shown, trusted, is_used in (
+        (right, right, True),
+        (right, other, False),
+        (right, None, False),
+        (elsewhere, elsewhere, False),
+    ):
+        async with tls_front(server, shown) as port:
+            ca = None if trusted is None else trusted.certificate
+            there = ValkeyServer(host="127.0.0.1", port=port, is_tls=True, ca_file=ca)
+            proofs = SharedProofs(
+                ValkeyLink(there),
+                random=secrets.token_bytes,
+                issuer="i",
+                gateway=secrets.token_hex(8),
+                answer_seconds=1.0,
+            )
+            if is_used:
+                async with kept(proofs):
+                    assert proofs.memory is not None
+            else:
+                keeping = asyncio.create_task(proofs.run())
+                await asyncio.sleep(0.3)
+                assert proofs.memory is None
+                keeping.cancel()
+                await asyncio.gather(keeping, return_exceptions=True)
+
+
+@pytest.mark.processes
+async def test_server_at_a_unix_socket_is_used() -> None:
+    with service("Valkey"):
+        valkey.install()
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        valkey.running(["--unixsocket", f"{directory}/s", "--unixsocketperm", "600"]) as own,
+    ):
+        proofs = SharedProofs(
+            ValkeyLink(ValkeyServer(socket=f"{directory}/s")),
+            random=secrets.token_bytes,
+            issuer="https://as.example.com",
+            gateway="demo",
+            answer_seconds=1.0,
+        )
+        age(own, proofs)
+        async with kept(proofs):
+            proofs.accept(proofs.memory)
+            assert await use(proofs, "proof") is ProofUse.FIRST

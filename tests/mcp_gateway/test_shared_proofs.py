@@ -111,7 +111,7 @@ async def test_call_waits_for_the_shared_memory_and_is_served(
     (_, opening, _), (script, keys, words) = link.asked
     assert script == scripts.USE
     assert keys[0] == opening[0]
-    assert keys[1].startswith(keys[0].removesuffix("memory") + "proof:memory-1:")
+    assert keys[1].startswith(f"{keys[0]}:memory-1:")
     assert words == (MARK, str(NOW))
     assert link.seconds == 0.02
     assert await status_of(rig) == "serving"

@@ -7,6 +7,7 @@ the port they share.
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ import httpx2
 import pytest
 
 from compose.demo.stack import COUNTERSIGN, Stack
+from mcp_gateway.shared_proofs import mark_key
 from tests.processes import test_crash
 from tests.processes.test_crash import (
     TOOLS,
@@ -39,10 +41,11 @@ from tests.stack import (
     admin,
     all_audit_events,
     await_event,
+    free_ports,
     held_port,
     in_parallel,
     mcp_headers,
-    running_stack,
+    prepare,
     tell,
     tool_call,
 )
@@ -149,11 +152,21 @@ def running_workers(directory: Path, **environment: str) -> Iterator[Workers]:
             "COUNTERSIGN_VALKEY_TIMEOUT_MS": PATIENT,
             "COUNTERSIGN_GATEWAY_WORKERS": str(WORKERS),
         }
-        with running_stack(directory, environment=own | environment) as stack:
+        with Stack(directory, ports=free_ports(), environment=own | environment) as stack:
+            age(server, stack)
+            stack.start_all()
+            prepare(stack)
             workers = Workers(stack, server)
             workers.await_serving()
             yield workers
             workers.close()
+
+
+def age(server: ValkeyProcess, stack: Stack) -> None:
+    """Begin a memory that is older than any proof: no test waits for the first seconds."""
+    run = server.command("INFO", "server")["run_id"]
+    key = mark_key(stack.issuer, stack.gateway)
+    server.command("SET", key, f"{run}.{secrets.token_hex(16)}.0")
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +377,9 @@ def killed_for_a_moment(workers: Workers, agent: TestAgent) -> dict[str, Any]:
                 time.sleep(0.01)
         finally:
             api.call("DELETE", f"/blocks/agent/{agent.name}", query={"reason": "test"})
-            while int(time.time()) <= block["not_before"]:  # noqa: TID251 - real processes
+            # An epoch is rounded up, and restoring moves it: nothing is issued before it is over.
+            epochs = [each["not_before"] for each in api.call("GET", "/blocks")["blocks"]]
+            while int(time.time()) <= max(epochs):  # noqa: TID251 - real processes
                 time.sleep(0.05)
 
 
