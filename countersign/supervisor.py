@@ -19,14 +19,12 @@ from typing import Final
 import structlog
 
 from countersign.admin_client import AdminClient, AdminError
+from countersign.kept_process import KeptProcess
 from countersign.settings import ServeSettings, environment_for_child
 
 _logger = structlog.get_logger(__name__)
 
 PR_SET_PDEATHSIG: Final = 1
-FIRST_BACKOFF_SECONDS: Final = 0.2
-LAST_BACKOFF_SECONDS: Final = 5.0
-HEALTHY_SECONDS: Final = 10.0  # a child that lived this long starts again without delay
 POLL_SECONDS: Final = 0.1
 LAST_JOIN_BACKOFF_SECONDS: Final = 60.0
 WAITING: Final = "waiting for the Gateway object"
@@ -69,40 +67,17 @@ class Supervisor:
         return failed[0] if failed else int(self._killed)
 
     async def _keep(self, name: str, join_code: Callable[[], Awaitable[str | None]]) -> int:
-        """Run the child again and again; cancelling drains it.
+        """Run a child; returns only when its first start failed: the status."""
 
-        Returns only when its first start failed (not when somebody killed it): the status.
-        """
-        backoff = FIRST_BACKOFF_SECONDS
-        is_first = True
-        while True:
-            process = await _start(name, await join_code(), *self._options.get(name, ()))
-            started = self._clock()
-            try:
-                status = await process.wait()
-            except asyncio.CancelledError:
-                await self._drain(process)
-                raise
-            if self._clock() - started > HEALTHY_SECONDS:
-                backoff = FIRST_BACKOFF_SECONDS
-            elif is_first and status > 0:
-                _logger.error("child.cannot_start", child=name, status=status)
-                return status
-            is_first = False
-            _logger.warning("child.ended", child=name, status=status, restart_seconds=backoff)
-            await asyncio.sleep(backoff)
-            backoff = min(LAST_BACKOFF_SECONDS, backoff * 2)
+        async def start() -> asyncio.subprocess.Process:
+            return await _start(name, await join_code(), *self._options.get(name, ()))
 
-    async def _drain(self, process: asyncio.subprocess.Process) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+        drain_seconds = self._settings.shutdown_seconds + GRACE_SECONDS
+        child = KeptProcess(name, start, self._clock, drain_seconds)
         try:
-            async with asyncio.timeout(self._settings.shutdown_seconds + GRACE_SECONDS):
-                await process.wait()
-        except TimeoutError:
-            self._killed = True
-            process.kill()
-            await process.wait()
+            return await child.run()
+        finally:
+            self._killed = self._killed or child.was_forced
 
     async def _join_code(self) -> str | None:
         """A join code for a gateway that is not enrolled yet; waits for its Gateway object."""
