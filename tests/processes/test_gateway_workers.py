@@ -519,6 +519,22 @@ def test_flushed_valkey_lets_no_proof_in_again(workers: Workers, agent: TestAgen
     assert [call_by(way, agent, fresh(agent)).status_code for way in ways] == [200, 200]
 
 
+@pytest.mark.requirement("workers-lose-nothing")
+def test_parent_that_is_killed_takes_its_workers_along_and_is_started_again(
+    workers: Workers, agent: TestAgent
+) -> None:
+    workers.await_serving()
+    before = workers.processes()
+    stat = Path(f"/proc/{before[0]}/stat").read_text()
+    os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while set(workers.processes()) & set(before):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers.await_serving()
+    assert agent.call("crm", "get_account", {"id": next(UNIQUE)}).status_code == 200
+
+
 # Who may serve
 
 

@@ -53,7 +53,7 @@ class ValkeyProcess:
         with valkey.Valkey(
             "127.0.0.1", self.port, socket_timeout=5, **self.client_options
         ) as client:
-            return client.execute_command(*words)  # type: ignore[no-untyped-call] # in the library
+            return client.execute_command(*words)
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
