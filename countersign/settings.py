@@ -222,7 +222,7 @@ class ValkeySettings(ProcessSettings):
         default=20, ge=1, le=1000, description="a call whose proof is not known by then is refused"
     )
     gateway_workers: int = Field(
-        default=1, ge=1, le=64, description="processes behind one port; above 1 needs valkey_url"
+        default=1, ge=1, le=32, description="processes behind one port; above 1 needs valkey_url"
     )
 
     @model_validator(mode="after")

@@ -53,9 +53,12 @@ class OtherWorkers:
     async def took(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Whether another worker owns the request's session and has answered it."""
         path = self._socket_of_owner(scope)
-        if path is None or len(self._under_way) >= MAXIMUM_AT_ONCE:
+        if path is None:
             return False
         passing = _Passing(scope, receive, send)
+        if len(self._under_way) >= MAXIMUM_AT_ONCE:
+            await passing.refuse("Too many requests are being passed on.")
+            return True
         try:
             async with asyncio.timeout(None) as deadline:
                 self._under_way[deadline] = scope["method"] == "GET"
@@ -69,7 +72,7 @@ class OtherWorkers:
         """Cut what is being passed on."""
         for deadline, is_stream in tuple(self._under_way.items()):
             if is_stream or not streams_only:
-                deadline.reschedule(0)
+                _cut(deadline)
 
     def _socket_of_owner(self, scope: Scope) -> Path | None:
         if scope["query_string"] or TARGET_ORIGIN in (scope.get("extensions") or {}):
@@ -151,19 +154,20 @@ class _Passing:
         async with asyncio.timeout(WRITE_SECONDS):
             await self._send(message)
 
+    async def refuse(self, text: str) -> None:
+        """Answer 503: what can be tried again."""
+        answer = errors.failed(503, None, errors.CALL_ENDED, text, None)
+        headers = list(answer.headers)
+        start = {"type": "http.response.start", "status": answer.status, "headers": headers}
+        await self._told(start)
+        await self._told({"type": "http.response.body", "body": answer.body, "more_body": False})
+
     async def _broken(self, error: Exception) -> None:
         """The owner went away with the request: whether a call was made is in its audit."""
         _logger.warning("owner_of_session_left", error=type(error).__name__)
         if self._is_started:
-            raise error
-        answer = errors.failed(
-            503, None, errors.CALL_ENDED, "The worker that served the session ended.", None
-        )
-        headers = list(answer.headers)
-        await self._told(
-            {"type": "http.response.start", "status": answer.status, "headers": headers}
-        )
-        await self._told({"type": "http.response.body", "body": answer.body, "more_body": False})
+            return  # a response without its end is cut by the server
+        await self.refuse("The worker that served the session ended.")
 
     async def _body(self) -> AsyncIterator[bytes]:
         while True:
@@ -181,8 +185,14 @@ class _Passing:
         await self._is_body_read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        deadline.reschedule(0)
+        _cut(deadline)
 
     def _path(self) -> str:
         raw: bytes = self._scope["raw_path"]
         return raw.decode("ascii")
+
+
+def _cut(deadline: asyncio.Timeout) -> None:
+    """Interrupt what is under way, once."""
+    if not deadline.expired():
+        deadline.reschedule(0)

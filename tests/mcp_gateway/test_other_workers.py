@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 
 from countersign.worker_sockets import worker_socket
+from mcp_gateway import other_workers
 from mcp_gateway.app import create_app
 from mcp_gateway.asgi import TARGET_ORIGIN
 from mcp_gateway.eras.sealed_session import PURPOSE, SessionSeal
@@ -212,9 +213,26 @@ async def test_shutdown_here_cuts_a_stream_that_is_passed_on(pair: Pair) -> None
     exchange, task = agent.listen()
     await exchange.until(lambda: bool(exchange.body))
     await pair.rig.app.drain(0)
+    await pair.rig.app.drain(0)
     async with asyncio.timeout(5):
         await task
     assert not exchange.is_finished
+
+
+async def test_more_than_are_passed_on_at_once_are_refused_and_may_be_tried_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = pair.agent
+    await begun_at(pair.owner, agent)
+    monkeypatch.setattr(other_workers, "MAXIMUM_AT_ONCE", 1)
+    exchange, task = agent.listen()
+    await exchange.until(lambda: bool(exchange.body))
+    refused = await agent.post(ACCOUNT)
+    assert (refused.status, refused.json["error"]["data"]) == (503, {"retryable": True})
+    exchange.gone.set()
+    async with asyncio.timeout(5):
+        await task
+    assert (await agent.post(ACCOUNT)).status == 200
 
 
 async def test_owner_that_dies_with_the_request_is_a_503(pair: Pair) -> None:
