@@ -573,6 +573,47 @@ def test_worker_with_another_memory_is_never_let_in(
         assert [call_by(way, agent, fresh(agent)).status_code for way in ways] == [200, 200]
 
 
+@pytest.mark.requirement("one-worker-per-gateway")
+@pytest.mark.requirement("workers-share-proofs")
+def test_worker_of_another_machine_with_the_same_valkey_serves_and_shares_proofs(
+    workers: Workers, agent: TestAgent, tmp_path: Path
+) -> None:
+    ways, stack = workers.ways(), workers.stack
+    for name in ("gateway.key", "enrolment.json"):
+        shutil.copy(stack.directory / "gateway" / name, tmp_path)
+    with contextlib.ExitStack() as holding:
+        port = held_port(holding)
+    own = {
+        "COUNTERSIGN_GATEWAY_PORT": str(port),
+        "COUNTERSIGN_GATEWAY_WORKERS": "1",
+        "COUNTERSIGN_STATE_DIR": str(tmp_path),
+    }
+    process = stack.start("elsewhere", [*COUNTERSIGN, "mcp-gateway"], **own)
+    try:
+        health, deadline = f"http://127.0.0.1:{port}/healthz", time.monotonic() + 30
+        while not is_healthy(health):
+            assert time.monotonic() < deadline, process.tail()
+            time.sleep(0.05)
+        (path,) = (tmp_path / "workers").glob("*.sock")
+        elsewhere, captured = workers.way(path), fresh(agent)
+        assert call_by(ways[0], agent, captured).status_code == 200
+        assert call_by(elsewhere, agent, captured).status_code == 401
+        assert call_by(elsewhere, agent, fresh(agent)).status_code == 200
+        # Its sessions are its own: between machines they begin anew.
+        session = Session(agent)
+        assert session.begin(elsewhere).status_code == 200
+        assert session.post(ways[0], "ping").status_code == 404
+        assert session.begin(ways[0]).status_code == 200
+    finally:
+        process.stop()
+
+
+def is_healthy(url: str) -> bool:
+    with contextlib.suppress(httpx2.HTTPError):
+        return httpx2.get(url, timeout=2, trust_env=False).status_code == 200
+    return False
+
+
 def refusals(stack: Stack) -> list[dict[str, Any]]:
     """Workers that were not let in."""
     with admin(stack) as api:
