@@ -129,7 +129,7 @@ class SharedProofs:
 
     async def run(self) -> None:
         """Keep the connection and look after the memory, until cancelled."""
-        pause = FIRST_PAUSE_SECONDS
+        pause, was_usable = FIRST_PAUSE_SECONDS, False
         while True:
             try:
                 await self._link.run(self._watch)
