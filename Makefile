@@ -67,6 +67,8 @@ lock: ## pin every dependency again
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-header --no-emit-index-url \
 	    --no-emit-find-links --extra demo -o requirements/run.lock pyproject.toml
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-header --no-emit-index-url \
+	    --no-emit-find-links -c requirements/run.lock -o requirements/image.lock pyproject.toml
+	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-header --no-emit-index-url \
 	    --no-emit-find-links --allow-unsafe --extra demo --extra dev -c requirements/run.lock \
 	    -o requirements/dev.lock pyproject.toml
 

@@ -1,8 +1,10 @@
-"""A notes service as an MCP server that knows nothing of OAuth: it wants an API key.
+r"""A notes service as an MCP server that knows nothing of OAuth: it wants an API key.
 
 The key lives in Countersign's vault; no agent ever holds it.
 
     NOTES_API_KEY=... python notes_server.py --port 8712 --database notes.db
+    python notes_server.py --port 8712 --database notes.db --key-file notes-api-key \
+        --host 0.0.0.0 --name notes --certificate notes.pem --certificate-key notes.key
 """
 
 import argparse
@@ -14,6 +16,7 @@ from typing import Any
 
 import uvicorn
 from mcp.server.mcpserver import MCPServer
+from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types import ToolAnnotations
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -63,16 +66,37 @@ def build(database: Path) -> MCPServer[Any]:
     return server
 
 
-def main() -> None:
-    """Serve on loopback until stopped."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--database", type=Path, required=True)
-    arguments = parser.parse_args()
-    key = os.environ["NOTES_API_KEY"]  # noqa: TID251 - the demo server's own configuration
-    app = ApiKey(build(arguments.database).streamable_http_app(), key)
+    parser.add_argument("--key-file", type=Path, help="else from the environment")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen")
+    parser.add_argument("--name", default="127.0.0.1", help="what clients call this host")
+    parser.add_argument("--certificate", type=Path, help="serve TLS")
+    parser.add_argument("--certificate-key", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Serve until stopped."""
+    given = arguments()
+    if given.key_file is None:
+        key = os.environ["NOTES_API_KEY"]  # noqa: TID251 - the demo server's own configuration
+    else:
+        key = given.key_file.read_text().strip()
+    hosts = TransportSecuritySettings(allowed_hosts=[f"{given.name}:{given.port}"])
+    app = build(given.database).streamable_http_app(transport_security=hosts)
     uvicorn.run(
-        app, host="127.0.0.1", port=arguments.port, log_level="warning", timeout_graceful_shutdown=2
+        ApiKey(app, key),
+        host=given.host,
+        port=given.port,
+        log_level="warning",
+        timeout_graceful_shutdown=2,
+        ssl_certfile=given.certificate,
+        ssl_keyfile=given.certificate_key,
     )
 
 
