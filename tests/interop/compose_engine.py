@@ -1,0 +1,260 @@
+"""Runs the services of a compose file without a container engine: as plain processes.
+
+What an engine would do is done for each service from the project as `docker compose` reads it:
+its command, environment, user, mounts and secrets (as paths of this machine), and one DNS for the
+names of the services. What it is not is a container: one network, one file system.
+
+It must run in a mount and a network namespace of its own, as root (`unshare --mount --net`):
+names are looked up at an address of that namespace's loopback, and its ports are free.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from compose.services import keycloak
+from tests.services import postgresql, valkey
+from tests.services.common import Server, run, started
+
+ROOT: Final = Path(__file__).parents[2]
+RESOLVER: Final = "127.0.0.11"  # as in a container
+SUPERUSER: Final = "postgres"
+Command = list[str | Path]
+
+
+def answer_names() -> None:
+    """Be the DNS: every name is this machine (RFC 1035 §4.1)."""
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((RESOLVER, 53))
+
+    def serve() -> None:
+        while True:
+            query, client = server.recvfrom(512)
+            name_end = query.index(b"\0", 12) + 1
+            question = query[12 : name_end + 4]
+            asks_address = question[-4:] == b"\0\1\0\1"
+            head = query[:2] + b"\x84\0" + struct.pack("!HHHH", 1, int(asks_address), 0, 0)
+            record = b"\xc0\x0c\0\1\0\1" + struct.pack("!IH", 1, 4) + socket.inet_aton("127.0.0.1")
+            server.sendto(head + question + (record if asks_address else b""), client)
+
+    threading.Thread(target=serve, daemon=True).start()
+
+
+def enter(directory: Path) -> None:
+    """Make the namespaces we are in a place of their own."""
+    run(["ip", "link", "set", "lo", "up"])
+    (directory / "resolv.conf").write_text(f"nameserver {RESOLVER}\n")
+    (directory / "hosts").write_text("127.0.0.1 localhost\n")
+    for name in ("resolv.conf", "hosts"):
+        run(["mount", "--bind", directory / name, f"/etc/{name}"])
+    answer_names()
+
+
+@dataclass
+class Engine:
+    """The project, and what of it runs."""
+
+    project: dict[str, Any]
+    directory: Path
+    running: dict[str, Server] = field(default_factory=dict)
+    _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def service(self, name: str) -> dict[str, Any]:
+        return dict(self.project["services"][name])
+
+    def place(self, name: str, text: str) -> str:
+        """Paths of the service's container as paths of this machine."""
+        service = self.service(name)
+        mounts = {each["target"]: each["source"] for each in service.get("volumes", ())}
+        for each in service.get("secrets", ()):
+            target = each.get("target") or f"/run/secrets/{each['source']}"
+            mounts[target] = self.project["secrets"][each["source"]]["file"]
+        for path in service.get("tmpfs", ()):
+            own = self.directory / name / path.partition(":")[0].strip("/")
+            own.mkdir(parents=True, exist_ok=True)
+            own.chmod(0o1777)
+            mounts[f"{path.partition(':')[0]}/"] = f"{own}/"
+        if name in {"notes", "agent"}:
+            mounts["/opt/demo/notes_server.py"] = str(ROOT / "compose/demo/notes_server.py")
+            mounts["/opt/demo/agent_for_a_person.py"] = str(
+                ROOT / "examples/agent_for_a_person.py"
+            )
+        for inside in sorted(mounts, key=len, reverse=True):
+            text = text.replace(inside, mounts[inside])
+        return text
+
+    def environment(self, name: str) -> dict[str, str]:
+        """What the image and the file say; nothing of ours but where our code is."""
+        own = {"PATH": os.defpath, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        if "COUNTERSIGN_ISSUER" in (said := self.service(name).get("environment") or {}):
+            own |= image_environment()
+        return {key: self.place(name, value) for key, value in (own | said).items()}
+
+    def user(self, name: str) -> Command:
+        """The service's user, who may still read an interpreter in somebody's home."""
+        uid, _, gid = self.service(name)["user"].partition(":")
+        only = "-all,+dac_read_search"
+        return [
+            *("setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"),
+            *(f"--inh-caps={only}", f"--ambient-caps={only}", f"--bounding-set={only}"),
+            "--no-new-privs",
+        ]
+
+    def command(self, name: str, program: Sequence[str | Path]) -> Command:
+        words = [self.place(name, word) for word in self.service(name)["command"]]
+        return [*self.user(name), *program, *words]
+
+    def start(self, name: str, command: Command, is_ready: Callable[[], bool]) -> Server:
+        """A service, until it is ready."""
+        environment = self.environment(name)
+        # Not os.environ beside it, which is what `started` adds: a container has none of it.
+        cleared: Command = ["env", "-i", *(f"{key}={value}" for key, value in environment.items())]
+        server = self._held.enter_context(
+            started(name, [*cleared, *command], self.directory / name)
+        )
+        server.await_ready(is_ready, 300)
+        self.running[name] = server
+        return server
+
+    def is_healthy(self, name: str) -> bool:
+        """What the health check of a service of ours says."""
+        test = self.service(name)["healthcheck"]["test"]
+        assert test[:4] == ["CMD", "python", "-m", "countersign.health"], test
+        done = subprocess.run([sys.executable, *test[2:]], check=False)  # noqa: S603 - our own
+        return done.returncode == 0
+
+    def countersign(self, name: str) -> Server:
+        """One of our own processes."""
+        command = self.command(name, [sys.executable, "-m", "countersign"])
+        return self.start(name, command, lambda: self.is_healthy(name))
+
+    def operator(self, *words: str, stdin: str = "") -> str:
+        """`docker compose exec authz-server countersign …`."""
+        name = "authz-server"
+        placed = [self.place(name, word) for word in words]
+        done = subprocess.run(  # noqa: S603 - our own command
+            [str(word) for word in [*self.user(name), sys.executable, "-m", "countersign", *placed]],
+            env=self.environment(name) | {"HOME": "/nowhere"},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def postgres(self) -> None:
+        """What the image's entry point does, then its command."""
+        name, home = "postgres", postgresql.install()
+        service = self.service(name)
+        data = Path(self.place(name, service["environment"]["PGDATA"]))
+        password = self.place(name, service["environment"]["POSTGRES_PASSWORD_FILE"])
+        own = [str(word) for word in self.user(name)]
+        given = service["environment"]["POSTGRES_INITDB_ARGS"].split()
+        local = ["--auth-local=trust", "-U", SUPERUSER, "-E", "UTF8", "--no-sync"]
+        run([*own, home / "bin/initdb", "-D", data, f"--pwfile={password}", *local, *given])
+        sockets = self.place(name, "/var/run/postgresql/")
+        more = ["-D", data, "-k", sockets, "-c", "fsync=off"]
+        command = [*self.command(name, [])[:-len(service["command"])], home / "bin/postgres"]
+        command += [self.place(name, word) for word in service["command"][1:]]
+        psql = [*own, home / "bin/psql", "-q", "-v", "ON_ERROR_STOP=1", "-h", sockets]
+
+        def is_ready() -> bool:
+            return subprocess.run(  # noqa: S603 - our own words
+                [str(word) for word in [*psql, "-U", SUPERUSER, "-c", "SELECT 1"]],
+                check=False,
+                capture_output=True,
+            ).returncode == 0
+
+        self.start(name, [*command, *more], is_ready)
+        (first,) = (each for each in service["secrets"] if "initdb.d" in (each.get("target") or ""))
+        run([*psql, "-U", SUPERUSER, "-f", self.place(name, first["target"])])
+
+    def valkey(self) -> None:
+        name = "valkey"
+        command = self.command(name, [valkey.install()])
+        self.start(name, command, lambda: answers_at(6379))
+
+    def front(self) -> None:
+        name = "front"
+        configuration = self.directory / "front.conf"
+        source = self.place(name, "/etc/nginx/front.conf")
+        configuration.write_text(self.place(name, Path(source).read_text()))
+        words = ["nginx", "-c", configuration, "-g", "daemon off;"]
+        self.start(name, [*self.user(name), *words], lambda: answers_at(8443))
+
+    def notes(self) -> None:
+        name = "notes"
+        self.start(name, self.command(name, [sys.executable]), lambda: answers_at(8712))
+
+    def keycloak(self) -> None:
+        """An installation of its own, augmented by the words of the Dockerfile."""
+        name, home = "keycloak", self.directory / "keycloak" / "home"
+        shutil.copytree(keycloak.install(), home, symlinks=True)
+        java = keycloak._java()
+        settings = dockerfile_environment("keycloak")
+        run([home / "bin/kc.sh", "build"], environment=settings | java)
+        imported = home / "data" / "import"
+        imported.mkdir(parents=True, exist_ok=True)
+        (each,) = (each for each in self.service(name)["secrets"] if each.get("target", "").endswith("realm.json"))
+        shutil.copy(self.place(name, each["target"]), imported / "corp-realm.json")
+        words = [self.place(name, word) for word in self.service(name)["command"]]
+        environment = [f"{key}={value}" for key, value in (settings | java).items()]
+        command: Command = ["env", *environment, home / "bin/kc.sh", *words]
+        self.start(name, command, lambda: self.check(name))
+
+    def check(self, name: str) -> bool:
+        """The service's own health check, for those that need only a shell."""
+        words = [word.replace("$$", "$") for word in self.service(name)["healthcheck"]["test"][1:]]
+        return subprocess.run(words, check=False, capture_output=True).returncode == 0  # noqa: S603
+
+    def stop(self) -> None:
+        self._held.close()
+
+
+def dockerfile_environment(stage: str) -> dict[str, str]:
+    """The ENV of one stage of the Dockerfile."""
+    text = (ROOT / "compose/Dockerfile").read_text().replace("\\\n", " ")
+    part = text.partition(f" AS {stage}\n")[2].partition("\nFROM ")[0]
+    lines = [line.split()[1:] for line in part.splitlines() if line.startswith("ENV ")]
+    return dict(word.split("=", 1) for words in lines for word in words)
+
+
+def image_environment() -> dict[str, str]:
+    """What the image says, but for where its Python is."""
+    said = dockerfile_environment("countersign")
+    return {key: value for key, value in said.items() if key.startswith("COUNTERSIGN_")}
+
+
+def answers_at(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def engine(project: dict[str, Any], directory: Path) -> Iterator[Engine]:
+    enter(directory)
+    made = Engine(project, directory)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def settled(ask: Callable[[], bool], seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while not ask():
+        assert time.monotonic() < until, "not in time"
+        time.sleep(0.1)
