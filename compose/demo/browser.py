@@ -1,5 +1,6 @@
 """A person at a browser without JavaScript: follows redirects, fills forms, presses buttons."""
 
+import ssl
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from urllib.parse import urljoin, urlsplit
@@ -64,8 +65,8 @@ class RefusedError(Exception):
 class Browser:
     """One person's browser: it keeps cookies, and stops where the redirect leaves the server."""
 
-    def __init__(self, stop_at: str) -> None:
-        self._http = httpx2.Client(timeout=20, trust_env=False)
+    def __init__(self, stop_at: str, verify: ssl.SSLContext | bool = True) -> None:
+        self._http = httpx2.Client(timeout=20, trust_env=False, verify=verify)
         self._stop_at = stop_at
 
     def close(self) -> None:

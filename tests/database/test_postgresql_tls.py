@@ -6,10 +6,6 @@ The server under test has no TLS of its own; a front that speaks PostgreSQL's TL
 
 import contextlib
 import datetime as dt
-import socket
-import ssl
-import struct
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -25,10 +21,9 @@ from sqlalchemy import make_url, text
 from database.engine import Database
 from database.errors import DatabaseUnavailableError
 from tests.services.postgresql import Postgresql
+from tests.tls_front import TlsFront
 
 pytestmark = pytest.mark.processes
-
-SSL_REQUEST = struct.pack("!II", 8, 80877103)  # PostgreSQL protocol, "SSLRequest"
 
 
 @dataclass(frozen=True)
@@ -68,51 +63,6 @@ class Certificate:
         return found
 
 
-class TlsFront:
-    """Speaks TLS to clients and plainly to the server behind it."""
-
-    def __init__(self, target: int, certificate: Certificate) -> None:
-        self._target = target
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(certificate.certificate, certificate.key)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError), client:
-            if client.recv(8, socket.MSG_WAITALL) != SSL_REQUEST:
-                return
-            client.sendall(b"S")
-            with (
-                self._context.wrap_socket(client, server_side=True) as secured,
-                socket.create_connection(("127.0.0.1", self._target)) as server,
-            ):
-                back = threading.Thread(target=_copy, args=(server, secured), daemon=True)
-                back.start()
-                _copy(secured, server)
-                back.join()
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-    for each in (source, target):
-        with contextlib.suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
-
-
 @pytest.fixture
 def plain_url(postgresql_server: Postgresql) -> Iterator[str]:
     with postgresql_server.database() as url:
@@ -124,17 +74,21 @@ def certificate(tmp_path: Path) -> Certificate:
     return Certificate.of("127.0.0.1", tmp_path / "right")
 
 
-def secured(plain_url: str, front: TlsFront, **options: str) -> str:
-    url = make_url(plain_url).set(port=front.port).update_query_dict(options)
+def front(server: Postgresql, presented: Certificate) -> TlsFront:
+    return TlsFront(server.port, presented.certificate, presented.key)
+
+
+def secured(plain_url: str, before: TlsFront, **options: str) -> str:
+    url = make_url(plain_url).set(port=before.port).update_query_dict(options)
     return url.render_as_string(hide_password=False)
 
 
 def test_server_that_proves_its_name_is_served_from(
     postgresql_server: Postgresql, plain_url: str, certificate: Certificate
 ) -> None:
-    with contextlib.closing(TlsFront(postgresql_server.port, certificate)) as front:
+    with contextlib.closing(front(postgresql_server, certificate)) as before:
         options = {"sslmode": "verify-full", "sslrootcert": str(certificate.certificate)}
-        database = Database.open(secured(plain_url, front, **options))
+        database = Database.open(secured(plain_url, before, **options))
         one = text("SELECT 1")
         assert database.read(lambda connection: connection.execute(one).scalar()) == 1
         database.close()
@@ -146,10 +100,10 @@ def test_server_that_proves_another_name_or_by_another_authority_is_refused(
     elsewhere = Certificate.of("10.9.8.7", tmp_path / "elsewhere")
     stranger = Certificate.of("127.0.0.1", tmp_path / "stranger")
     for presented, trusted in ((elsewhere, elsewhere), (stranger, certificate)):
-        with contextlib.closing(TlsFront(postgresql_server.port, presented)) as front:
+        with contextlib.closing(front(postgresql_server, presented)) as before:
             options = {"sslmode": "verify-full", "sslrootcert": str(trusted.certificate)}
             with pytest.raises(DatabaseUnavailableError):
-                Database.open(secured(plain_url, front, **options))
+                Database.open(secured(plain_url, before, **options))
 
 
 def test_server_without_tls_is_refused_where_tls_was_asked_for(

@@ -10,6 +10,7 @@ names are looked up at an address of that namespace's loopback, and its ports ar
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import struct
@@ -23,12 +24,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from compose.services import keycloak
-from tests.services import postgresql, valkey
+from tests.services import nginx, postgresql, valkey
 from tests.services.common import Server, run, started
+from tests.tls_front import TlsFront
 
 ROOT: Final = Path(__file__).parents[2]
 RESOLVER: Final = "127.0.0.11"  # as in a container
 SUPERUSER: Final = "postgres"
+PLAIN_PORT: Final = 5433
 Command = list[str | Path]
 
 
@@ -55,7 +58,10 @@ def enter(directory: Path) -> None:
     run(["ip", "link", "set", "lo", "up"])
     (directory / "resolv.conf").write_text(f"nameserver {RESOLVER}\n")
     (directory / "hosts").write_text("127.0.0.1 localhost\n")
-    for name in ("resolv.conf", "hosts"):
+    # PostgreSQL wants its user to have a name; its image makes one up as well.
+    users = Path("/etc/passwd").read_text() + "service:x:10001:10001::/nowhere:/bin/false\n"
+    (directory / "passwd").write_text(users)
+    for name in ("resolv.conf", "hosts", "passwd"):
         run(["mount", "--bind", directory / name, f"/etc/{name}"])
     answer_names()
 
@@ -83,15 +89,13 @@ class Engine:
             own = self.directory / name / path.partition(":")[0].strip("/")
             own.mkdir(parents=True, exist_ok=True)
             own.chmod(0o1777)
-            mounts[f"{path.partition(':')[0]}/"] = f"{own}/"
+            mounts[path.partition(":")[0]] = str(own)
         if name in {"notes", "agent"}:
             mounts["/opt/demo/notes_server.py"] = str(ROOT / "compose/demo/notes_server.py")
-            mounts["/opt/demo/agent_for_a_person.py"] = str(
-                ROOT / "examples/agent_for_a_person.py"
-            )
-        for inside in sorted(mounts, key=len, reverse=True):
-            text = text.replace(inside, mounts[inside])
-        return text
+            mounts["/opt/demo/agent_for_a_person.py"] = str(ROOT / "examples/agent_for_a_person.py")
+        inside = "|".join(re.escape(path) for path in sorted(mounts, key=len, reverse=True))
+        whole = rf"(?<![\w./-])({inside})(?![\w.-])"
+        return re.sub(whole, lambda found: mounts[found[0]], text) if mounts else text
 
     def environment(self, name: str) -> dict[str, str]:
         """What the image and the file say; nothing of ours but where our code is."""
@@ -143,7 +147,10 @@ class Engine:
         name = "authz-server"
         placed = [self.place(name, word) for word in words]
         done = subprocess.run(  # noqa: S603 - our own command
-            [str(word) for word in [*self.user(name), sys.executable, "-m", "countersign", *placed]],
+            [
+                str(word)
+                for word in [*self.user(name), sys.executable, "-m", "countersign", *placed]
+            ],
             env=self.environment(name) | {"HOME": "/nowhere"},
             input=stdin,
             capture_output=True,
@@ -155,43 +162,55 @@ class Engine:
         return done.stdout
 
     def postgres(self) -> None:
-        """What the image's entry point does, then its command."""
+        """What the image's entry point does, then its server.
+
+        The wheel's server was built without TLS, so another process speaks it before its port.
+        """
         name, home = "postgres", postgresql.install()
         service = self.service(name)
-        data = Path(self.place(name, service["environment"]["PGDATA"]))
-        password = self.place(name, service["environment"]["POSTGRES_PASSWORD_FILE"])
+        said = service["environment"]
+        assert "ssl=on" in service["command"]
+        files = [Path(self.place(name, f"/run/secrets/postgres.{end}")) for end in ("pem", "key")]
+        self._held.callback(TlsFront(PLAIN_PORT, *files, port=5432).close)
+        data, sockets = (self.place(name, path) for path in (said["PGDATA"], "/var/run/postgresql"))
         own = [str(word) for word in self.user(name)]
-        given = service["environment"]["POSTGRES_INITDB_ARGS"].split()
-        local = ["--auth-local=trust", "-U", SUPERUSER, "-E", "UTF8", "--no-sync"]
-        run([*own, home / "bin/initdb", "-D", data, f"--pwfile={password}", *local, *given])
-        sockets = self.place(name, "/var/run/postgresql/")
-        more = ["-D", data, "-k", sockets, "-c", "fsync=off"]
-        command = [*self.command(name, [])[:-len(service["command"])], home / "bin/postgres"]
-        command += [self.place(name, word) for word in service["command"][1:]]
-        psql = [*own, home / "bin/psql", "-q", "-v", "ON_ERROR_STOP=1", "-h", sockets]
+        first = [f"--pwfile={self.place(name, said['POSTGRES_PASSWORD_FILE'])}", "-U", SUPERUSER]
+        first += ["--auth-local=trust", "-E", "UTF8", "--no-sync"]
+        run([*own, home / "bin/initdb", "-D", data, *first, *said["POSTGRES_INITDB_ARGS"].split()])
+        where = ["-p", str(PLAIN_PORT)]
+        psql = [*own, str(home / "bin/psql"), "-q", "-h", sockets, *where, "-U", SUPERUSER]
 
         def is_ready() -> bool:
-            return subprocess.run(  # noqa: S603 - our own words
-                [str(word) for word in [*psql, "-U", SUPERUSER, "-c", "SELECT 1"]],
-                check=False,
-                capture_output=True,
-            ).returncode == 0
+            done = subprocess.run([*psql, "-c", ""], check=False, capture_output=True)  # noqa: S603
+            return done.returncode == 0
 
-        self.start(name, [*command, *more], is_ready)
-        (first,) = (each for each in service["secrets"] if "initdb.d" in (each.get("target") or ""))
-        run([*psql, "-U", SUPERUSER, "-f", self.place(name, first["target"])])
+        command: Command = [*own, home / "bin/postgres", "-D", data, "-k", sockets, *where]
+        self.start(name, command, is_ready)
+        script = self.place(name, "/docker-entrypoint-initdb.d/databases.sql")
+        run([*psql, "-v", "ON_ERROR_STOP=1", "-f", script])
 
     def valkey(self) -> None:
+        """As PostgreSQL, with another process that speaks TLS."""
         name = "valkey"
-        command = self.command(name, [valkey.install()])
-        self.start(name, command, lambda: answers_at(6379))
+        words = [self.place(name, word) for word in self.service(name)["command"]]
+        options = dict(zip(words[::2], words[1::2], strict=True))
+        assert (options.pop("--port"), options.pop("--tls-port")) == ("0", "6379")
+        files = (Path(options["--tls-cert-file"]), Path(options["--tls-key-file"]))
+        front = TlsFront(PLAIN_PORT + 1, *files, port=6379, is_asked_for=False)
+        self._held.callback(front.close)
+        plain = [word for pair in options.items() if "tls" not in pair[0] for word in pair]
+        command = [*self.user(name), valkey.install(), "--port", str(PLAIN_PORT + 1), *plain]
+        self.start(name, command, lambda: answers_at(PLAIN_PORT + 1))
 
     def front(self) -> None:
         name = "front"
         configuration = self.directory / "front.conf"
         source = self.place(name, "/etc/nginx/front.conf")
         configuration.write_text(self.place(name, Path(source).read_text()))
-        words = ["nginx", "-c", configuration, "-g", "daemon off;"]
+        first, *words = self.service(name)["entrypoint"]
+        assert first == "nginx"
+        placed = {"/etc/nginx/front.conf": configuration}
+        words = [nginx.install(), *(placed.get(word, word) for word in words)]
         self.start(name, [*self.user(name), *words], lambda: answers_at(8443))
 
     def notes(self) -> None:
@@ -207,8 +226,8 @@ class Engine:
         run([home / "bin/kc.sh", "build"], environment=settings | java)
         imported = home / "data" / "import"
         imported.mkdir(parents=True, exist_ok=True)
-        (each,) = (each for each in self.service(name)["secrets"] if each.get("target", "").endswith("realm.json"))
-        shutil.copy(self.place(name, each["target"]), imported / "corp-realm.json")
+        realm = "/opt/keycloak/data/import/corp-realm.json"
+        shutil.copy(self.place(name, realm), imported / Path(realm).name)
         words = [self.place(name, word) for word in self.service(name)["command"]]
         environment = [f"{key}={value}" for key, value in (settings | java).items()]
         command: Command = ["env", *environment, home / "bin/kc.sh", *words]
