@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -47,7 +48,9 @@ class AdminClient:
         key: ProofKey | None = None,
         access_token: str | None = None,
     ) -> None:
-        self._base = f"{issuer}/admin/v1"
+        # The socket speaks plain HTTP, whatever stands in front of the public listener.
+        origin = issuer if socket is None else f"http://{urlsplit(issuer).netloc}"
+        self._base = f"{origin}/admin/v1"
         self._key = key
         self._token = access_token
         transport = None if socket is None else httpx2.HTTPTransport(uds=str(socket))

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from compose.services import keycloak
 from tests.services import nginx, postgresql, valkey
-from tests.services.common import Server, run, started
+from tests.services.common import Server, installing, run, started
 from tests.tls_front import TlsFront
 
 ROOT: Final = Path(__file__).parents[2]
@@ -218,19 +218,19 @@ class Engine:
         self.start(name, self.command(name, [sys.executable]), lambda: answers_at(8712))
 
     def keycloak(self) -> None:
-        """An installation of its own, augmented by the words of the Dockerfile."""
-        name, home = "keycloak", self.directory / "keycloak" / "home"
-        shutil.copytree(keycloak.install(), home, symlinks=True)
-        java = keycloak._java()
-        settings = dockerfile_environment("keycloak")
-        run([home / "bin/kc.sh", "build"], environment=settings | java)
-        imported = home / "data" / "import"
-        imported.mkdir(parents=True, exist_ok=True)
+        """A home of its own on an installation that was augmented as the Dockerfile says."""
+        name, home = "keycloak", augmented_keycloak()
+        own = self.directory / name / "home"
+        imported = own / "data" / "import"
+        imported.mkdir(parents=True)
+        for part in ("conf", "lib", "providers", "themes"):
+            (own / part).symlink_to(home / part)
         realm = "/opt/keycloak/data/import/corp-realm.json"
         shutil.copy(self.place(name, realm), imported / Path(realm).name)
         words = [self.place(name, word) for word in self.service(name)["command"]]
-        environment = [f"{key}={value}" for key, value in (settings | java).items()]
-        command: Command = ["env", *environment, home / "bin/kc.sh", *words]
+        environment = dockerfile_environment("keycloak") | keycloak._java()
+        command: Command = ["env", *(f"{key}={value}" for key, value in environment.items())]
+        command += [home / "bin/kc.sh", *words, f"-Dkc.home.dir={own}"]
         self.start(name, command, lambda: self.check(name))
 
     def check(self, name: str) -> bool:
@@ -240,6 +240,19 @@ class Engine:
 
     def stop(self) -> None:
         self._held.close()
+
+
+def augmented_keycloak() -> Path:
+    """The installation after the RUN of the Dockerfile's stage, made once."""
+    settings = dockerfile_environment("keycloak")
+    with installing("keycloak-compose") as folder:
+        home, built = folder / f"keycloak-{keycloak.VERSION}", folder / "built-with"
+        if not built.exists() or built.read_text() != f"{home} {settings}":
+            shutil.rmtree(home, ignore_errors=True)
+            shutil.copytree(keycloak.install(), home, symlinks=True)
+            run([home / "bin/kc.sh", "build"], environment=settings | keycloak._java())
+            built.write_text(f"{home} {settings}")
+        return home
 
 
 def dockerfile_environment(stage: str) -> dict[str, str]:
