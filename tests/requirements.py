@@ -335,6 +335,18 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "The Python and TypeScript clients and the Inspector, of both eras: from the 401 to login, "
         "consent, list, call and the token after the expired one."
     ),
+    "compose-guide": (
+        "The compose guide leads from nothing to an audited call, by the commands, settings, users "
+        "and secrets of the file."
+    ),
+    "compose-networks": (
+        "In the compose file only the front is published, on loopback, and only gateways reach the "
+        "MCP server."
+    ),
+    "compose-secrets": (
+        "No secret of the compose file is in an environment, an argument or an image: each is a "
+        "file of whoever reads it."
+    ),
     "control-enrolment": (
         "An enrolment code works once, within ten minutes, and only with a proof by the "
         "key that is enrolled."

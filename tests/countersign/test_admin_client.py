@@ -24,7 +24,7 @@ def test_socket_of_a_server_is_spoken_to_without_tls_whatever_its_issuer(
         seen.append(str(request.url))
         return httpx2.Response(200, json={})
 
-    monkeypatch.setattr(httpx2, "HTTPTransport", lambda uds: httpx2.MockTransport(answer))
+    monkeypatch.setattr(httpx2, "HTTPTransport", lambda **_: httpx2.MockTransport(answer))
     with AdminClient(issuer, timeout_seconds=1, socket=Path("admin.sock")) as admin:
         admin.call("GET", "/whoami")
     assert seen == [asked]

@@ -30,6 +30,7 @@ from tests.tls_front import TlsFront
 
 ROOT: Final = Path(__file__).parents[2]
 RESOLVER: Final = "127.0.0.11"  # as in a container
+SECRETS: Final = Path("/run/secrets")
 SUPERUSER: Final = "postgres"
 PLAIN_PORT: Final = 5433
 Command = list[str | Path]
@@ -63,6 +64,8 @@ def enter(directory: Path) -> None:
     (directory / "passwd").write_text(users)
     for name in ("resolv.conf", "hosts", "passwd"):
         run(["mount", "--bind", directory / name, f"/etc/{name}"])
+    run(["mount", "-t", "tmpfs", "tmpfs", "/run"])
+    SECRETS.mkdir()
     answer_names()
 
 
@@ -185,6 +188,7 @@ class Engine:
             return done.returncode == 0
 
         command: Command = [*own, home / "bin/postgres", "-D", data, "-k", sockets, *where]
+        command += ["-c", "fsync=off", "-c", "full_page_writes=off"]
         self.start(name, command, is_ready)
         script = self.place(name, "/docker-entrypoint-initdb.d/databases.sql")
         run([*psql, "-v", "ON_ERROR_STOP=1", "-f", script])
@@ -278,6 +282,8 @@ def answers_at(port: int) -> bool:
 @contextlib.contextmanager
 def engine(project: dict[str, Any], directory: Path) -> Iterator[Engine]:
     enter(directory)
+    for name, each in project["secrets"].items():  # objects name some of them
+        (SECRETS / name).symlink_to(each["file"])
     made = Engine(project, directory)
     try:
         yield made

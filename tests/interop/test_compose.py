@@ -1,0 +1,138 @@
+"""`compose/` as far as it can be tried without a container engine.
+
+The file is read by the library of Docker Compose and linted, the build commands of the Dockerfile
+are run, and the guide is played with the services as plain processes (`compose_engine`).
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compose.prepare import State, prepare
+from compose.services import keycloak
+from tests.compose_files import COMPOSE, dockerfile, services
+from tests.services import compose_tools, nginx, postgresql, valkey
+from tests.services.common import run, service
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
+
+ROOT = COMPOSE.parent
+IS_ROOT = os.getuid() == 0
+
+
+def prepared(directory: Path) -> Path:
+    """A copy of what an operator has, with its state; the folder of compose.yaml."""
+    folder = directory / "compose"
+    for name in ("front", "objects"):
+        shutil.copytree(COMPOSE / name, folder / name)
+    shutil.copy(COMPOSE / "compose.yaml", folder)
+    owner = 10001 if IS_ROOT else os.getuid()
+    prepare(State(folder / "state", owner, 10001 if IS_ROOT else os.getgid()))
+    return folder
+
+
+def project(folder: Path) -> dict[str, Any]:
+    """The project, as `docker compose` reads it."""
+    with service("compose-go"):
+        reader = compose_tools.reader()
+    return dict(json.loads(run([reader, "compose.yaml"], cwd=folder)))
+
+
+def test_compose_file_is_one_to_docker_compose(tmp_path: Path) -> None:
+    read = project(prepared(tmp_path))
+    assert set(read["services"]) == set(services())
+    for each in read["secrets"].values():
+        assert Path(each["file"]).is_file()
+    assert read["services"]["gateway-two"]["networks"].keys() == {"core", "memory", "targets"}
+
+
+def test_linters_find_nothing_but_what_was_decided() -> None:
+    with service("hadolint, compose-lint"):
+        hadolint, lint = (compose_tools.linter(name) for name in ("hadolint", "compose-lint"))
+    # DL3059: one RUN after another, because each is a list of words and needs no shell.
+    run([hadolint, "--ignore", "DL3059", COMPOSE / "Dockerfile"])
+    done = subprocess.run(  # noqa: S603 - our own words
+        [lint, "--format", "json", COMPOSE / "compose.yaml"], check=False, capture_output=True
+    )
+    found = {(each["service"], each["rule_id"]) for each in json.loads(done.stdout)["findings"]}
+    # CL-0019: pinned by tag, digests are the operator's. CL-0008: the agent is for the person's own
+    # machine, whose loopback their browser comes back to.
+    assert {rule for _, rule in found} <= {"CL-0008", "CL-0019"}
+    assert {name for name, rule in found if rule == "CL-0008"} == {"agent"}
+
+
+@pytest.mark.slow
+def test_build_commands_of_the_image_make_a_command_that_runs(tmp_path: Path) -> None:
+    """Those of the stage `build`, with its paths below a folder of ours."""
+    for each in dockerfile():
+        if each.stage != "build":
+            continue
+        words = each.words.split()
+        if each.name == "COPY":
+            copy(words[:-1], tmp_path / "src" / words[-1])
+        if each.name == "RUN":
+            command = json.loads(each.words)
+            if command[0] == "install":  # owners are the engine's business
+                continue
+            placed = [
+                word.replace("/opt/", f"{tmp_path}/opt/").replace("/src/", f"{tmp_path}/src/")
+                for word in command
+            ]
+            placed[0] = sys.executable if placed[0] == "python" else placed[0]
+            run(placed, cwd=tmp_path / "src", environment={"PYTHONPATH": ""})
+    countersign = tmp_path / "opt" / "countersign" / "bin" / "countersign"
+    (tmp_path / "elsewhere").mkdir()
+    clean = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
+    help_text = run([countersign, "--help"], cwd=tmp_path / "elsewhere", environment=clean)
+    assert "mcp-gateway" in help_text
+    python = countersign.with_name("python")
+    for module in ("pip", "mcp", "tests", "compose"):
+        looked = f"import importlib.util as u, sys; sys.exit(u.find_spec({module!r}) is not None)"
+        run([python, "-c", looked], cwd=tmp_path / "elsewhere", environment=clean)
+
+
+def copy(sources: list[str], target: Path) -> None:
+    for source in sources:
+        if (ROOT / source).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / source, target, ignore=ignored)
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / source, target)
+
+
+@pytest.mark.slow
+@pytest.mark.requirement("compose-guide")
+@pytest.mark.skipif(not IS_ROOT, reason="makes namespaces and runs each service as its own user")
+def test_guide_leads_from_nothing_to_a_call_through_either_gateway(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with service("Keycloak, PostgreSQL, Valkey or nginx"):
+        for each in (keycloak, postgresql, valkey, nginx):
+            each.install()
+    directory = tmp_path_factory.mktemp("compose")
+    for path in (directory, *directory.parents[:2]):
+        path.chmod(0o755)  # the services run as users of their own
+    folder = prepared(directory)
+    read, work = directory / "project.json", directory / "run"
+    read.write_text(json.dumps(project(folder)))
+    work.mkdir()
+    done = subprocess.run(  # noqa: S603 - our own words
+        [
+            *("unshare", "--mount", "--net", "--kill-child", sys.executable),
+            *("-m", "tests.interop.compose_rehearsal", str(read), str(work)),
+        ],
+        cwd=ROOT,
+        env=dict(os.environ) | {"PYTHONPATH": str(ROOT)},  # noqa: TID251 - a child's environment
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "rehearsed"
