@@ -12,7 +12,16 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from compose.services import keycloak
-from tests.services import mcp_clients, oidc_provider, postgresql, published_servers, spire, valkey
+from tests.services import (
+    compose_tools,
+    mcp_clients,
+    nginx,
+    oidc_provider,
+    postgresql,
+    published_servers,
+    spire,
+    valkey,
+)
 from tests.services.common import CannotInstallError
 
 INSTALLATIONS: Final[Mapping[str, Callable[[], object]]] = {
@@ -29,6 +38,8 @@ INSTALLATIONS: Final[Mapping[str, Callable[[], object]]] = {
     "MCP Inspector 2.12, Node 22": mcp_clients.install_inspector,
     "Keycloak": keycloak.install,
     "SPIRE": spire.install,
+    "nginx": nginx.install,
+    "compose-go, hadolint, compose-lint": compose_tools.install,
 }
 
 
