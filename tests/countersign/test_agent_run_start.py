@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -92,3 +95,31 @@ def test_command_that_will_not_end_is_killed() -> None:
 @pytest.mark.processes
 def test_orphans_are_taken_in_and_leave_no_zombie() -> None:
     assert json.loads(fresh(ORPHANS)) == [0, None]
+
+
+@pytest.mark.processes
+@pytest.mark.requirement("agent-run-tree")
+def test_browser_that_shows_the_login_is_no_process_of_the_run(tmp_path: Path) -> None:
+    said, script = tmp_path / "said", tmp_path / "browser"
+    script.write_text(f'#!/bin/sh\necho "$$ $1" > {said}.part; mv {said}.part {said}; sleep 20\n')
+    script.chmod(0o755)
+    url = "https://as.example.com/oauth/authorize?state=x"
+    subprocess.run(
+        [sys.executable, "-m", "countersign.agent_run.open_browser"],
+        input=url.encode(),
+        check=True,
+        timeout=60,
+        cwd=ROOT,
+        env={"BROWSER": f"{script} %s", "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    deadline = time.monotonic() + 20
+    while not said.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    pid, shown = said.read_text().split()
+    try:
+        assert shown == url
+        assert Path("/proc", pid).exists()
+        assert int(pid) not in process_tree.descendants(os.getpid())
+    finally:
+        os.kill(int(pid), signal.SIGKILL)
