@@ -9,6 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,20 +109,23 @@ def copy(sources: list[str], target: Path) -> None:
             shutil.copy(ROOT / source, target)
 
 
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that the services can reach as users of their own; pytest's are closed to them."""
+    with tempfile.TemporaryDirectory(prefix="countersign-compose-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @pytest.mark.slow
 @pytest.mark.requirement("compose-guide")
 @pytest.mark.skipif(not IS_ROOT, reason="makes namespaces and runs each service as its own user")
-def test_guide_leads_from_nothing_to_a_call_through_either_gateway(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_guide_leads_from_nothing_to_a_call_through_either_gateway(public: Path) -> None:
     with service("Keycloak, PostgreSQL, Valkey or nginx"):
         for each in (keycloak, postgresql, valkey, nginx):
             each.install()
-    directory = tmp_path_factory.mktemp("compose")
-    for path in (directory, *directory.parents[:2]):
-        path.chmod(0o755)  # the services run as users of their own
-    folder = prepared(directory)
-    read, work = directory / "project.json", directory / "run"
+    folder = prepared(public)
+    read, work = public / "project.json", public / "run"
     read.write_text(json.dumps(project(folder)))
     work.mkdir()
     done = subprocess.run(  # noqa: S603 - our own words
