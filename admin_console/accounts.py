@@ -6,7 +6,8 @@ from pydantic import Field, SecretStr
 
 from admin_console.errors import not_found, refused_by
 from admin_console.objects import moment
-from admin_console.operation import AdminCall, Wire
+from admin_console.operation import AdminCall
+from admin_console.wire import Wire
 from audit_log.event import EventType, Outcome
 from idp_connectors.workforce.account_store import Account
 from token_exchange.claims import Refusal

@@ -9,7 +9,8 @@ from pydantic import AwareDatetime, Field
 
 from admin_console.errors import not_found
 from admin_console.objects import moment
-from admin_console.operation import AdminCall, Wire
+from admin_console.operation import AdminCall
+from admin_console.wire import Wire
 from audit_log.event import EventType, Outcome
 from audit_log.search import AuditFilter, FoundEvent
 from audit_log.store import MAXIMUM_PAGE, SourceStatus

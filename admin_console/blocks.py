@@ -7,7 +7,8 @@ from pydantic import Field
 from sqlalchemy import Connection
 
 from admin_console.errors import invalid_request, not_found
-from admin_console.operation import AdminCall, Wire
+from admin_console.operation import AdminCall
+from admin_console.wire import Wire
 from admin_console.workers import latest_acks
 from audit_log.event import EventType, Outcome
 from audit_log.transaction_log import append_in

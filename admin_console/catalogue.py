@@ -7,7 +7,8 @@ from anyio import to_thread
 from pydantic import Field
 
 from admin_console.objects import moment, record_activation
-from admin_console.operation import AdminCall, Wire
+from admin_console.operation import AdminCall
+from admin_console.wire import Wire
 from audit_log.event import EventType, Outcome
 from registry.offered_tools import MAXIMUM_TOOLS_PER_SERVER
 from registry.server_reports import ServerReport

@@ -20,9 +20,10 @@ from admin_console.explain_question import Question, call_request, issue_request
 from admin_console.explain_rungs import Rung, rungs_before_policy
 from admin_console.facts import ConsentFacts, PersonFacts
 from admin_console.objects import moment
-from admin_console.operation import AdminCall, Wire
+from admin_console.operation import AdminCall
 from admin_console.parts import AdminParts
 from admin_console.persons import one_person
+from admin_console.wire import Wire
 from policies.decide import CompiledPolicySet
 from policies.entities import CallRequest
 from policies.explain import Explanation, PolicyNote, explain_call

@@ -6,7 +6,8 @@ from anyio import to_thread
 
 from admin_console.errors import not_found
 from admin_console.objects import moment
-from admin_console.operation import AdminCall, Wire
+from admin_console.operation import AdminCall
+from admin_console.wire import Wire
 from admin_console.workers import latest_acks
 from audit_log.event import EventType, Outcome
 from registry.enrolment import CODE_LIFETIME_SECONDS

@@ -9,8 +9,9 @@ from pydantic import Field
 from admin_console.admin_changes import admin_changes
 from admin_console.apply_warnings import apply_warnings, known_groups
 from admin_console.errors import invalid_objects, not_found
-from admin_console.operation import AdminCall, Wire
+from admin_console.operation import AdminCall
 from admin_console.roles import Access
+from admin_console.wire import Wire
 from audit_log.event import EventType, Outcome
 from registry.changes import ChangePlan, ObjectChange, specs_after
 from registry.declared import ObjectKey, Problem, parse_document

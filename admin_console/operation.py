@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from admin_console.authentication import Administrator
 from admin_console.errors import AdminError
@@ -17,12 +17,6 @@ from token_exchange.identifiers import new_id
 MAXIMUM_BODY_BYTES: Final = 65_536
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class Wire(BaseModel):
-    """A body, a query or an answer: unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from pydantic import Field
 
 from admin_console.errors import AdminError, not_found
 from admin_console.facts import PersonFacts
-from admin_console.operation import AdminCall, Wire
+from admin_console.operation import AdminCall
 from admin_console.parts import AdminParts
+from admin_console.wire import Wire
 from registry.declared import Problem
 
 

@@ -6,7 +6,8 @@ import anyio
 from anyio import to_thread
 from pydantic import Field
 
-from admin_console.operation import AdminCall, Wire
+from admin_console.operation import AdminCall
+from admin_console.wire import Wire
 from registry.policy_activation import ACTIVE
 
 MAXIMUM_WAIT_SECONDS: Final = 60.0

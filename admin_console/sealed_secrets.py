@@ -8,8 +8,9 @@ from pydantic import Field
 
 from admin_console.errors import refused_by
 from admin_console.objects import moment
-from admin_console.operation import AdminCall, Wire
+from admin_console.operation import AdminCall
 from admin_console.parts import SecretFacts
+from admin_console.wire import Wire
 from audit_log.event import EventType, Outcome
 from token_exchange.claims import Refusal
 

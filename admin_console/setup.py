@@ -4,7 +4,8 @@ from anyio import to_thread
 from pydantic import Field, SecretStr
 
 from admin_console.errors import AdminError, invalid_request
-from admin_console.operation import AdminCall, Wire
+from admin_console.operation import AdminCall
+from admin_console.wire import Wire
 from audit_log.event import EventType, Outcome
 from registry.objects import DeclaredObject
 

@@ -28,8 +28,9 @@ from admin_console.checks.control import (
 from admin_console.checks.enforcement import gateway_findings, server_findings
 from admin_console.checks.finding import Finding, problem, warning
 from admin_console.objects import moment
-from admin_console.operation import AdminCall, Wire
+from admin_console.operation import AdminCall
 from admin_console.parts import AdminParts
+from admin_console.wire import Wire
 from admin_console.workers import latest_acks
 from audit_log.search import AuditFilter
 

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from admin_console.operation import Wire
+from admin_console.wire import Wire
 
 
 class Level(StrEnum):

@@ -14,13 +14,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from httpx2 import Response
-from sqlalchemy import select
 from sqlmodel import SQLModel
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from audit_log.event import AuditEvent, EventType
-from audit_log.event_rows import EVENTS
 from audit_log.refusal_budgets import RefusalBudgets
 from audit_log.spool import SpoolUnavailable
 from authz_server.clients.documents import ClientDocuments
@@ -73,6 +71,7 @@ from registry.snapshot import (
     ServerEntry,
     ToolEntry,
 )
+from tests.authz_server.cuts import cuts_in
 from token_exchange.claims import JwkThumbprint, Refusal
 from token_exchange.token_types import GRANT_AUTHORIZATION_CODE, GRANT_REFRESH_TOKEN
 
@@ -343,13 +342,7 @@ class FrontHalf:
 
     def cuts(self, event_type: EventType) -> list[AuditEvent]:
         """The events written with what they tell of, in the database; oldest first."""
-        rows = self.database.read(
-            lambda connection: connection.execute(
-                select(EVENTS.c.body).order_by(EVENTS.c.position)
-            ).all()
-        )
-        events = [msgspec.json.decode(row.body, type=AuditEvent) for row in rows]
-        return [event for event in events if event.type is event_type]
+        return cuts_in(self.database, event_type)
 
     def is_blocked(self, kind: BlockKind, subject_id: str) -> bool:
         subject = Subject(kind, subject_id)

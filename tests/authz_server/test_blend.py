@@ -3,6 +3,7 @@
 `portal-bot` lists the ID tokens of the application `support-portal` at the provider `partner`.
 """
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncIterator
@@ -539,7 +540,8 @@ async def test_mandate_taken_away_while_the_provider_is_asked_is_none(
     async def slow(*arguments: Any) -> Any:
         found = await verify(*arguments)
         tools = ["crm/get_*", "crm/refund", "notes/search"]
-        await blending.declare(agent("mandate-bot", MANDATE_BOT, tools, acts_for=acts_for()))
+        changed = agent("mandate-bot", MANDATE_BOT, tools, acts_for=acts_for())
+        await asyncio.create_task(blending.declare(changed))  # by somebody else meanwhile
         return found
 
     monkeypatch.setattr(blending.provider, "verify_person_token", slow)

@@ -253,7 +253,9 @@ def test_blended_token_of_the_command_line_is_the_person_directly(half: FrontHal
 
 def test_blended_token_depends_on_everything_that_can_be_cut_off(half: FrontHalf) -> None:
     browser = half.browser()
-    page = browser.log_in(browser.authorize())
+    login = browser.authorize()
+    half.clock.now += 20
+    page = browser.log_in(login)
     half.clock.now += 20
     code = answer_of(browser.allow(page))["code"]
     half.clock.now += 20
@@ -278,9 +280,9 @@ def test_blended_token_depends_on_everything_that_can_be_cut_off(half: FrontHalf
             (BlockKind.SESSION, claims.sid),
         )
     }
-    # Each with the time it was made: the login's, and so the claims', are older than the code.
-    assert set(plan.depends_on) == {(subject, NOW + 20) for subject in of_code} | {
-        (subject, NOW) for subject in of_session
+    # Each with the time it began: the request before the login, and that before the code.
+    assert set(plan.depends_on) == {(subject, NOW) for subject in of_code} | {
+        (subject, NOW + 20) for subject in of_session
     }
 
 

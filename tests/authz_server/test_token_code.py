@@ -63,6 +63,7 @@ async def new_code(authority: Authority, **changes: Any) -> str:
         "token_id": new_id("tok", secrets.token_bytes),
         "transaction": new_id("txn", secrets.token_bytes),
         "created_at": authority.now,
+        "requested_at": authority.now,
     }
     code = secrets.token_urlsafe(32)
     await authority.parts.codes.save(code, CodeGrant(**(fields | changes)))

@@ -32,6 +32,7 @@ from tests.authz_server.back_half import (
     tool,
 )
 from tests.authz_server.client_site import Site
+from tests.authz_server.cuts import cuts_in
 from tests.authz_server.front_half import Accounts
 from tests.authz_server.test_token_code import alice, code_form, new_code
 from tests.token_exchange.signing import sign
@@ -269,7 +270,7 @@ async def test_code_used_twice_cuts_off_what_it_yielded(world: World) -> None:
     code = await world.code()
     first = payload_of((await world.redeem(code)).json()["access_token"])
     assert error_of(await world.redeem(code)) == "invalid_grant"
-    (event,) = world.authority.spool.of(EventType.BLOCKED)
+    (event,) = cuts_in(world.authority.database, EventType.BLOCKED)
     assert event.object_ref == f"inv/{first['inv']}"
 
 

@@ -60,7 +60,7 @@ def words(model: type[BaseModel], given: dict[str, Any]) -> list[str]:
          "must be at most 3"),
         ({"acts_for": {"groups": ["support"]}},
          "must be a group with its identity provider, such as keycloak/support"),
-        ({"acts_for": {"groups": ["l/s"], "consent": "never"}}, "must be 'person'"),
+        ({"acts_for": {"groups": ["l/s"], "consent": "never"}}, "must be 'person' or 'mandate'"),
         ({"acts_for": {"groups": ["l/s"], "concent": "x"}},
          "unknown field; did you mean 'consent'?"),
         ({"invocation_seconds": "soon"}, "must be a whole number"),
