@@ -3,9 +3,13 @@
 Nothing is read of a connection before its peer is known (`process_tree`), in a thread, a few at a
 time. A stranger is answered 403 and closed. An admitted connection carries its `Peer`, which is
 asked again before each request.
+
+A connection is looked up by its two addresses, and they are somebody else's as soon as who made it
+hangs up. So who was found counts only while our own end is still established.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -19,30 +23,38 @@ PEER_EXTENSION: Final = "countersign.run_peer"
 MAXIMUM_CONNECTIONS: Final = 128
 CHECKS_AT_ONCE: Final = 4
 CHECK_SECONDS: Final = 5.0
+ESTABLISHED: Final = 1  # of tcp(7), the first byte of TCP_INFO
 STRANGER: Final = (
     b"HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\ncontent-length: 54\r\n"
     b"connection: close\r\n\r\nThis address serves the processes of one run, not you."
 )
 
 Identify = Callable[[Address, Address], Holder | None]
+IsEstablished = Callable[[], bool]
 
 
 class Peer:
     """Who is at the other end of one connection."""
 
     def __init__(
-        self, peer: Address, ours: Address, checks: asyncio.Semaphore, identify: Identify
+        self,
+        peer: Address,
+        ours: Address,
+        checks: asyncio.Semaphore,
+        identify: Identify,
+        is_established: IsEstablished,
     ) -> None:
         self._ends = peer, ours
         self._checks = checks
         self._identify = identify
+        self._is_established = is_established
         self._holder: Holder | None = None
         self._is_gone = False
 
     async def is_member(self) -> bool:
         """Whether a process of the run holds the other end now."""
         if self._holder is not None and self._holder.still_holds():
-            return True
+            return self._is_established()
         self._release()
         try:
             async with asyncio.timeout(CHECK_SECONDS), self._checks:
@@ -51,7 +63,9 @@ class Peer:
                 await asyncio.shield(looking)
         except (OSError, TimeoutError):
             return False
-        return self._holder is not None
+        # INVARIANT: asked after the look-up. Attack: a stranger sends a request and hangs up, and
+        # the next process of the run that connects is given the port, and is found.
+        return self._holder is not None and self._is_established()
 
     def forget(self) -> None:
         """The connection is gone."""
@@ -72,6 +86,15 @@ class Peer:
             self._holder = None
 
 
+def is_established(connection: Any) -> bool:  # noqa: ANN401 - a socket, or asyncio's view of one
+    """Whether neither end of our accepted socket has hung up, by the kernel's word."""
+    try:
+        state: bytes = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    except OSError:
+        return False
+    return state == bytes((ESTABLISHED,))
+
+
 def run_members_only(
     on_stranger: Callable[[], None], identify: Identify = member_of_run
 ) -> type[HttpToolsProtocol]:
@@ -87,7 +110,10 @@ def run_members_only(
             super().connection_made(transport)
             transport.pause_reading()
             ends = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-            self.peer = Peer(ends[0][:2], ends[1][:2], checks, identify)
+            accepted = transport.get_extra_info("socket")
+            self.peer = Peer(
+                ends[0][:2], ends[1][:2], checks, identify, lambda: is_established(accepted)
+            )
             self._admission = self.loop.create_task(self._admit(transport))
 
         def connection_lost(self, exc: Exception | None) -> None:

@@ -1,11 +1,13 @@
 """Whose connection it is: asked before anything is read, and again before each request."""
 
 import asyncio
+import socket
+import struct
 import threading
 
 import pytest
 
-from countersign.agent_run.connections import CHECKS_AT_ONCE, STRANGER, Peer
+from countersign.agent_run.connections import CHECKS_AT_ONCE, STRANGER, Peer, is_established
 from countersign.agent_run.process_tree import Address, Holder
 
 ENDS = ("127.0.0.1", 40_000), ("127.0.0.1", 8_720)
@@ -43,6 +45,7 @@ class Kernel:
         self.asked = 0
         self.fails = False
         self.waits: threading.Event | None = None
+        self.is_established = True
 
     def identify(self, peer: Address, ours: Address) -> Holder | None:
         assert (peer, ours) == ENDS
@@ -61,7 +64,9 @@ def kernel() -> Kernel:
 
 @pytest.fixture
 def peer(kernel: Kernel) -> Peer:
-    return Peer(*ENDS, asyncio.Semaphore(CHECKS_AT_ONCE), kernel.identify)
+    return Peer(
+        *ENDS, asyncio.Semaphore(CHECKS_AT_ONCE), kernel.identify, lambda: kernel.is_established
+    )
 
 
 async def test_member_is_looked_up_once_while_it_holds_the_connection(
@@ -80,6 +85,41 @@ async def test_connection_that_changed_hands_is_looked_up_again(kernel: Kernel, 
     kernel.is_member = False
     assert not await peer.is_member()
     assert (kernel.asked, Pinned.closed) == (3, 2)
+
+
+async def test_who_hung_up_is_no_member_whoever_has_the_port_now(
+    kernel: Kernel, peer: Peer
+) -> None:
+    kernel.is_established = False
+    assert not await peer.is_member()
+    kernel.is_established = True
+    assert await peer.is_member()
+    kernel.is_established = False
+    assert not await peer.is_member()
+
+
+@pytest.mark.processes
+@pytest.mark.requirement("agent-run-tree")
+@pytest.mark.parametrize("linger", [struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)])
+async def test_request_of_who_hung_up_is_not_taken_for_the_next_on_its_port(linger: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stranger = socket.create_connection(listener.getsockname())
+        ours, peer = listener.accept()
+        stranger.sendall(b"POST /notes/mcp HTTP/1.1\r\n")
+        assert is_established(ours)
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)  # by RST, by FIN
+        stranger.close()
+        assert not is_established(ours)
+        found = Peer(
+            peer,
+            listener.getsockname(),
+            asyncio.Semaphore(CHECKS_AT_ONCE),
+            lambda *_: Pinned(),  # a process of the run connected from there
+            lambda: is_established(ours),
+        )
+        assert not await found.is_member()
+        ours.close()
+        assert not is_established(ours)
 
 
 async def test_who_cannot_be_looked_at_is_no_member(kernel: Kernel, peer: Peer) -> None:
