@@ -142,8 +142,11 @@ def _challenge(verifier: str) -> str:
 
 
 def _open_browser(url: str) -> None:
-    """Through a process that leaves us: a browser must not be one of the run's processes."""
-    command = [sys.executable, "-m", "countersign.agent_run.open_browser"]
+    """Through a process that leaves us: a browser must not be one of the run's processes.
+
+    `-P`: what lies in the working directory, which may be the agent's, is none of our modules.
+    """
+    command = [sys.executable, "-P", "-m", "countersign.agent_run.open_browser"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         subprocess.run(  # noqa: S603 - our own module
             command, input=url.encode(), timeout=HELPER_SECONDS, check=False

@@ -13,6 +13,7 @@ import pytest
 
 from countersign.agent_run import process_tree
 from countersign.agent_run.addresses import Endpoint
+from countersign.agent_run.browser_login import _open_browser
 from countersign.agent_run.errors import AgentRunError
 from countersign.agent_run.platform_proofs import TokenFile
 from countersign.agent_run.run import RunPlan, run_agent
@@ -49,6 +50,7 @@ STUBBORN = """
 import asyncio, os, signal, sys
 from countersign.agent_run import run
 from countersign.agent_run.addresses import Endpoint
+from countersign.agent_run.browser_login import _open_browser
 run.STOP_SECONDS = 0.2
 shell = "trap '' TERM; kill -TERM $PPID; while :; do sleep 0.05; done"
 plan = run.RunPlan("", (Endpoint("crm", ""),), None, None, ["/bin/sh", "-c", shell], os.environ, 0)
@@ -59,6 +61,7 @@ ORPHANS = """
 import asyncio, json, os
 from countersign.agent_run import run
 from countersign.agent_run.addresses import Endpoint
+from countersign.agent_run.browser_login import _open_browser
 shell = "for n in 1 2 3; do ( ( sleep 0.05 ) & ) ; done; sleep 0.5"
 plan = run.RunPlan("", (Endpoint("crm", ""),), None, None, ["/bin/sh", "-c", shell], os.environ, 0)
 
@@ -123,3 +126,27 @@ def test_browser_that_shows_the_login_is_no_process_of_the_run(tmp_path: Path) -
         assert int(pid) not in process_tree.descendants(os.getpid())
     finally:
         os.kill(int(pid), signal.SIGKILL)
+
+
+@pytest.mark.processes
+def test_login_runs_nothing_that_lies_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trap = tmp_path / "ran"
+    package = tmp_path / "countersign"
+    package.mkdir()
+    for module in (package / "__init__.py", tmp_path / "webbrowser.py"):
+        module.write_text(f"open({str(trap)!r}, 'w')\n")
+    said, script = tmp_path / "said", tmp_path / "browser"
+    script.write_text(f'#!/bin/sh\necho "$1" > {said}.part; mv {said}.part {said}\n')
+    script.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BROWSER", f"{script} %s")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    _open_browser("https://as.example.com/")
+    deadline = time.monotonic() + 20
+    while not said.exists():
+        assert not trap.exists()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert not trap.exists()
