@@ -5,9 +5,9 @@ In this order:
 1. one `Authorization: DPoP` header with a token of ours, of an agent's run (`clients.run_token`)
 2. it is a token of the run in the path: nobody ends another's run
 3. one DPoP proof for this very URI, with `ath`, by the token's key, used once (RFC 9449 §7)
-4. the run's refresh token families end, then the run is blocked for good: every gateway refuses
-   its tokens, closes its streams and drops its credentials, and no grant issues for it again
-5. the audit says so
+4. the run's refresh token families end and the run is blocked for good: every gateway refuses
+   its tokens, closes its streams and drops its credentials, and no grant issues for it again; the
+   audit says so in the same transaction
 
 An expired token is taken: it says whose run it was and opens nothing, and what an agent may still
 have then (a refresh token, calls under way) is exactly what should end. For the same reason blocks
@@ -21,20 +21,23 @@ from http import HTTPStatus
 from typing import Final
 
 import structlog
+from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from audit_log.event import EventType, Outcome, principal_kind
+from audit_log.event import AuditEvent, EventType, Outcome, principal_kind
 from audit_log.spool import SpoolUnavailable
-from authz_server.audit_events import record, record_refusal
+from audit_log.transaction_log import append_in
+from authz_server.audit_events import made, record_refusal
 from authz_server.clients.proof_header import used_proof_in
 from authz_server.clients.run_token import RunToken, run_token
 from authz_server.errors import NO_STORE, UNAVAILABLE, resource_error
 from authz_server.log_events import LogEvent
 from authz_server.parts import Parts
+from authz_server.store.refresh_tokens import revoke_of_run_in
 from database.errors import DatabaseError
-from registry.blocks import BlockKind
+from registry.blocks import BlockKind, RevocationEvent
 from token_exchange.claims import Refusal
 from token_exchange.delegation import chain_ids
 from token_exchange.token_types import SubjectProfile
@@ -63,19 +66,26 @@ async def end(parts: Parts, request: Request, now: int) -> RunToken | Refusal:
     run = await _proved(parts, request, now)
     if isinstance(run, Refusal):
         return run
-    await parts.refresh_tokens.revoke_of_run(run.invocation, now)
     known = parts.live.blocks.entries.get((BlockKind.INVOCATION, run.invocation))
     if known is not None and known.blocked:
+        await parts.refresh_tokens.revoke_of_run(run.invocation, now)
         return run
+    now_ms, event = int(parts.clock() * 1000), _event(parts, run)
+
+    def in_transaction(connection: Connection, _: RevocationEvent) -> None:
+        revoke_of_run_in(connection, run.invocation, now)
+        append_in(connection, (event,), now_ms)
+
+    # INVARIANT: families, run and record in one transaction: an ended run is not recorded again.
     await parts.revocations.block(
         BlockKind.INVOCATION,
         run.invocation,
         reason=REASON,
         author=f"agent:{run.agent}",
-        now_ms=int(parts.clock() * 1000),
+        now_ms=now_ms,
+        also=in_transaction,
     )
     await parts.live.refresh()  # this process first: it is what the gateways hear it from
-    await _record(parts, run)
     return run
 
 
@@ -103,9 +113,9 @@ async def _proved(parts: Parts, request: Request, now: int) -> RunToken | Refusa
     return proof if isinstance(proof, Refusal) else run
 
 
-async def _record(parts: Parts, run: RunToken) -> None:
+def _event(parts: Parts, run: RunToken) -> AuditEvent:
     claims = run.claims
-    await record(
+    return made(
         parts,
         EventType.INVOCATION_ENDED,
         Outcome.REVOKED,

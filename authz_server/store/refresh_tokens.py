@@ -173,18 +173,7 @@ class RefreshTokenStore:
 
     async def revoke_of_run(self, invocation: str, now: int) -> None:
         """End every family of a run."""
-
-        def work(connection: Connection) -> None:
-            connection.execute(
-                update(RefreshFamilyRow)
-                .where(
-                    col(RefreshFamilyRow.invocation) == invocation,
-                    col(RefreshFamilyRow.revoked_at).is_(None),
-                )
-                .values(revoked_at=now)
-            )
-
-        await self._database.write(work)
+        await self._database.write(lambda connection: revoke_of_run_in(connection, invocation, now))
 
 
 def revoke_in(connection: Connection, family_id: str, now: int) -> None:
@@ -193,6 +182,18 @@ def revoke_in(connection: Connection, family_id: str, now: int) -> None:
         update(RefreshFamilyRow)
         .where(
             col(RefreshFamilyRow.family_id) == family_id,
+            col(RefreshFamilyRow.revoked_at).is_(None),
+        )
+        .values(revoked_at=now)
+    )
+
+
+def revoke_of_run_in(connection: Connection, invocation: str, now: int) -> None:
+    """Inside a write: end every family of a run."""
+    connection.execute(
+        update(RefreshFamilyRow)
+        .where(
+            col(RefreshFamilyRow.invocation) == invocation,
             col(RefreshFamilyRow.revoked_at).is_(None),
         )
         .values(revoked_at=now)

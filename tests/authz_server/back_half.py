@@ -17,9 +17,11 @@ from urllib.parse import urlencode
 import httpx2
 import msgspec
 from joserfc.jwk import ECKey
+from sqlalchemy import select
 from sqlmodel import SQLModel
 
 from audit_log.event import AuditEvent, EventType
+from audit_log.event_rows import EVENTS
 from audit_log.spool import Spool, SpoolUnavailable
 from audit_log.store import AuditStore
 from authz_server.app import create_app
@@ -282,6 +284,16 @@ class Authority:
             uctx=UserContext(groups=("local/support",)),
         )
         return msgspec.structs.replace(claims, **changes)
+
+    def cuts(self, event_type: EventType) -> list[AuditEvent]:
+        """The events written with what they tell of, in the database; oldest first."""
+        rows = self.database.read(
+            lambda connection: connection.execute(
+                select(EVENTS.c.body).order_by(EVENTS.c.position)
+            ).all()
+        )
+        events = [msgspec.json.decode(row.body, type=AuditEvent) for row in rows]
+        return [event for event in events if event.type is event_type]
 
     def refusals(self) -> list[AuditEvent]:
         kinds = (EventType.TOKEN_REFUSED, EventType.EXCHANGE_REFUSED, EventType.GATEWAY_REFUSED)

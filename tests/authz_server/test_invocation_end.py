@@ -7,8 +7,10 @@ import msgspec
 import pytest
 
 from audit_log.event import EventType, Outcome, PrincipalKind
+from authz_server.endpoints import invocation_end
 from authz_server.grants.client_credentials import MAXIMUM_PAUSE_SECONDS
 from authz_server.store.refresh_tokens import RefreshGrant
+from database.errors import DatabaseUnavailableError
 from registry.blocks import BlockKind
 from tests.authz_server.back_half import (
     CONTROL,
@@ -60,7 +62,7 @@ async def test_invocation_end_blocks_the_run_and_is_audited(authority: Authority
     entry = authority.parts.live.blocks.entries[(BlockKind.INVOCATION, invocation)]
     assert entry.blocked
     assert entry.not_before >= authority.now
-    (event,) = authority.spool.of(EventType.INVOCATION_ENDED)
+    (event,) = authority.cuts(EventType.INVOCATION_ENDED)
     assert (event.outcome, event.agent, event.invocation, event.presented_token_id) == (
         Outcome.REVOKED,
         "batch-bot",
@@ -79,7 +81,21 @@ async def test_invocation_end_again_changes_nothing(authority: Authority) -> Non
     sequence = authority.parts.revocations.sequence()
     assert (await end(workload, token, invocation)).status_code == 204
     assert authority.parts.revocations.sequence() == sequence
-    assert len(authority.spool.of(EventType.INVOCATION_ENDED)) == 1
+    assert len(authority.cuts(EventType.INVOCATION_ENDED)) == 1
+
+
+@pytest.mark.requirement("C30")
+async def test_invocation_end_is_recorded_also_when_the_spool_is_full(
+    authority: Authority,
+) -> None:
+    workload = authority.workload(1002)
+    token, invocation = await alone(workload)
+    authority.spool.is_broken = True
+    assert (await end(workload, token, invocation)).status_code == 204
+    authority.spool.is_broken = False
+    assert (await end(workload, token, invocation)).status_code == 204
+    (event,) = authority.cuts(EventType.INVOCATION_ENDED)
+    assert event.invocation == invocation
 
 
 @pytest.mark.requirement("C30")
@@ -127,7 +143,7 @@ async def test_invocation_end_for_a_person_ends_the_refresh_families_of_that_run
     assert ended.is_revoked
     assert other is not None
     assert not other.is_revoked
-    (event,) = authority.spool.of(EventType.INVOCATION_ENDED)
+    (event,) = authority.cuts(EventType.INVOCATION_ENDED)
     assert (event.user, event.session, event.consent) == ("usr_alice", "ses_1", "grt_1")
     assert event.actor_chain == ("support-bot",)
 
@@ -165,7 +181,7 @@ async def test_invocation_end_needs_the_key_of_the_token(authority: Authority) -
         assert answer.status_code == 401, answer.text
         assert error_of(answer) == (error or "invalid_dpop_proof")
         assert answer.headers["www-authenticate"].startswith("DPoP ")
-    assert not authority.spool.of(EventType.INVOCATION_ENDED)
+    assert not authority.cuts(EventType.INVOCATION_ENDED)
     # The accepted twin, whose proof is then good no more.
     headers = bound | {"dpop": good}
     assert (await end(workload, token, invocation, headers=headers)).status_code == 204
@@ -206,14 +222,21 @@ async def test_invocation_end_with_somebody_elses_signature_is_refused(
     assert (answer.status_code, error_of(answer)) == (401, "invalid_token")
 
 
-async def test_invocation_end_that_cannot_be_recorded_says_so(authority: Authority) -> None:
+async def test_invocation_end_that_cannot_be_recorded_ends_nothing_and_says_so(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workload = authority.workload(1002)
     token, invocation = await alone(workload)
-    authority.spool.is_broken = True
-    answer = await end(workload, token, invocation)
-    assert answer.status_code == 503
-    # It has ended all the same: less access needs no permission of the audit.
-    assert authority.parts.live.blocks.entries[(BlockKind.INVOCATION, invocation)].blocked
+
+    def broken(*_: object) -> None:
+        raise DatabaseUnavailableError("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(invocation_end, "append_in", broken)
+        assert (await end(workload, token, invocation)).status_code == 503
+    assert (BlockKind.INVOCATION, invocation) not in authority.parts.live.blocks.entries
+    assert (await end(workload, token, invocation)).status_code == 204
+    assert len(authority.cuts(EventType.INVOCATION_ENDED)) == 1
 
 
 @pytest.mark.requirement("C1")
