@@ -34,7 +34,7 @@ HEADING: Final = "There is nothing to agree to here"
 NOT_NEEDED: Final = Refusal(
     "invalid_request",
     "This agent needs no such consent.",
-    "the agent presents no tokens of persons, or has a mandate",
+    "the agent presents no tokens of persons or has a mandate, or another client is named",
     "consents.agent",
 )
 
@@ -79,6 +79,10 @@ def _accepted(asked: Asked) -> AuthorizationRequest | Refusal:
         return refused.refusal
     agent, endpoint = asked.agent, asked.endpoint
     if agent is None or endpoint is None or not agent.subject_tokens or agent.by_mandate:
+        return NOT_NEEDED
+    # Attack: a consent for a program that asks as this agent, given where no program is waited for,
+    # would let that program in without asking and the agent's exchange not at all.
+    if endpoint.unattested is not None:
         return NOT_NEEDED
     return AuthorizationRequest(
         client_id=asked.one("client_id") or "",

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 from httpx2 import Response
 
@@ -223,3 +224,11 @@ def test_interactive_page_says_from_where_the_agent_may_bring_a_sign_in(half: Fr
     assert "lets it act for you without asking, too" in page.text
     change_agent(half, "support-bot", by_mandate=False, subject_tokens=())
     assert "Also without you" not in browser.authorize().text
+
+
+@pytest.mark.requirement("blend-consent")
+def test_link_that_names_another_client_of_the_agent_asks_nothing(half: FrontHalf) -> None:
+    entry = msgspec.structs.replace(half.live.snapshot.agents["web-bot"].entry, minimum_level=0)
+    change_agent(half, "web-bot", subject_tokens=(PORTAL,), entry=entry)
+    assert_nothing_to_agree(half, opened(half.browser(), client_id="web-portal"), "consents.agent")
+    assert is_login(opened(half.browser(), client_id="web-bot"))
