@@ -60,7 +60,7 @@ _NOBODY: Final = Refusal(
     "no such agent, or no evidence",
     "blend.client",
 )
-_CHANGED: Final = unusable("changed", "the Agent was changed while the provider was asked")
+_CHANGED: Final = unusable("changed", "Agent or server changed meanwhile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,10 @@ async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal |
     agent = agent_at_server(request, person_grant, parts, unusable)
     if isinstance(agent, Refusal):
         return agent
+    # INVARIANT: the consent was held against this very Agent, server and tools, whatever was
+    # declared or approved while provider and database were asked.
+    if agent.endpoint != asked.endpoint:
+        return _CHANGED
     return replace(
         issuance(request, person_grant, agent, parts),
         issued_token_type=TOKEN_TYPE_ACCESS_TOKEN,

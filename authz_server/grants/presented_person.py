@@ -118,7 +118,8 @@ async def _verified(
     except TimeoutError:
         return UNAVAILABLE
     if not isinstance(found, Refusal):
-        return found
+        # Again after the wait: who cannot be watched now is not believed now.
+        return UNWATCHED if rule.identity_provider in parts.unwatched else found
     if found.code == _NOW:
         return replace(UNAVAILABLE, detail=found.detail)
     return replace(unusable("token", found.detail), rule=found.rule)

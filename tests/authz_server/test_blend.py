@@ -549,6 +549,43 @@ async def test_mandate_taken_away_while_the_provider_is_asked_is_none(
     assert_refused(blending, await blending.ask(MANDATE_BOT), "blend.no_consent")
 
 
+async def test_server_that_changed_while_the_provider_is_asked_is_not_consented_to(
+    blending: Blending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await blending.consent()
+    live = blending.authority.parts.live
+    crm = live.snapshot.servers["crm"]
+    moved = msgspec.structs.replace(crm, url="https://elsewhere.example.com/mcp")
+    servers = live.snapshot.servers | {"crm": moved}
+    changed = msgspec.structs.replace(live.snapshot, servers=servers)
+    verify = blending.provider.verify_person_token
+
+    async def slow(*arguments: Any) -> Any:
+        found = await verify(*arguments)
+        monkeypatch.setattr(type(live), "snapshot", property(lambda _: changed))
+        return found
+
+    monkeypatch.setattr(blending.provider, "verify_person_token", slow)
+    assert_refused(blending, await blending.ask(), "blend.changed")
+    assert_refused(blending, await blending.ask(), "blend.no_consent")
+
+
+async def test_provider_that_cannot_be_watched_any_more_while_it_is_asked_vouches_for_nobody(
+    blending: Blending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await blending.consent()
+    verify = blending.provider.verify_person_token
+
+    async def slow(*arguments: Any) -> Any:
+        found = await verify(*arguments)
+        blending.authority.parts.unwatched.add("partner")
+        return found
+
+    monkeypatch.setattr(blending.provider, "verify_person_token", slow)
+    assert error_of(await blending.ask()) == "temporarily_unavailable"
+    assert blending.refusal().reasons == ("blend.unwatched",)
+
+
 async def test_mandate_is_for_the_agents_groups_and_listed_clients_only(
     blending: Blending,
 ) -> None:
