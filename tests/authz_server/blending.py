@@ -1,5 +1,6 @@
 """A whole authorization server with an OpenID provider in memory, whose tokens agents present."""
 
+import asyncio
 import dataclasses
 from pathlib import Path
 from typing import Any, cast
@@ -109,9 +110,13 @@ class Blending:
             settings_models=models,
             clock=self.authority.clock,
         )
-        plan = store.plan([*declared])
-        assert not plan.problems, plan.problems
-        store.apply_now(plan, "test")
+
+        def apply() -> None:
+            plan = store.plan([*declared])
+            assert not plan.problems, plan.problems
+            store.apply_now(plan, "test")
+
+        await asyncio.to_thread(apply)  # also asked for while a request is answered
         await self.authority.parts.live.refresh()
 
     async def later(self, seconds: int) -> None:
