@@ -29,7 +29,8 @@ def _named(row: Row, rows: Sequence[Row]) -> Iterator[Key]:
     spec = row["spec"]
     match row["kind"]:
         case "Agent":
-            yield from (("TrustProvider", each) for each in spec["attestation"]["providers"])
+            attestation = spec.get("attestation") or {}  # clients that prove themselves in no way
+            yield from (("TrustProvider", each) for each in attestation.get("providers", ()))
             yield from (("OAuthClient", each) for each in spec.get("clients", ()))
             yield from (("McpServer", each.partition("/")[0]) for each in spec["tools"])
             groups = (spec.get("acts_for") or {}).get("groups", ())

@@ -362,6 +362,12 @@ def test_relations_follow_names_in_specs_and_in_cedar() -> None:
     assert named_by(by_key["TrustProvider", "unix"], ROWS) == []
 
 
+@pytest.mark.parametrize("spec", [{"attestation": None}, {}])
+def test_relations_of_an_agent_that_proves_itself_in_no_way(spec: dict[str, Any]) -> None:
+    strangers = row("Agent", "unattested-clients", tools=["crm/*"], **spec)
+    assert named_by(strangers, [*ROWS, strangers]) == [("McpServer", "crm")]
+
+
 # kill by name
 
 
