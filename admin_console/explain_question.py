@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from admin_console.facts import PersonFacts
 from policies.entities import AgentFacts, CallRequest, IssueRequest, RunFacts, ToolFacts, UserFacts
 from registry.snapshot import AgentRecord, RegistrySnapshot, ServerEntry
+from registry.unattested import UNATTESTED_AGENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +33,13 @@ def call_request(question: Question, snapshot: RegistrySnapshot) -> CallRequest 
     entry = next((each for each in server.tools if each.name == question.tool), None)
     if entry is None:
         return None
-    methods = [snapshot.trust_providers[each].type for each in agent.providers]
     return CallRequest(
         agent=AgentFacts(
             name=agent.entry.name,
             groups=agent.entry.groups,
             environment=agent.entry.environment,
             level=question.level,
-            method=methods[0],
+            method=_method(agent, snapshot),
         ),
         user=None if person is None else _user(person, server.person_attributes),
         run=RunFacts(session=None if person is None else "ses_unknown", invocation="inv_unknown"),
@@ -65,6 +65,13 @@ def issue_request(call: CallRequest, server: ServerEntry) -> IssueRequest:
         audience=server.audience,
         details_name_server=True,
     )
+
+
+def _method(agent: AgentRecord, snapshot: RegistrySnapshot) -> str:
+    """How the agent proves itself first; without attestation its client says who it is."""
+    if agent.providers:
+        return snapshot.trust_providers[agent.providers[0]].type
+    return "client_metadata" if agent.entry.name == UNATTESTED_AGENT else "declared_client"
 
 
 def _user(person: PersonFacts, visible: tuple[str, ...]) -> UserFacts:

@@ -174,6 +174,24 @@ def test_explain_of_an_agent_alone_says_whether_it_may(ready: AdminStack) -> Non
     assert failed(explain(ready, user=None)) == ["policy"]
 
 
+def test_explain_of_programs_that_prove_themselves_in_no_way(ready: AdminStack) -> None:
+    crm = ready.call("GET", "/objects/McpServer/crm").json["spec"]
+    objects = [
+        declare("McpServer", "crm", **{**crm, "require_bound": False}),
+        declare(
+            "Agent",
+            "unattested-clients",
+            owner="ops@example.com",
+            tools=["crm/refund"],
+            acts_for={"groups": ["local/support"]},
+        ),
+    ]
+    body = {"objects": [each.model_dump() for each in objects]}
+    answer = ready.call("POST", "/objects", body=body)
+    assert answer.status == 200, answer.json
+    assert failed(explain(ready, agent="unattested-clients")) == []
+
+
 def test_explain_of_an_agent_for_nobody_and_a_server_nobody_serves(ready: AdminStack) -> None:
     spec = ready.call("GET", "/objects/Agent/support-bot").json["spec"]
     spec.pop("acts_for")
