@@ -133,7 +133,7 @@ class ClientDocuments:
         kept = self._kept(client_id)
         if kept is not None:
             return kept
-        if client_id not in self._fetching and not self._has_place(host_of(client_id)):
+        if client_id not in self._fetching and not self._has_place(_machine_of(client_id)):
             return BUSY
         return await self._fetched_once(client_id, policy, self._fetcher)
 
@@ -151,7 +151,7 @@ class ClientDocuments:
 
     def _has_place(self, host: str) -> bool:
         """Whether one more document may be waited for; who waits for the same one needs none."""
-        waiting_there = sum(host_of(each) == host for each in self._fetching)
+        waiting_there = sum(_machine_of(each) == host for each in self._fetching)
         return waiting_there < WAITING_A_HOST and len(self._fetching) < MAXIMUM_WAITING
 
     def _kept(self, client_id: str) -> ClientDocument | Refusal | None:
@@ -171,7 +171,7 @@ class ClientDocuments:
                 kept = self._kept(client_id)  # somebody may have fetched it meanwhile
                 if kept is not None:
                     return kept
-                if not self._may_fetch_from(host_of(client_id)):
+                if not self._may_fetch_from(_machine_of(client_id)):
                     return BUSY
                 return await self._fetched(client_id, policy, fetcher)
         finally:
@@ -235,6 +235,11 @@ def fresh_seconds(headers: Mapping[str, str]) -> int:
     said, age = _number(directives.get("max-age", "")), _number(headers.get("age", ""))
     seconds = USUAL_FRESH_SECONDS if said is None else said - (age or 0)
     return max(MINIMUM_FRESH_SECONDS, min(MAXIMUM_FRESH_SECONDS, seconds))
+
+
+def _machine_of(client_id: str) -> str:
+    """The host without its port: one machine has many ports, and one budget."""
+    return host_of(client_id).partition(":")[0]
 
 
 def _number(text: str) -> int | None:

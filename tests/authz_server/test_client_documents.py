@@ -245,6 +245,23 @@ async def test_flood_of_new_ids_of_one_host_asks_it_so_often_only(
 
 
 @pytest.mark.requirement("attack-21")
+async def test_ports_of_one_host_share_what_it_may_be_asked(
+    documents: ClientDocuments, site: Site
+) -> None:
+    site.hold = asyncio.Event()
+    ids = [f"https://slow.example:{8_000 + number}/c" for number in range(WAITING_A_HOST)]
+    waiting = [asyncio.ensure_future(documents.document(each)) for each in ids]
+    await asyncio.sleep(0)
+    assert await rule_of(documents, "https://slow.example:9000/c") == "client_document.busy"
+    site.hold.set()
+    await asyncio.gather(*waiting)
+    for number in range(FETCHES_A_MINUTE - WAITING_A_HOST):
+        await name_of(documents, f"https://slow.example:{9_000 + number}/c")
+    assert await rule_of(documents, "https://slow.example/more") == "client_document.busy"
+    assert len(site.asked) == FETCHES_A_MINUTE
+
+
+@pytest.mark.requirement("attack-21")
 async def test_those_who_wait_for_slow_sites_are_bounded(
     documents: ClientDocuments, site: Site
 ) -> None:
