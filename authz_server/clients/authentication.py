@@ -121,18 +121,18 @@ def _method_of(unverified_issuer: str, parts: Parts) -> str:
 
 
 async def _workload_assertion(
-    presented: Presented, parts: Parts, compiled: CompiledSnapshot
+    presented: Presented, parts: Parts, _compiled: CompiledSnapshot
 ) -> Authenticated | Refusal:
     """A workload's attestation: the trust provider verifies it, the registry names the Agent."""
     verifier = parts.workload_verifier(presented.unverified_issuer)
     if verifier is None:
         return failed("client.issuer", "no trust provider has this issuer")
     evidence = await verifier.verify(presented.unverified_assertion, presented.now)
-    return _as_agent(evidence, WORKLOAD_ASSERTION, presented, compiled)
+    return _as_agent(evidence, WORKLOAD_ASSERTION, presented, parts)
 
 
 async def _workload_certificate(
-    presented: Presented, parts: Parts, compiled: CompiledSnapshot
+    presented: Presented, parts: Parts, _compiled: CompiledSnapshot
 ) -> Authenticated | Refusal:
     """An X.509-SVID on the connection (draft-ietf-oauth-spiffe-client-auth §3, RFC 8705 §2)."""
     trust_domain = unverified_trust_domain(presented.peer_certificates)
@@ -142,19 +142,23 @@ async def _workload_certificate(
     if not isinstance(verifier, SpiffeVerifier):
         return failed("client.issuer", "no trust provider has this trust domain")
     evidence = await verifier.verify_certificates(presented.peer_certificates, presented.now)
-    return _as_agent(evidence, WORKLOAD_CERTIFICATE, presented, compiled)
+    return _as_agent(evidence, WORKLOAD_CERTIFICATE, presented, parts)
 
 
 def _as_agent(
-    evidence: Evidence | Refusal, method: str, presented: Presented, compiled: CompiledSnapshot
+    evidence: Evidence | Refusal, method: str, presented: Presented, parts: Parts
 ) -> Authenticated | Refusal:
-    """The one Agent that this evidence is, and its implicit client."""
+    """The one Agent that this evidence is, and its implicit client.
+
+    As of now: keys were fetched meanwhile, and an Agent that changed then may be matched no more.
+    """
     if isinstance(evidence, Refusal):
         return evidence
-    agent = match_agent(evidence, compiled.snapshot.agents)
+    snapshot = parts.live.snapshot
+    agent = match_agent(evidence, snapshot.agents)
     if isinstance(agent, Refusal):
         return agent
-    record = compiled.snapshot.clients.get(agent.entry.name)
+    record = snapshot.clients.get(agent.entry.name)
     if record is None:
         return failed("client.implicit", f"{agent.entry.name} has no implicit client")
     # INVARIANT: an assertion with an id of its own is single use; one without (a reused platform

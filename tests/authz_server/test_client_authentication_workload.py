@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from registry.blocks import BlockKind
@@ -172,3 +173,27 @@ async def test_client_authentication_of_an_unattested_agent_is_refused(
     assert error_of(answer) == "invalid_client"
     assert authority.refusals()[0].reasons == ("client.method",)
     assert (await stranger.ask(resource=CRM)).status_code == 200
+
+
+async def test_client_authentication_of_an_agent_that_changed_while_keys_were_fetched(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, workload = authority.parts.live, authority.workload(1002)
+    batch = live.snapshot.agents["batch-bot"]
+    moved = msgspec.structs.replace(batch, match={"unix.uid": "4711"})
+    changed = msgspec.structs.replace(
+        live.snapshot, agents=live.snapshot.agents | {"batch-bot": moved}
+    )
+    found = authority.parts.workload_verifier(f"{ISSUER}/attest/unix")
+    assert found is not None
+    verifier = type(found)
+    verify = verifier.verify
+
+    async def slow(*arguments: Any) -> Any:
+        found = await verify(*arguments)
+        monkeypatch.setattr(type(live), "snapshot", property(lambda _: changed))
+        return found
+
+    monkeypatch.setattr(verifier, "verify", slow)
+    assert error_of(await workload.ask()) == "invalid_client"
+    assert authority.refusals()[-1].reasons == ("agent.unknown",)
