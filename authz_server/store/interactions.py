@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Index,
     LargeBinary,
     delete,
     func,
@@ -87,6 +88,12 @@ class InteractionRow(SQLModel, table=True):
     """One authorization request in progress."""
 
     __tablename__ = "interactions"
+    # INVARIANT: `_make_room` reads these alone. The requests themselves are large, and a flood from
+    # two networks makes it run for each new one, inside the one write of all processes.
+    __table_args__ = (
+        Index(None, "finished_at", "created_at", "interaction_id"),
+        Index(None, "login_sid", "network", "created_at", "interaction_id"),
+    )
 
     interaction_id: str = Field(primary_key=True, max_length=64)
     browser_digest: str = Field(max_length=64)

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 import pytest
+from sqlalchemy import Connection, Engine, event
 from sqlmodel import SQLModel
 
 import countersign.migrations.tables  # noqa: F401 - every table there is
@@ -283,6 +284,32 @@ def test_interactions_beyond_the_bound_make_room_by_the_oldest(
     ids = [each.interaction_id for each in started if each is not None]
     found = [asyncio.run(store.find(each, "browser", NOW + 6)) is not None for each in ids]
     assert found == [False, False, True, True, True, True]
+
+
+def test_room_for_interactions_is_made_without_reading_the_requests(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interactions, "MAXIMUM_OPEN", 4)
+    store = InteractionStore(database, random())
+    plans: list[str] = []
+
+    def explained(
+        connection: Connection, _cursor: object, statement: str, parameters: Any, *_: object
+    ) -> None:
+        if connection.dialect.name == "sqlite" and statement.startswith(("SELECT", "DELETE")):
+            plan = connection.connection.cursor()
+            plan.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.extend(str(row[3]) for row in plan.fetchall())
+
+    for number in range(4):
+        run(store.start(REQUEST, "browser", NOW, network=f"192.0.2.{number % 2}"))
+    event.listen(Engine, "before_cursor_execute", explained)
+    try:
+        run(store.start(REQUEST, "browser", NOW, network="192.0.2.66"))
+    finally:
+        event.remove(Engine, "before_cursor_execute", explained)
+    scans = [each for each in plans if each.startswith("SCAN") and "interactions" in each]
+    assert all("COVERING INDEX" in each for each in scans), plans
 
 
 # --- codes of operators, words of gateways --------------------------------------------------------
