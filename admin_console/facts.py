@@ -76,7 +76,8 @@ class PersonFacts:
     """A person who has logged in. `login` is their user name where we keep it, else their name.
 
     `groups`, `acr` and `auth_time` (NumericDate seconds) are those of the latest session; None
-    where no session is left to know them by.
+    where no session is left to know them by. `by_shown_name`: found only by what they are shown
+    as, which at many providers people choose themselves.
     """
 
     sub: str
@@ -85,6 +86,7 @@ class PersonFacts:
     groups: tuple[str, ...] | None
     acr: str | None
     auth_time: int | None
+    by_shown_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)

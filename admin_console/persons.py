@@ -17,11 +17,15 @@ class PersonsQuery(Wire):
 
 
 class PersonItem(Wire):
-    """One person. `sub` is null for an account nobody has logged in to yet."""
+    """One person. `sub` is null for an account nobody has logged in to yet.
+
+    `by_shown_name`: the name is only what they are shown as, which they may have chosen.
+    """
 
     sub: str | None
     identity_provider: str
     login: str
+    by_shown_name: bool = False
 
 
 class PersonsAnswer(Wire):
@@ -37,7 +41,10 @@ async def find_persons(call: AdminCall) -> PersonsAnswer:
     return PersonsAnswer(
         persons=[
             PersonItem(
-                sub=each.sub or None, identity_provider=each.identity_provider, login=each.login
+                sub=each.sub or None,
+                identity_provider=each.identity_provider,
+                login=each.login,
+                by_shown_name=each.by_shown_name,
             )
             for each in found
         ]

@@ -129,7 +129,7 @@ class KnownPeople:
         subjects = frozenset(account_id for _, account_id in meant)
         persons = await self.finder.named(name, subjects, int(self.clock()))
         found = [
-            _person(each, accounts.get((each.known.identity_provider, each.known.subject)))
+            _person(each, accounts.get((each.known.identity_provider, each.known.subject)), name)
             for each in persons
         ]
         seen = {(each.known.identity_provider, each.known.subject) for each in persons}
@@ -156,7 +156,7 @@ class KnownPeople:
         )
 
 
-def _person(found: FoundPerson, account: Account | None) -> PersonFacts:
+def _person(found: FoundPerson, account: Account | None, name: str) -> PersonFacts:
     known, claims = found.known, found.claims
     groups = None if claims is None else claims.groups
     if account is not None:  # of today, not of the login
@@ -168,6 +168,7 @@ def _person(found: FoundPerson, account: Account | None) -> PersonFacts:
         groups=groups,
         acr=None if claims is None else claims.acr,
         auth_time=None if claims is None else claims.auth_time,
+        by_shown_name=account is None and name not in {known.sub, known.subject},
     )
 
 

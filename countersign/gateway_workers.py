@@ -57,7 +57,8 @@ class GatewayWorkers:
     async def _start(self) -> asyncio.subprocess.Process:
         shared = self._listener.fileno()
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "countersign", "mcp-gateway", "--listen-fd", str(shared)),
+            *(sys.executable, "-P", "-m", "countersign", "mcp-gateway"),
+            *("--listen-fd", str(shared)),
             pass_fds=(shared,),
             env=environment_for_child(),
             start_new_session=True,  # Ctrl-C reaches the parent alone

@@ -123,7 +123,7 @@ async def _nothing() -> str | None:
 
 async def _start(name: str, join_code: str | None, *options: str) -> asyncio.subprocess.Process:
     """Start `countersign NAME`; a join code goes down a pipe that only this child inherits."""
-    arguments = [sys.executable, "-m", "countersign", name, *options]
+    arguments = [sys.executable, "-P", "-m", "countersign", name, *options]
     inherited: tuple[int, ...] = ()
     if join_code is not None:
         reading, writing = os.pipe()

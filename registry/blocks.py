@@ -34,6 +34,8 @@ class BlockKind(StrEnum):
 # on with its run for eight, tokens last fifteen minutes.
 FORGETTABLE: Final = frozenset((BlockKind.INVOCATION, BlockKind.TOKEN))
 FORGET_SECONDS: Final = 86_400
+FORGET_EVERY_SECONDS: Final = 3_600  # looking for what to forget takes time, so not at every event
+_NOTHING_TO_FORGET: Final = 2**62
 
 
 class BlockEntry(msgspec.Struct, frozen=True):
@@ -82,22 +84,30 @@ class BlockState:
 
     sequence: int = 0
     entries: Mapping[tuple[BlockKind, str], BlockEntry] = field(default_factory=dict)
+    _oldest_forgettable: int = field(default=_NOTHING_TO_FORGET, compare=False, repr=False)
 
     @classmethod
     def of(cls, sequence: int, entries: Iterable[BlockEntry]) -> "BlockState":
         """The state a snapshot carries."""
-        return cls(sequence, {(entry.kind, entry.id): entry for entry in entries})
+        found = {(entry.kind, entry.id): entry for entry in entries}
+        return cls(sequence, found, _oldest_of(found.values()))
 
-    def applying(self, event: RevocationEvent) -> "BlockState":
-        """The state after `event`; an event already contained changes nothing.
+    def applying(self, *events: RevocationEvent) -> "BlockState":
+        """The state after `events`, in the order of their sequence; those contained are left out.
 
-        What is forgotten is so by the event's own time: the same in every process.
+        What is forgotten is so by an event's own time: the same in every process.
         """
-        if event.sequence <= self.sequence:
+        new = [event for event in events if event.sequence > self.sequence]
+        if not new:
             return self
-        entry = BlockEntry(event.kind, event.id, event.blocked, event.not_before)
-        kept = remembered(self.entries, event.at_ms)
-        return BlockState(event.sequence, {**kept, (event.kind, event.id): entry})
+        changed = [BlockEntry(each.kind, each.id, each.blocked, each.not_before) for each in new]
+        # One copy for all of them: there may be as many entries as runs in a day.
+        entries = {**self.entries, **{(entry.kind, entry.id): entry for entry in changed}}
+        oldest = min(self._oldest_forgettable, _oldest_of(changed))
+        if oldest < _horizon(new[-1].at_ms):
+            entries = remembered(entries, new[-1].at_ms)
+            oldest = _oldest_of(entries.values())
+        return BlockState(new[-1].sequence, entries, oldest)
 
     def first_hit(self, subjects: Iterable[Subject], issued_at: int) -> Hit | None:
         """The first of `subjects` that refuses something issued at `issued_at`.
@@ -115,14 +125,25 @@ class BlockState:
 
 def remembered(
     entries: Mapping[tuple[BlockKind, str], BlockEntry], now_ms: int
-) -> Mapping[tuple[BlockKind, str], BlockEntry]:
+) -> dict[tuple[BlockKind, str], BlockEntry]:
     """`entries` without those that can refuse nothing any more."""
-    oldest = now_ms // 1000 - FORGET_SECONDS
+    oldest = _horizon(now_ms)
     return {
         key: entry
         for key, entry in entries.items()
         if entry.kind not in FORGETTABLE or entry.not_before >= oldest
     }
+
+
+def _horizon(now_ms: int) -> int:
+    """What is forgotten is from before this; it moves in steps."""
+    step_ms = FORGET_EVERY_SECONDS * 1000
+    return now_ms // step_ms * FORGET_EVERY_SECONDS - FORGET_SECONDS
+
+
+def _oldest_of(entries: Iterable[BlockEntry]) -> int:
+    forgettable = (entry.not_before for entry in entries if entry.kind in FORGETTABLE)
+    return min(forgettable, default=_NOTHING_TO_FORGET)
 
 
 def epoch_after(now_ms: int) -> int:

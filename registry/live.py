@@ -211,9 +211,7 @@ class LiveRegistry:
             blocks = self._state.blocks
             after = partial(events_after, sequence=blocks.sequence)
             events = await self._read(after)
-            for event in events:
-                blocks = blocks.applying(event)
-            self._swap(replace(self._state, blocks=blocks), *events)
+            self._swap(replace(self._state, blocks=blocks.applying(*events)), *events)
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         loop = asyncio.get_running_loop()

@@ -91,12 +91,16 @@ def _require_declared(admin: AdminClient, name: str) -> None:
 
 
 def _person(admin: AdminClient, name: str) -> str:
-    """The id of the one person called so; an id is taken as it is."""
+    """The id of the one person called so; an id is taken as it is.
+
+    What people are shown as names nobody for sure: somebody else may have chosen it.
+    """
     if name.startswith(USER_PREFIX):
         return name
     persons = admin.call("GET", "/persons", query={"name": name})["persons"]
     known = [each for each in persons if each["sub"] is not None]
-    if len(known) == 1 and len(persons) == 1:
+    is_sure = len(persons) == 1 and not persons[0].get("by_shown_name")
+    if known and is_sure:
         return str(known[0]["sub"])
     if not persons:
         description = f"nobody called {name!r} has an account here or has ever logged in"
@@ -108,8 +112,8 @@ def _person(admin: AdminClient, name: str) -> str:
         Problem("user", each["sub"] or "-", "", f"{each['login']} of {each['identity_provider']}")
         for each in persons
     )
-    description = f"{name!r} is {len(persons)} people; name one by id"
-    raise AdminError("ambiguous", description, problems=candidates)
+    are = "is only a name that is shown" if len(persons) == 1 else f"is {len(persons)} people"
+    raise AdminError("ambiguous", f"{name!r} {are}; name one by id", problems=candidates)
 
 
 def _report(

@@ -285,7 +285,8 @@ def test_persons_are_found_by_name_with_their_provider(ready: AdminStack) -> Non
     people(ready).known = [ALICE, PersonFacts("", "local", "bob", (), None, None)]
     found = ready.call("GET", "/persons?name=alice", who="usr_vera").json["persons"]
     new = ready.call("GET", "/persons?name=bob", who="usr_vera").json["persons"]
-    assert found == [{"sub": "usr_alice", "identity_provider": "local", "login": "alice"}]
+    alice = {"sub": "usr_alice", "identity_provider": "local", "login": "alice"}
+    assert found == [{**alice, "by_shown_name": False}]
     assert new[0]["sub"] is None
     assert ready.call("GET", "/persons", who="usr_vera").status == 400
 

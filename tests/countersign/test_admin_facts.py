@@ -171,6 +171,7 @@ async def test_person_is_found_by_name_in_any_case_by_subject_and_by_id(
     for name in ("alice", "ALICE", "f:alice", sub):
         (found,) = await people.named(name)
         assert (found.sub, found.identity_provider, found.login) == (sub, "keycloak", "Alice")
+        assert found.by_shown_name == (name.lower() == "alice")
     assert await people.named("ali") == ()
 
 
@@ -204,4 +205,5 @@ async def test_account_nobody_logged_in_to_is_known_without_an_id(
     person = Person("local", "https://as/identity/local", "acc_1", "Robert", (), "pwd", NOW)
     sub = (await PersonStore(database, secrets.token_bytes).remember(person, NOW)).sub
     (found,) = await people.named("bob")
+    assert not found.by_shown_name
     assert (found.sub, found.login, found.groups) == (sub, "bob", ("local/staff",))

@@ -410,3 +410,13 @@ def test_kill_of_a_name_that_is_not_one_person_cuts_off_nobody(
         run("kill", "user/alice", "--reason", "x")
     assert (refused.value.code, [each.name for each in refused.value.problems]) == (code, listed)
     assert [each[1] for each in server.calls] == ["/persons"]
+
+
+@pytest.mark.requirement("operator-names")
+def test_kill_of_a_name_somebody_may_have_chosen_asks_for_the_id(server: Admin) -> None:
+    person = {"sub": "usr_2", "identity_provider": "corp", "login": "alice", "by_shown_name": True}
+    server.answers["GET /persons"] = {"persons": [person]}
+    with pytest.raises(AdminError, match="name one by id") as refused:
+        raise_of("kill", "user/alice", "--reason", "x")
+    assert [each.name for each in refused.value.problems] == ["usr_2"]
+    assert [each[1] for each in server.calls] == ["/persons"]

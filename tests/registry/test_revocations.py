@@ -13,6 +13,7 @@ from authz_server.grants.client_credentials import MAXIMUM_PAUSE_SECONDS
 from authz_server.store.sessions import SESSION_LIFETIME_SECONDS
 from database.engine import Database
 from registry.blocks import (
+    FORGET_EVERY_SECONDS,
     FORGET_SECONDS,
     BlockEntry,
     BlockKind,
@@ -227,7 +228,7 @@ def test_folding_events_from_anywhere_gives_the_stored_state(
     for event in (*events, *events):  # sending an event twice changes nothing
         resumed = resumed.applying(event)
     assert dict(resumed.entries) == model
-    assert resumed == store.state()
+    assert resumed == store.state() == BlockState().applying(*events)
 
 
 @pytest.mark.parametrize("kind", [BlockKind.INVOCATION, BlockKind.TOKEN])
@@ -235,12 +236,12 @@ def test_run_and_token_are_forgotten_a_day_later_alike_everywhere(
     revocations: RevocationStore, kind: BlockKind
 ) -> None:
     followed = BlockState()
-    for name, seconds in (("old", 0), ("young", 60)):
+    for name, seconds in (("old", 0), ("young", 2 * FORGET_EVERY_SECONDS)):
         block(revocations, kind, name, NOW_MS + seconds * 1000)
     block(revocations, BlockKind.AGENT, "support-bot")
     for seconds, remembered in (
         (FORGET_SECONDS, {"old", "young"}),
-        (FORGET_SECONDS + 2, {"young"}),
+        (FORGET_SECONDS + FORGET_EVERY_SECONDS + 1, {"young"}),
     ):
         block(revocations, BlockKind.SESSION, "ses_1", NOW_MS + seconds * 1000)
         followed = BlockState()
@@ -248,6 +249,7 @@ def test_run_and_token_are_forgotten_a_day_later_alike_everywhere(
             followed = followed.applying(event)
         assert {each.id for each in followed.entries.values() if each.kind is kind} == remembered
         assert followed == revocations.state()
+        assert followed == BlockState().applying(*revocations.events_after(0))
     assert (BlockKind.AGENT, "support-bot") in followed.entries  # for ever
     assert len(revocations.events_after(0)) == 5
 
