@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import secrets
 import tempfile
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -267,3 +269,29 @@ def test_sockets_of_dead_workers_are_removed_and_those_of_living_ones_stay() -> 
             assert [path.stem for path in sockets.iterdir()] == ["alive"]
         assert sockets.stat().st_mode & 0o777 == 0o700
         assert list(sockets.iterdir()) == []
+
+
+def test_worker_that_begins_meanwhile_leaves_a_socket_alone_that_does_not_listen_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_mode, is_first = Path.chmod, threading.Event()
+
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(1) as other:
+        sockets = Path(directory) / "w"
+
+        def begun_beside() -> bool:
+            with worker_socket(sockets, "two"):
+                return True
+
+        def begin_another(path: Path, mode: int, **rest: bool) -> None:
+            set_mode(path, mode, **rest)
+            if path.stem == "one" and not is_first.is_set():
+                is_first.set()
+                beside.append(other.submit(begun_beside))
+                wait(beside, timeout=0.2)  # without a lock it is through by then
+
+        beside: list[Future[bool]] = []
+        monkeypatch.setattr(Path, "chmod", begin_another)
+        with worker_socket(sockets, "one"):
+            assert beside[0].result(timeout=10)
+            assert (sockets / "one.sock").is_socket()
