@@ -56,7 +56,7 @@ class ProcessTree:
     def end_descendants(self, pid: int) -> None:
         """End whatever descends from a server, whichever group it is in."""
         for _ in range(ROUNDS):
-            ended = [_kill(each, parent) for each, parent in _descendants(pid)]
+            ended = [_kill(each, parent) for each, parent in _descendants(pid, _children())]
             if not any(ended):
                 return
 
@@ -66,13 +66,17 @@ class ProcessTree:
             return
         own, left = os.getpid(), 0
         for _ in range(ROUNDS):
-            strays = [each for each in _children().get(own, ()) if each not in self._leaders]
+            # /proc is read once a round, however many there are: the host serves others, too.
+            children = _children()
+            strays = [each for each in children.get(own, ()) if each not in self._leaders]
+            ended = 0
             for stray in strays:
-                self.end_descendants(stray)
-                left += _kill(stray, own)
+                for each, parent in (*_descendants(stray, children), (stray, own)):
+                    ended += _kill(each, parent)
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(stray, os.WNOHANG)  # who has only just been killed, the next time
-            if not strays:
+            left += ended
+            if not ended:  # who is left is dead, and is reaped the next time
                 break
         if left:
             _logger.warning("stdio_servers_left_processes", processes=left)
@@ -84,9 +88,9 @@ def become_subreaper() -> bool:
     return bool(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
-def _descendants(pid: int) -> list[tuple[int, int]]:
+def _descendants(pid: int, children: dict[int, list[int]]) -> list[tuple[int, int]]:
     """Whoever descends from `pid`, with their parent; `pid` itself is not among them."""
-    children, found, at = _children(), [(pid, 0)], 0
+    found, at = [(pid, 0)], 0
     while at < len(found):
         parent = found[at][0]
         found.extend((child, parent) for child in children.get(parent, ()))

@@ -88,3 +88,30 @@ def test_process_that_left_its_group_is_ended_and_reaped_and_no_other(
 
 def test_children_of_a_process_that_is_no_subreaper_are_nobodys_strays() -> None:
     assert outcome("orphan", "leaves", "not told") == "alive alive"
+
+
+MANY = """
+import subprocess, time
+from mcp_gateway.stdio_host import process_tree
+
+assert process_tree.become_subreaper()
+looks, look = [], process_tree._children
+process_tree._children = lambda: looks.append(1) or look()
+leave = "for i in $(seq 40); do setsid sleep 600 & done"
+subprocess.run(["sh", "-c", leave], check=True)
+tree = process_tree.ProcessTree(is_subreaper=True)
+tree.end_strays()
+print(len(looks) <= process_tree.ROUNDS)
+deadline = time.monotonic() + 10
+while time.monotonic() < deadline and look().get(process_tree.os.getpid()):
+    tree.end_strays()
+    time.sleep(0.01)
+print(look().get(process_tree.os.getpid(), "none left"))
+"""
+
+
+def test_processes_are_looked_for_as_often_however_many_were_left() -> None:
+    ran = subprocess.run(  # noqa: S603 - our own text
+        [sys.executable, "-c", MANY], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stdout.splitlines()[-2:] == ["True", "none left"]
