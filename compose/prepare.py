@@ -46,6 +46,11 @@ DIRECTORIES = (
     *("keys", "authz-server", "run", "join", "gateway-one", "gateway-two"),
     *("postgres", "notes", "agent"),
 )
+# What remembering proofs needs (docs/guides/scaling.md), and nothing that forgets one.
+VALKEY_RIGHTS = (
+    "resetkeys ~countersign:* resetchannels -@all +evalsha +script|load +get +set +info +time +ping"
+    " +hello +auth +select +client|setinfo"
+)
 LIFETIME_DAYS = 397  # the longest that browsers accept
 
 
@@ -68,10 +73,16 @@ class State:
     def keep(self, path: Path, make: Callable[[], str], mode: int = 0o600) -> str:
         """The text of a file of its owner's, made if it is not there."""
         if not path.exists():
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(make())
-            os.chown(path, self.owner, self.group)
+            # Whole or not at all: an interrupted run must not leave an empty password behind.
+            text, begun = make(), path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+            descriptor = os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            try:
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(text)
+                    os.fchown(descriptor, self.owner, self.group)
+                begun.rename(path)
+            finally:
+                begun.unlink(missing_ok=True)
         return path.read_text()
 
     def public(self, name: str, make: Callable[[], str]) -> str:
@@ -95,7 +106,7 @@ def prepare(state: State) -> None:
     password = state.secret("valkey-password")
     state.secret(
         "valkey.acl",
-        lambda: f"user default off\nuser countersign on >{password} ~* &* +@all -@admin\n",
+        lambda: f"user default off\nuser countersign on >{password} {VALKEY_RIGHTS}\n",
     )
     values = {"UID": state.owner, "GID": state.group, "STATE": state.directory}
     made = "".join(f"COUNTERSIGN_{name}={value}\n" for name, value in values.items())

@@ -121,6 +121,31 @@ def test_every_secret_is_a_file_that_prepare_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.requirement("compose-secrets")
+def test_interrupted_preparation_leaves_no_empty_secret(tmp_path: Path) -> None:
+    state = prepare.State(tmp_path / "state", tmp_path.stat().st_uid, tmp_path.stat().st_gid)
+    state.make_directory(state.secrets)
+
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        state.secret("valkey-password", interrupted)
+    assert len(state.secret("valkey-password")) >= 32
+    assert [path.name for path in state.secrets.iterdir()] == ["valkey-password"]
+    assert (state.secrets / "valkey-password").stat().st_mode & 0o777 == 0o600
+
+
+def test_gateways_may_do_no_more_to_valkey_than_the_guide_says(tmp_path: Path) -> None:
+    state = prepare.State(tmp_path / "state", tmp_path.stat().st_uid, tmp_path.stat().st_gid)
+    prepare.prepare(state)
+    guide = (COMPOSE.parent / "docs" / "guides" / "scaling.md").read_text()
+    said = next(line for line in guide.splitlines() if line.startswith("user countersign on "))
+    rights = said[said.index("resetkeys") :]
+    password = (state.secrets / "valkey-password").read_text()
+    made = (state.secrets / "valkey.acl").read_text().splitlines()
+    assert made == ["user default off", f"user countersign on >{password} {rights}"]
+
+
 def test_no_secret_is_in_an_environment_or_an_argument() -> None:
     for name, service in services().items():
         for key, value in (service.get("environment") or {}).items():
