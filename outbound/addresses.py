@@ -38,7 +38,7 @@ _NOT_PUBLIC_V4: Final = tuple(
 )
 
 # Where clouds keep metadata and credentials beside link-local addresses: Azure (a public address),
-# Alibaba, Oracle; the Instance Metadata and Pod Identity services of AWS; Google.
+# Alibaba, Oracle; the Instance Metadata and Pod Identity services of AWS; Google; Scaleway.
 _METADATA: Final = frozenset(
     ipaddress.ip_address(text)
     for text in (
@@ -48,11 +48,13 @@ _METADATA: Final = frozenset(
         "fd00:ec2::254",
         "fd00:ec2::23",
         "fd20:ce::254",
+        "fd00:42::42",
     )
 )
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052 §2.1
 # RFC 8215: where in it an IPv4 address is, only its network knows.
 _LOCAL_NAT64: Final = ipaddress.IPv6Network("64:ff9b:1::/48")
+_TRANSLATED: Final = ipaddress.IPv6Network("::ffff:0:0:0/96")  # RFC 2765 §2.1: not the mapped ones
 _COMPATIBLE: Final = ipaddress.IPv6Network("::/96")  # RFC 4291 §2.5.5.1
 _ISATAP: Final = frozenset((0x00005EFE, 0x02005EFE))  # RFC 5214 §6.1
 
@@ -88,7 +90,7 @@ def carried_by(address: IpAddress) -> tuple[ipaddress.IPv4Address, ...]:
     last = ipaddress.IPv4Address(number & 0xFFFFFFFF)
     is_compatible = address in _COMPATIBLE and number > 1  # `::` and `::1` are themselves
     is_isatap = number >> 32 & 0xFFFFFFFF in _ISATAP
-    if address in _NAT64 or is_compatible or is_isatap:
+    if address in _NAT64 or address in _TRANSLATED or is_compatible or is_isatap:
         found.append(last)
     return tuple(each for each in found if each is not None)
 

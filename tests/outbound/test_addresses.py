@@ -53,12 +53,17 @@ def test_private_address_of_a_listed_host_is_allowed(address: str) -> None:
     assert vetted([address], is_listed=True) == [address]
 
 
-@pytest.mark.parametrize("address", [*NEVER, "::ffff:169.254.169.254", "64:ff9b:1::a00:1"])
+@pytest.mark.parametrize(
+    "address", [*NEVER, "::ffff:169.254.169.254", "::ffff:0:169.254.169.254", "64:ff9b:1::a00:1"]
+)
 def test_metadata_services_and_groups_are_refused_even_for_a_listed_host(address: str) -> None:
     assert vetted([address], is_listed=True) is None
 
 
-METADATA = ["168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"]
+METADATA = [
+    *("168.63.129.16", "100.100.100.200", "192.0.0.192"),
+    *("fd00:ec2::254", "fd20:ce::254", "fd00:42::42"),
+]
 
 
 @pytest.mark.requirement("attack-3")
