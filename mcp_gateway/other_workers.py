@@ -77,7 +77,12 @@ class OtherWorkers:
     def _socket_of_owner(self, scope: Scope) -> Path | None:
         if scope["query_string"] or TARGET_ORIGIN in (scope.get("extensions") or {}):
             return None
-        sealed = Headers(scope["headers"]).all(SESSION_HEADER)
+        headers = Headers(scope["headers"])
+        if len(headers.all(b"host")) != 1:  # our client would send one: the owner could not refuse
+            return None
+        if scope["method"] != "POST" and headers.all(b"transfer-encoding"):
+            return None  # as above: a body that is not passed on
+        sealed = headers.all(SESSION_HEADER)
         session = self._seal.open(sealed[0]) if len(sealed) == 1 else None
         if session is None or session.owner in {"", self._own}:
             return None

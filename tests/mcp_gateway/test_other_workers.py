@@ -183,6 +183,26 @@ async def test_only_what_the_pipeline_would_take_is_passed_on(
     assert pair.owner.events("call.refused") == []
 
 
+@pytest.mark.parametrize(
+    ("method", "header", "status"),
+    [
+        ("POST", (b"host", b"evil.example"), 403),
+        ("DELETE", (b"transfer-encoding", b"chunked"), 400),
+    ],
+    ids=["two hosts", "body of a DELETE"],
+)
+async def test_what_would_look_better_at_the_owner_is_refused_here(
+    pair: Pair, method: str, header: tuple[bytes, bytes], status: int
+) -> None:
+    agent = pair.agent
+    await begun_at(pair.owner, agent)
+    request = agent.http(ACCOUNT) if method == "POST" else agent.bodiless(method)
+    exchange = await pair.rig.send(request.changed(headers=(header, *request.headers)))
+    assert exchange.status == status
+    assert pair.owner.upstream.requests == []
+    assert (await agent.post(ACCOUNT)).status == 200
+
+
 async def test_stream_is_passed_on_and_ends_with_its_session(pair: Pair) -> None:
     agent = pair.agent
     await begun_at(pair.owner, agent)
