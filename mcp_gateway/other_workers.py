@@ -13,6 +13,7 @@ Nothing is repeated, nothing is kept, and when the agent leaves the owner sees i
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,12 +27,13 @@ from yarl import URL
 from mcp_gateway import errors
 from mcp_gateway.asgi import TARGET_ORIGIN, WRITE_SECONDS, Receive, Scope, Send
 from mcp_gateway.eras.legacy import SESSION_HEADER
-from mcp_gateway.eras.sealed_session import SessionSeal
+from mcp_gateway.eras.sealed_session import Session, SessionSeal
 from mcp_gateway.http_message import Headers
 from mcp_gateway.upstream.http import is_private_socket, session_over
 
 CONNECT_SECONDS: Final = 1.0
 MAXIMUM_AT_ONCE: Final = 1_000
+MAXIMUM_OF_PRINCIPAL: Final = 512  # as many calls and streams as one may have at an owner
 SUFFIX: Final = ".sock"
 _HOP_BY_HOP: Final = frozenset(  # RFC 9110 §7.6.1
     {b"connection", b"expect", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
@@ -49,16 +51,22 @@ class OtherWorkers:
         self._own = own
         self._seal = seal
         self._under_way: dict[asyncio.Timeout, bool] = {}  # whether it is a listening stream
+        self._of_principal: Counter[str] = Counter()
 
     async def took(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Whether another worker owns the request's session and has answered it."""
-        path = self._socket_of_owner(scope)
-        if path is None:
+        session = self._session_elsewhere(scope)
+        if session is None:
             return False
-        passing = _Passing(scope, receive, send)
-        if len(self._under_way) >= MAXIMUM_AT_ONCE:
+        path = self._directory / f"{session.owner}{SUFFIX}"
+        if not is_private_socket(path):
+            return False
+        passing, principal = _Passing(scope, receive, send), session.principal
+        is_full = len(self._under_way) >= MAXIMUM_AT_ONCE
+        if is_full or self._of_principal[principal] >= MAXIMUM_OF_PRINCIPAL:
             await passing.refuse("Too many requests are being passed on.")
             return True
+        self._of_principal[principal] += 1
         try:
             async with asyncio.timeout(None) as deadline:
                 self._under_way[deadline] = scope["method"] == "GET"
@@ -67,6 +75,9 @@ class OtherWorkers:
             return True  # the agent left, or we are ending: the connection is cut
         finally:
             self._under_way.pop(deadline, None)
+            self._of_principal[principal] -= 1
+            if not self._of_principal[principal]:
+                del self._of_principal[principal]
 
     def end(self, *, streams_only: bool) -> None:
         """Cut what is being passed on."""
@@ -74,7 +85,7 @@ class OtherWorkers:
             if is_stream or not streams_only:
                 _cut(deadline)
 
-    def _socket_of_owner(self, scope: Scope) -> Path | None:
+    def _session_elsewhere(self, scope: Scope) -> Session | None:
         if scope["query_string"] or TARGET_ORIGIN in (scope.get("extensions") or {}):
             return None
         headers = Headers(scope["headers"])
@@ -88,8 +99,7 @@ class OtherWorkers:
             return None
         if urlsplit(session.endpoint).path.encode("ascii") != scope["raw_path"]:
             return None
-        path = self._directory / f"{session.owner}{SUFFIX}"
-        return path if is_private_socket(path) else None
+        return session
 
 
 class _Passing:

@@ -241,12 +241,13 @@ async def test_shutdown_here_cuts_a_stream_that_is_passed_on(pair: Pair) -> None
     assert not exchange.is_finished
 
 
+@pytest.mark.parametrize("limit", ["MAXIMUM_AT_ONCE", "MAXIMUM_OF_PRINCIPAL"])
 async def test_more_than_are_passed_on_at_once_are_refused_and_may_be_tried_again(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     agent = pair.agent
     await begun_at(pair.owner, agent)
-    monkeypatch.setattr(other_workers, "MAXIMUM_AT_ONCE", 1)
+    monkeypatch.setattr(other_workers, limit, 1)
     exchange, task = agent.listen()
     await exchange.until(lambda: bool(exchange.body))
     refused = await agent.post(ACCOUNT)
