@@ -86,6 +86,7 @@ class Sessions:
         self._random = random
         self._sessions: dict[str, HostSession] = {}
         self._shared: dict[str, StdioProcess] = {}
+        self._beginning: Counter[str | None] = Counter()  # sessions by holder, no session yet
         self._starting: Counter[tuple[str, str | None]] = Counter()  # by server and holder
         self._flights: SingleFlight[str] = SingleFlight()
         self._pauses: LeastRecentlyUsed[_Place, _Pause] = LeastRecentlyUsed(MAXIMUM_PAUSES)
@@ -110,14 +111,20 @@ class Sessions:
         """
         if holder is not None:
             own = [each for each in self._sessions.values() if each.holder == holder]
-            if len(own) >= MAXIMUM_OF_HOLDER:
+            if len(own) + self._beginning[holder] >= MAXIMUM_OF_HOLDER:
                 self._make_room(own, "one principal has too many sessions")
-        if len(self._sessions) >= MAXIMUM_SESSIONS:
+        if len(self._sessions) + self._beginning.total() >= MAXIMUM_SESSIONS:
             raise NotNowError("there are too many sessions")
-        if server.per_principal:
-            process = await self._own_process(server, credential, greeting, holder)
-        else:
-            process = await self._shared_process(server, greeting)
+        self._beginning[holder] += 1
+        try:
+            if server.per_principal:
+                process = await self._own_process(server, credential, greeting, holder)
+            else:
+                process = await self._shared_process(server, greeting)
+        finally:
+            self._beginning[holder] -= 1
+            if not self._beginning[holder]:
+                del self._beginning[holder]
         name, digest = self._random(SESSION_BYTES), _digest(credential)
         session = HostSession(name, server, process, digest, self._monotonic(), holder)
         self._sessions[session.id] = session

@@ -15,6 +15,7 @@ import pytest
 
 from idp_connectors.workload.unix_socket import bind_unix_socket
 from mcp_gateway.stdio_host import process as process_module
+from mcp_gateway.stdio_host import sessions as sessions_module
 from mcp_gateway.stdio_host.app import MAXIMUM_BODY_BYTES, StdioHostApp
 from mcp_gateway.stdio_host.declared import TOOLS, Handover, Limits, StdioServer
 from mcp_gateway.stdio_host.server import host_server
@@ -299,6 +300,18 @@ async def test_processes_of_one_principal_leave_room_for_others() -> None:
         assert (await running.post(call("echo"), mcp_session_id=his)).status == 200
         reply.gone.set()
         await task
+
+
+async def test_sessions_begun_at_once_count_against_the_share_of_their_principal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sessions_module, "MAXIMUM_OF_HOLDER", 3)
+    async with host(declared()) as running:
+        mallory = {"countersign_holder": "m" * 64}
+        asked = [running.post(INITIALIZE, **mallory) for _ in range(8)]
+        replies = await asyncio.gather(*asked)
+        assert sorted(reply.status for reply in replies) == [200] * 3 + [503] * 5
+        assert len(running.sessions) == 3
 
 
 async def test_process_unused_for_long_makes_room_and_one_at_work_does_not() -> None:
