@@ -73,9 +73,12 @@ class _StaticSecret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def holder_of(claims: AccessTokenClaims) -> str:
-    """Whose share a session counts against: the person with the agents that act for them."""
-    chain = agents_of_chain(claims.act, claims.agent)
-    return sha256(msgspec.json.encode((claims.sub, claims.client_id, chain))).hexdigest()
+    """Whose share a session counts against: the person with the agent that acts for them.
+
+    Neither client nor the rest of the chain: of those one person may have any number.
+    """
+    acting = agents_of_chain(claims.act, claims.agent)[:1]
+    return sha256(msgspec.json.encode((claims.iss, claims.sub, acting))).hexdigest()
 
 
 def bearer_credential(token: str, expires_at: int | None) -> Credential | None:

@@ -61,7 +61,7 @@ class OtherWorkers:
         path = self._directory / f"{session.owner}{SUFFIX}"
         if not is_private_socket(path):
             return False
-        passing, principal = _Passing(scope, receive, send), session.principal
+        passing, principal = _Passing(scope, receive, send), session.holder
         is_full = len(self._under_way) >= MAXIMUM_AT_ONCE
         if is_full or self._of_principal[principal] >= MAXIMUM_OF_PRINCIPAL:
             await passing.refuse("Too many requests are being passed on.")

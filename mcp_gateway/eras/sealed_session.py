@@ -31,6 +31,7 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
     """What an id says. `issued_at` is Unix seconds; `uid` differs between any two sessions.
 
     `owner` is the one worker that serves it where several do; empty where one serves the Gateway.
+    `principal` may use it; `holder` is whose share of the places it takes (`holder_of`).
     """
 
     uid: str
@@ -40,6 +41,7 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
     issued_at: int
     client: ClientInfo | None
     owner: str = ""
+    holder: str = ""
 
 
 _decode = msgspec.json.Decoder(Session).decode

@@ -22,6 +22,7 @@ from typing import Final
 from mcp_gateway.bounded_memory import LeastRecentlyUsed
 from mcp_gateway.caller import Caller
 from mcp_gateway.compiled_view import Endpoint
+from mcp_gateway.credential import holder_of
 from mcp_gateway.eras.in_flight import InFlight, InFlightCalls
 from mcp_gateway.eras.legacy import ClientInfo
 from mcp_gateway.eras.sealed_session import Session, SessionSeal, principal_of
@@ -31,11 +32,11 @@ from token_exchange.identifiers import new_id
 
 IDLE_SECONDS: Final = 1_800
 LIFETIME_SECONDS: Final = 43_200  # a working day; afterwards the client opens another
-# An agent without a person is one principal, however many copies of it run.
-SESSIONS_PER_PRINCIPAL: Final = 1_024
+# An agent without a person is one holder, however many copies of it run.
+SESSIONS_PER_HOLDER: Final = 1_024
 MAXIMUM_SESSIONS: Final = 32_768  # about 1 kB each
-CALLS_PER_PRINCIPAL: Final = 256
-STREAMS_PER_PRINCIPAL: Final = 256
+CALLS_PER_HOLDER: Final = 256
+STREAMS_PER_HOLDER: Final = 256
 MAXIMUM_ENDED: Final = 65_536
 
 _MISSING: Final = "Mcp-Session-Id is required."
@@ -47,7 +48,7 @@ _BUSY: Final = "Too many sessions are open."
 class _Open:
     """One session in use here."""
 
-    principal: str
+    holder: str
     used_at: float
     calls: InFlightCalls = field(default_factory=InFlightCalls)
     stream: OpenStream | None = None
@@ -62,8 +63,8 @@ class Sessions:
         self._owner = owner
         self._random = random
         self._open: OrderedDict[str, _Open] = OrderedDict()  # the least recently used first
-        self._of_principal: dict[str, OrderedDict[str, None]] = {}
-        self._calls: Counter[str] = Counter()  # by principal, like the next
+        self._of_holder: dict[str, OrderedDict[str, None]] = {}
+        self._calls: Counter[str] = Counter()  # by holder, like the next
         self._streams: Counter[str] = Counter()
         self._ended: LeastRecentlyUsed[str, bool] = LeastRecentlyUsed(MAXIMUM_ENDED)
 
@@ -82,6 +83,7 @@ class Sessions:
             issued_at=now,
             client=client,
             owner=self._owner,
+            holder=holder_of(caller.claims),
         )
         if (refused := self._take_in(session, now)) is not None:
             return refused
@@ -119,10 +121,10 @@ class Sessions:
         known = self._open.pop(uid, None)
         if known is None:
             return
-        of_principal = self._of_principal[known.principal]
-        del of_principal[uid]
-        if not of_principal:
-            del self._of_principal[known.principal]
+        of_holder = self._of_holder[known.holder]
+        del of_holder[uid]
+        if not of_holder:
+            del self._of_holder[known.holder]
         known.calls.cancel_all()
         if known.stream is not None:
             known.stream.end(EndedBy.CANCELLED)
@@ -132,7 +134,7 @@ class Sessions:
         if (known := self._open.get(session.uid)) is not None:
             known.used_at = now
             self._open.move_to_end(session.uid)
-            self._of_principal[known.principal].move_to_end(session.uid)
+            self._of_holder[known.holder].move_to_end(session.uid)
 
     @contextmanager
     def in_flight(self, session: Session, request_id: RequestId) -> Iterator[InFlight | Rejection]:
@@ -140,12 +142,12 @@ class Sessions:
 
         It needs a bound of its own: one whose agent went away goes on without a connection.
         """
-        if self._calls[session.principal] >= CALLS_PER_PRINCIPAL:
+        if self._calls[session.holder] >= CALLS_PER_HOLDER:
             yield Rejection(429, INVALID_REQUEST, "Too many calls are in flight.")
             return
         known = self._open.get(session.uid)
         calls = InFlightCalls() if known is None else known.calls
-        with calls.registered(request_id) as call, _counted(self._calls, session.principal):
+        with calls.registered(request_id) as call, _counted(self._calls, session.holder):
             yield call
 
     def cancel(self, session: Session, request_id: RequestId) -> None:
@@ -165,15 +167,15 @@ class Sessions:
             known.stream.end(EndedBy.REPLACED)
         known.stream = stream
         try:
-            with _counted(self._streams, session.principal):
+            with _counted(self._streams, session.holder):
                 yield
         finally:
             if known.stream is stream:
                 known.stream = None
 
     def may_listen(self, session: Session) -> bool:
-        """Whether the principal may have one stream more."""
-        return self._streams[session.principal] < STREAMS_PER_PRINCIPAL
+        """Whether the holder may have one stream more."""
+        return self._streams[session.holder] < STREAMS_PER_HOLDER
 
     def _use(self, session: Session, now: int) -> Rejection | None:
         if session.issued_at + LIFETIME_SECONDS <= now:
@@ -192,19 +194,19 @@ class Sessions:
         return self._take_in(session, now)
 
     def _take_in(self, session: Session, now: int) -> Rejection | None:
-        """Make room, then remember: first what is idle, then the principal's own oldest."""
+        """Make room, then remember: first what is idle, then the holder's own oldest."""
         while self._open:
             uid, oldest = next(iter(self._open.items()))
             if oldest.used_at + IDLE_SECONDS > now:
                 break
             self.end(uid)
-        own = self._of_principal.get(session.principal)
-        if own and (len(own) >= SESSIONS_PER_PRINCIPAL or len(self._open) >= MAXIMUM_SESSIONS):
+        own = self._of_holder.get(session.holder)
+        if own and (len(own) >= SESSIONS_PER_HOLDER or len(self._open) >= MAXIMUM_SESSIONS):
             self.end(next(iter(own)))
         if len(self._open) >= MAXIMUM_SESSIONS:  # nobody pays for it with a session of their own
             return Rejection(503, INVALID_REQUEST, _BUSY)
-        self._open[session.uid] = _Open(session.principal, now)
-        self._of_principal.setdefault(session.principal, OrderedDict())[session.uid] = None
+        self._open[session.uid] = _Open(session.holder, now)
+        self._of_holder.setdefault(session.holder, OrderedDict())[session.uid] = None
         return None
 
 
@@ -213,11 +215,11 @@ def _gone(detail: str) -> Rejection:
 
 
 @contextmanager
-def _counted(numbers: Counter[str], principal: str) -> Iterator[None]:
-    numbers[principal] += 1
+def _counted(numbers: Counter[str], holder: str) -> Iterator[None]:
+    numbers[holder] += 1
     try:
         yield
     finally:
-        numbers[principal] -= 1
-        if not numbers[principal]:
-            del numbers[principal]
+        numbers[holder] -= 1
+        if not numbers[holder]:
+            del numbers[holder]

@@ -204,7 +204,7 @@ async def test_call_of_an_agent_that_left_ends_with_its_token(rig: Rig) -> None:
 async def test_principal_has_so_many_calls_in_flight_and_no_more(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "CALLS_PER_PRINCIPAL", 2)
+    monkeypatch.setattr(limits, "CALLS_PER_HOLDER", 2)
     agents = [await agent_of(rig) for _ in range(3)]
     other = await bob(rig)
     more = asyncio.Event()

@@ -325,7 +325,7 @@ def test_restart_keeps_a_young_session_and_no_old_one(rig: Rig) -> None:
 def test_principal_with_too_many_sessions_loses_the_one_used_longest_ago(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "SESSIONS_PER_PRINCIPAL", 3)
+    monkeypatch.setattr(limits, "SESSIONS_PER_HOLDER", 3)
     who, kept = Someone(rig), memory()
     clock = itertools.count(NOW)
 

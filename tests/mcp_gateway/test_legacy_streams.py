@@ -201,7 +201,7 @@ async def test_deleted_session_ends_its_stream(rig: Rig) -> None:
 async def test_principal_has_so_many_streams_and_no_more(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "STREAMS_PER_PRINCIPAL", 1)
+    monkeypatch.setattr(limits, "STREAMS_PER_HOLDER", 1)
     first, second, other = await agent_of(rig), await agent_of(rig), await bob(rig)
     exchange, task = await listening(first)
     assert error_of(await rig.send(second.bodiless("GET"))) == (429, -32600)
