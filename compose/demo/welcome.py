@@ -25,15 +25,16 @@ def welcome(stack: Stack, console: Console) -> None:
                    (the same with `get Agent support-bot`, `tools list crm`, `kill`, `--help`)
   first admin      olga, by the setup code; on a server of your own: docs/guides/first-steps.md
 
-  Connect an agent: examples/agent_for_a_person.py is a whole one, to copy; how to declare it is
-  in docs/guides/first-agent.md. All that an MCP client on the Python SDK needs is its function
-  `bound`, which puts the token and a proof into each request:
+  Connect an agent: any MCP client runs unchanged under `countersign agent run`
+  (docs/guides/agent-run.md); how to declare it is in docs/guides/first-agent.md. One that does it
+  all by itself is examples/agent_for_a_person.py, to copy: its function `bound` puts the token
+  and a proof (DPoP) into each request of the Python SDK:
 
       http = httpx2.AsyncClient(auth=partial(bound, token))
       Client(streamable_http_client("{endpoint}", http_client=http))
 
-  Which clients work today: programs on the Python SDK with that function. Claude Desktop, VS Code
-  and Inspector do not: they would have to register themselves and prove possession of a key (DPoP).
+  The Python and TypeScript SDKs and the MCP Inspector connect by themselves to servers that you
+  open for them: docs/guides/foreign-clients.md.
 """,
         soft_wrap=True,
         markup=False,
