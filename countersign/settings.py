@@ -28,7 +28,7 @@ def _require_public_url(url: str) -> str:
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
-        message = "must be an https URL without user information"
+        message = "must be an https URL (http on 127.0.0.1) without user information"
         raise ValueError(message)
     if parts.query or parts.fragment or url.endswith("/"):
         message = "must have no query, no fragment and no slash at the end"

@@ -27,7 +27,10 @@ def run(
         list[str] | None, typer.Option(help="A server the agent needs. May be repeated.")
     ] = None,
     gateway: Annotated[
-        str, typer.Option(envvar="COUNTERSIGN_GATEWAY_URL", help="The gateway of --server.")
+        str,
+        typer.Option(
+            envvar="COUNTERSIGN_GATEWAY_URL", show_envvar=False, help="The gateway of --server."
+        ),
     ] = "http://127.0.0.1:8701",
     resource: Annotated[
         list[str] | None,
@@ -39,21 +42,32 @@ def run(
     agent: Annotated[
         str | None,
         typer.Option(
-            envvar="COUNTERSIGN_AGENT", help="The Agent object this is, for the person's login."
+            envvar="COUNTERSIGN_AGENT",
+            show_envvar=False,
+            help="The Agent object this is, for the person's login.",
         ),
     ] = None,
     proof: Annotated[
-        ProofKind, typer.Option(help="What vouches for this process; auto takes what is there.")
+        ProofKind,
+        typer.Option(
+            metavar="PROOF",
+            help=f"What vouches for this process: {', '.join(ProofKind)}; auto: what is there.",
+        ),
     ] = ProofKind.AUTO,
     workload_api: Annotated[
         str | None,
-        typer.Option(envvar="SPIFFE_ENDPOINT_SOCKET", help="The SPIFFE Workload API."),
+        typer.Option(
+            envvar="SPIFFE_ENDPOINT_SOCKET", show_envvar=False, help="The SPIFFE Workload API."
+        ),
     ] = None,
     spiffe_id: Annotated[
         str | None, typer.Option(help="Which of several identities of the Workload API.")
     ] = None,
     attestation_socket: Annotated[
-        Path, typer.Option(envvar="COUNTERSIGN_ATTESTATION_SOCKET", help="The server's socket.")
+        Path,
+        typer.Option(
+            envvar="COUNTERSIGN_ATTESTATION_SOCKET", show_envvar=False, help="The server's socket."
+        ),
     ] = Path("countersign-run/attest.sock"),
     provider: Annotated[
         str, typer.Option(help="The TrustProvider object behind that socket.")
@@ -62,9 +76,14 @@ def run(
         Path | None, typer.Option(help="The platform's token; read anew at each use.")
     ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The loopback port; 0 takes a free one.")
+        int,
+        typer.Option(
+            min=0, max=65535, metavar="PORT", help="The loopback port; 0 takes a free one."
+        ),
     ] = 0,
-    browser: Annotated[bool, typer.Option(help="Open a browser; else print the URL.")] = True,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the login's URL; do not open a browser.")
+    ] = False,
     wait: Annotated[float, typer.Option(help="Seconds a person has to log in.")] = 300,
 ) -> None:
     """Run CMD as an attested agent: it speaks plain MCP to loopback, we add token and proof.
@@ -82,6 +101,9 @@ def run(
     What vouches for this process: --token-file, else the SPIFFE Workload API, else the server's
     attestation socket. When CMD ends, its run ends at the server as well: every gateway refuses
     its tokens at once. CMD's exit code is ours.
+
+    COUNTERSIGN_GATEWAY_URL, COUNTERSIGN_AGENT, COUNTERSIGN_ATTESTATION_SOCKET and
+    SPIFFE_ENDPOINT_SOCKET stand in for --gateway, --agent, --attestation-socket, --workload-api.
     """
     context = context_of(command)
     try:
@@ -97,7 +119,7 @@ def run(
                 provider=provider,
                 token_file=token_file,
             ),
-            login=None if alone else _login(context, agent, browser=browser, wait=wait),
+            login=None if alone else _login(context, agent, browser=not no_browser, wait=wait),
             command=cmd,
             environment=environment_for_child(),
             port=port,
@@ -114,7 +136,8 @@ def _gateway(given: str) -> str:
     try:
         url: str = TypeAdapter(PublicUrl).validate_python(given)
     except ValidationError as error:
-        raise AgentRunError("usage", f"--gateway: {error.errors()[0]['msg']}") from error
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise AgentRunError("usage", f"--gateway: {reason}") from error
     return url
 
 

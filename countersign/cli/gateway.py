@@ -16,7 +16,7 @@ def join(
     command: typer.Context,
     name: Annotated[str, typer.Argument(help="The Gateway object.")],
     *,
-    out: Annotated[Path | None, typer.Option(help="Write the code to this file, 0600,")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the code to this file, 0600.")] = None,
 ) -> None:
     """Print a single-use join code (10 minutes) for `countersign mcp-gateway`.
 

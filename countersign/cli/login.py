@@ -74,7 +74,7 @@ def setup(
     *,
     code_file: Annotated[Path | None, typer.Option(help="Read the setup code from here.")] = None,
 ) -> None:
-    """Make the logged-in person the first admin, with the one-time code the server printed."""
+    """Make the logged-in person the first admin, with the code in `setup-code`."""
     context = context_of(command)
     code = read_secret("Setup code", code_file)
     with context.admin() as admin:

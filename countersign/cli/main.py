@@ -71,14 +71,14 @@ def prepare(
         typer.Option("--version", help="Print the version.", is_eager=True, callback=_on_version),
     ] = False,
     issuer: Annotated[
-        str | None, typer.Option(help="The authorization server. [env: COUNTERSIGN_ISSUER]")
+        str | None, typer.Option(help="The authorization server. \\[env: COUNTERSIGN_ISSUER]")
     ] = None,
     socket: Annotated[
         Path | None,
-        typer.Option(help="The server's admin socket. [env: COUNTERSIGN_ADMIN_SOCKET]"),
+        typer.Option(help="The server's admin socket. \\[env: COUNTERSIGN_ADMIN_SOCKET]"),
     ] = None,
     config_dir: Annotated[
-        Path | None, typer.Option(help="Your key and login. [env: COUNTERSIGN_CONFIG_DIR]")
+        Path | None, typer.Option(help="Your key and login. \\[env: COUNTERSIGN_CONFIG_DIR]")
     ] = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print.")] = Output.TABLE,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")] = False,

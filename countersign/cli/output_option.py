@@ -1,6 +1,10 @@
-"""`--output` after the command as well as before it: both places are where people type it."""
+"""`--output` after the command as well as before it: both places are where people type it.
+
+Help texts are folded at the terminal's width here too, not where the source folds them.
+"""
 
 import dataclasses
+import inspect
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +16,19 @@ def with_output_everywhere(app: typer.Typer, *, without: tuple[str, ...]) -> Any
     """The command of `app`, with the option on each of its commands but those named."""
     command = typer.main.get_command(app)
     _add(command, without)
+    _reflow(command)
     return command
+
+
+def _reflow(command: Any) -> None:  # noqa: ANN401 - typer's own command class
+    """Each paragraph of the help in one line, for the terminal to fold; examples stay."""
+    if command.help:
+        paragraphs = inspect.cleandoc(command.help).split("\n\n")
+        command.help = "\n\n".join(
+            each if each.startswith(" ") else each.replace("\n", " ") for each in paragraphs
+        )
+    for each in getattr(command, "commands", {}).values():
+        _reflow(each)
 
 
 def _add(group: Any, without: tuple[str, ...]) -> None:  # noqa: ANN401 - as above
@@ -43,7 +59,12 @@ def _options(
     output: Annotated[
         Output | None,
         typer.Option(
-            "--output", "-o", help="How to print.", callback=_set_output, expose_value=False
+            "--output",
+            "-o",
+            metavar="FORMAT",
+            help="How to print: table, json or yaml.",
+            callback=_set_output,
+            expose_value=False,
         ),
     ] = None,
 ) -> None:
