@@ -4,6 +4,7 @@ docs/settings.md comes from `countersign.settings`; docs/requirements.md from `t
 the tables in docs/eras.md from `tests/interop/eras.py` and `client_table.py` beside it.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -87,7 +88,14 @@ def _default(value: object) -> str:
         return "required"
     if value is None:
         return ""
-    return "`0o666`" if value == 0o666 else f"`{value}`"
+    if value == 0o666:
+        return "`0o666`"
+    # As it is written in the environment, not as Python shows it.
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, frozenset):
+        return f"`{json.dumps(sorted(value))}`"
+    return f"`{value}`"
 
 
 def requirements_page() -> str:
