@@ -88,7 +88,7 @@ class Authority:
             answer = await self._token_answer(url, form)  # RFC 9449 §8
         said = _object_of(answer)
         if answer.status_code != HTTPStatus.OK:
-            raise _refusal(answer.status_code, said)
+            raise _refusal(answer.status_code, said, form.get("resource"))
         return self._held(said)
 
     async def end(self, held: HeldToken) -> None:
@@ -175,9 +175,12 @@ def _object_of(answer: httpx2.Response) -> Mapping[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def _refusal(status: int, said: Mapping[str, Any]) -> AgentRunError:
+def _refusal(status: int, said: Mapping[str, Any], resource: str | None = None) -> AgentRunError:
     code = str(said.get("error", f"status {status}"))
     text = str(said.get("error_description", "no reason was given"))
+    if code in {"invalid_target", "invalid_client"} and resource is not None:
+        # The server tells a client no more; the operator finds the rest there.
+        text += f" Asked for {resource}; the reason is in the audit, as token.refused."
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return UnavailableError(code, text)
     return (RunOverError if code == "invalid_grant" else AgentRunError)(code, text)
