@@ -1,6 +1,7 @@
 """`describe`: one object with its versions, what names it, and how it is doing."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -106,7 +107,8 @@ def _cut_off(admin: AdminClient, subjects: set[tuple[str, str]]) -> list[str]:
     for each in admin.call("GET", "/blocks")["blocks"]:
         if (each["kind"], each["id"]) in subjects:
             state = "blocked" if each["blocked"] else "not blocked"
-            epoch = f"; what was issued up to {each['not_before']} is refused"
+            until = datetime.fromtimestamp(each["not_before"], UTC).isoformat()
+            epoch = f"; what was issued up to {until} is refused"
             found.append(f"{each['kind']}/{each['id']}: {state}{epoch}")
     return found
 

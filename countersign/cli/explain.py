@@ -51,6 +51,8 @@ def explain(
         return
     if agent is None or tool is None:
         raise typer.BadParameter("give --agent and --tool, or a decision id")
+    if not all(tool.partition("/")):
+        raise typer.BadParameter(f"--tool is server/tool, such as crm/refund, not {tool!r}")
     body = {
         "agent": agent,
         "user": user,

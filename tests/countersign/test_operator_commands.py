@@ -297,7 +297,7 @@ def test_describe_shows_versions_and_the_objects_around(server: Admin, shown: Sh
     assert run("describe", "agent", "bot") == 0
 
     text = shown()
-    assert "agent/bot: blocked; what was issued up to 7 is refused" in text
+    assert "agent/bot: blocked; what was issued up to 1970-01-01T00:00:07+00:00 is refused" in text
     assert "agent_group/bots: not blocked" in text
     assert "other" not in text
     assert f"{AT} call.finished succeeded crm/x" in text
