@@ -33,8 +33,11 @@ def _named(row: Row, rows: Sequence[Row]) -> Iterator[Key]:
             yield from (("TrustProvider", each) for each in attestation.get("providers", ()))
             yield from (("OAuthClient", each) for each in spec.get("clients", ()))
             yield from (("McpServer", each.partition("/")[0]) for each in spec["tools"])
-            groups = (spec.get("acts_for") or {}).get("groups", ())
+            acts_for = spec.get("acts_for") or {}
+            groups = acts_for.get("groups", ())
             yield from (("IdentityProvider", each.partition("/")[0]) for each in groups)
+            tokens = acts_for.get("subject_tokens", ())
+            yield from (("IdentityProvider", each["identity_provider"]) for each in tokens)
         case "Gateway":
             yield from (("McpServer", each) for each in spec["servers"])
         case "McpServer":

@@ -74,8 +74,7 @@ def export(
     Into a directory it is one file per object; files of objects that are gone are pointed out.
     """
     if str(output) in set(Output):
-        description = f"an export is YAML, and --output its directory: ./{output} if you mean it"
-        raise typer.BadParameter(description)
+        raise typer.BadParameter(f"an export is YAML; --output is its directory, not {output}")
     context = context_of(command)
     with context.admin() as admin:
         rows = admin.call("GET", "/objects")["objects"]

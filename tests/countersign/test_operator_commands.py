@@ -368,6 +368,28 @@ def test_relations_of_an_agent_that_proves_itself_in_no_way(spec: dict[str, Any]
     assert named_by(strangers, [*ROWS, strangers]) == [("McpServer", "crm")]
 
 
+def test_relations_of_an_agent_nobody_vouches_for_are_its_clients_and_people() -> None:
+    spec = {
+        "clients": ["inspector"],
+        "tools": ["crm/get_*"],
+        "acts_for": {"groups": [], "subject_tokens": [{"identity_provider": "local"}]},
+    }
+    row = {"kind": "Agent", "name": "unattested-clients", "spec": spec}
+    client = {"kind": "OAuthClient", "name": "inspector", "spec": {}}
+    rows = [*ROWS, row, client]
+    assert named_by(row, rows) == [
+        ("IdentityProvider", "local"), ("McpServer", "crm"), ("OAuthClient", "inspector"),
+    ]  # fmt: skip
+    assert naming(client, rows) == [("Agent", "unattested-clients")]
+
+
+@pytest.mark.parametrize("word", ["table", "json", "yaml"])
+def test_export_does_not_take_a_format_for_a_directory(word: str, server: Admin) -> None:
+    with pytest.raises(typer.BadParameter, match="is its directory"):
+        run("export", "-o", word)
+    assert server.calls == []
+
+
 # kill by name
 
 
