@@ -42,8 +42,10 @@ def read_subject_token(path: Path, standard_input: BinaryIO | None = None) -> st
             with path.open("rb") as file:
                 data = file.read(MAXIMUM_TOKEN_BYTES + 1)
         token = data.decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AdminError("subject_token", f"{path}: {type(error).__name__}") from None
+    except OSError as error:
+        raise AdminError("subject_token", f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise AdminError("subject_token", f"{path}: not a token, which is ASCII") from None
     if not token or len(data) > MAXIMUM_TOKEN_BYTES:
         raise AdminError("subject_token", f"{path}: empty, or too long for a token")
     return token
