@@ -145,5 +145,5 @@ def admin_finding(roles: Sequence[AdminRoleRecord]) -> Finding:
         ADMINS,
         "",
         "nobody has the role admin",
-        "`countersign login`, then `countersign setup` with the code the server printed",
+        "`countersign login`, then `countersign setup` with the code in run_dir/setup-code",
     )

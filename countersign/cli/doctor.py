@@ -81,7 +81,9 @@ def _inside(
             "not_logged_in": "`countersign login`, or --socket on the server's machine",
             "login_expired": "`countersign login`",
             "insufficient_role": "ask an admin for the role viewer",
-        }.get(error.code, "start the authorization server; its log says why it does not answer")
+        }.get(
+            error.code, "start the authorization server, or correct --socket; its log may say more"
+        )
         found = f"{error.code}: {error.description}"
         return None, [], [problem("server", context.settings.issuer, found, remedy)]
 

@@ -115,7 +115,8 @@ def main() -> None:
         errors.print("[bold red]settings[/]: cannot start", highlight=False)
         for problem in error.errors(include_url=False, include_input=False):
             name = ".".join(str(part) for part in problem["loc"]) or "settings"
-            errors.print(f"  {name}: {problem['msg']}", highlight=False, markup=False)
+            message = problem["msg"].removeprefix("Value error, ")
+            errors.print(f"  {name}: {message}", highlight=False, markup=False)
         sys.exit(2)
     except OSError as error:
         errors.print(f"[bold red]error[/]: {error}", highlight=False)
