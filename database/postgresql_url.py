@@ -37,14 +37,14 @@ ALLOWED_OPTIONS: Final = frozenset(
         "sslrootcert",
     }
 )
-# Of options without a default of libpq's own those for which an empty word is "not said".
+# Of options without a default of libpq's own those for which an empty word is "not said". Not so of
+# `require_auth`: an empty one refuses every method.
 EMPTY_IS_UNSAID: Final = frozenset(
     {
         "gsslib",
         "hostaddr",
         "passfile",
         "password",
-        "require_auth",
         "requirepeer",
         "ssl_max_protocol_version",
         "sslcert",

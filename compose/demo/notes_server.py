@@ -74,7 +74,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--database", type=Path, required=True)
     parser.add_argument("--key-file", type=Path, help="else from the environment")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen")
-    parser.add_argument("--name", default="127.0.0.1", help="what clients call this host")
+    parser.add_argument("--name", help="what clients call this host; else loopback names")
     parser.add_argument("--certificate", type=Path, help="serve TLS")
     parser.add_argument("--certificate-key", type=Path)
     return parser.parse_args()
@@ -87,7 +87,9 @@ def main() -> None:
         key = os.environ["NOTES_API_KEY"]  # noqa: TID251 - the demo server's own configuration
     else:
         key = given.key_file.read_text().strip()
-    hosts = TransportSecuritySettings(allowed_hosts=[f"{given.name}:{given.port}"])
+    hosts = None
+    if given.name is not None:
+        hosts = TransportSecuritySettings(allowed_hosts=[f"{given.name}:{given.port}"])
     app = build(given.database).streamable_http_app(transport_security=hosts)
     uvicorn.run(
         ApiKey(app, key),
