@@ -6,7 +6,8 @@ does not survive the process; what does is the latest `iat` of any proof used, i
 file of the state directory, written before that proof is accepted and at most once a second. After
 a restart every proof issued up to then is refused, for it may have been used: at most the leeway
 of clocks ahead is lost, and usually nothing, because a start takes longer. A kernel that dies may
-lose the last writes; it takes longer than that leeway to come back.
+lose the last writes; it takes longer than that leeway to come back. A process that waits while
+another of the same directory serves looks again whenever the authority lets it serve.
 """
 
 import heapq
@@ -101,6 +102,7 @@ class ProofMemory:
         self._capacity = capacity
         self._blind_until = blind_until
         self._latest = latest
+        self._in_file = None if latest is None else latest.read()
         self._written = blind_until
         self._seen: set[str] = set()
         self._expiries: list[tuple[int, str]] = []
@@ -114,7 +116,17 @@ class ProofMemory:
         """At once."""
 
     def accept(self, memory: str | None) -> None:
-        """Nothing to compare."""
+        """What another process of our directory used since we looked is refused from now on.
+
+        Raises:
+            OSError: the file cannot be read; we must not serve.
+        """
+        if self._latest is None:
+            return
+        in_file = self._latest.read()
+        if in_file is not None and in_file != self._in_file:
+            self._in_file = in_file
+            self._blind_until = max(self._blind_until, in_file)
 
     def problem(self, now: int) -> str | None:
         """While proofs of now may have been used by a predecessor."""
@@ -139,6 +151,7 @@ class ProofMemory:
                 # A proof that could be used again after a restart is not accepted: fail closed.
                 raise ProofsUnavailableError("its use cannot be written down") from error
             self._written = issued_at
+            self._in_file = max(self._in_file or 0, issued_at)
         self._seen.add(replay_key)
         heapq.heappush(self._expiries, (expires_at, replay_key))
         return ProofUse.FIRST
