@@ -6,8 +6,8 @@ declares its name, which is random and begins anew whenever what was in it may b
 worker's event stream is open, another gets its snapshot and its stream only if both declare the
 same memory; it is refused before it serves. So is a worker with another memory for one lease after
 the stream ended: whoever had it may serve that long. (Of two workers with memories of their own the
-later need not wait: of one state directory it looks how far the earlier came. Give each process of a
-Gateway that has no Valkey the same one, or start it only when the other has ended for a minute.)
+later need not wait: of one state directory, it looks how far the earlier came. With two of them the
+operator sees to it, SECURITY.md.)
 
 Known to this process alone: with several authorization servers on one database the operator sees
 to it (SECURITY.md).

@@ -5,7 +5,7 @@ token bound to its own key, lists its tools and calls one. Needs httpx2, joserfc
 Agent declared for the user or unit that runs it: docs/guides/first-agent.md.
 
     python examples/agent_for_a_person.py --issuer http://127.0.0.1:8700 \
-        --socket countersign-run/attest.sock --provider this-machine --client-id helpdesk-bot \
+        --socket countersign-run/attest.sock --provider local --client-id helpdesk-bot \
         --endpoint http://127.0.0.1:8701/orders/mcp --tool get_order --arguments '{"id": 17}'
 """
 

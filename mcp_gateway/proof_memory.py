@@ -115,7 +115,7 @@ class ProofMemory:
     async def known(self) -> None:
         """At once."""
 
-    def accept(self, memory: str | None) -> None:
+    def accept(self, _memory: str | None) -> None:
         """What another process of our directory used since we looked is refused from now on.
 
         Raises:

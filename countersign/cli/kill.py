@@ -24,6 +24,7 @@ KINDS = {
     "token": "jti",
 }
 CONFIRMATION_SECONDS = 5.0
+ID_CHARACTERS = 26  # token_exchange.identifiers
 
 
 def register(app: typer.Typer) -> None:
@@ -199,4 +200,7 @@ def _parsed(target: str) -> tuple[str, str]:
         raise typer.BadParameter(
             f"a {kind} is named by its id, {PREFIXES[kind]}…: `countersign audit search` shows it"
         )
+    if kind in {"run", "token"} and len(name) != len(PREFIXES[kind]) + ID_CHARACTERS:
+        length = f"{PREFIXES[kind]} and {ID_CHARACTERS} characters"
+        raise typer.BadParameter(f"the id of a {kind} is {length}: part of one cuts off nothing")
     return kind, name

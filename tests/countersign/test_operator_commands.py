@@ -434,6 +434,16 @@ def test_kill_of_a_name_that_is_not_one_person_cuts_off_nobody(
     assert [each[1] for each in server.calls] == ["/persons"]
 
 
+def test_kill_of_part_of_a_runs_id_is_refused_and_of_the_whole_done(server: Admin) -> None:
+    server.answers |= {"POST /blocks": EVENT, "GET /blocks/acks/4": {"acks": []}}
+    with pytest.raises(typer.BadParameter, match="26 characters"):
+        run("kill", "run/inv_3f8a2c1e", "--reason", "x")
+    assert server.calls == []
+    whole = "inv_" + "a" * 26
+    run("kill", f"run/{whole}", "--reason", "x")
+    assert server.calls[0] == ("POST", "/blocks", {"kind": "inv", "id": whole, "reason": "x"})
+
+
 @pytest.mark.requirement("operator-names")
 def test_kill_of_a_name_somebody_may_have_chosen_asks_for_the_id(server: Admin) -> None:
     person = {"sub": "usr_2", "identity_provider": "corp", "login": "alice", "by_shown_name": True}
