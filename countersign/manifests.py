@@ -81,6 +81,9 @@ def read_manifests(path: Path) -> tuple[list[Manifest], list[ManifestError]]:
             found.extend(_read_file(file))
         except ManifestError as problem:
             problems.append(problem)
+    if files and not found and not problems:
+        # A pipe that brought nothing must not look like objects that are as they should be.
+        problems.append(ManifestError(path, 1, "", "no object here"))
     seen: dict[tuple[str, str], Manifest] = {}
     for manifest in found:
         key = (manifest.declared.kind, manifest.declared.name)

@@ -82,11 +82,13 @@ def test_manifest_with_a_date_keeps_it_as_text(tmp_path: Path) -> None:
     assert manifests[0].declared.spec == {"since": "2026-11-21"}
 
 
-@pytest.mark.parametrize("what", ["absent", "empty directory", "not text"])
+@pytest.mark.parametrize("what", ["absent", "empty", "empty directory", "not text"])
 def test_manifest_that_cannot_be_read_is_a_problem_not_a_crash(tmp_path: Path, what: str) -> None:
     path = tmp_path / "objects.yaml"
     if what == "not text":
         path.write_bytes(b"\xff\xfe\x00")
+    elif what == "empty":
+        path.write_text("# nothing yet\n")
     _, problems = read_manifests(tmp_path if what == "empty directory" else path)
     assert len(problems) == 1
 
