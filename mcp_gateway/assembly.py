@@ -83,5 +83,5 @@ def gateway_app(
     others = None
     if beside is not None:
         seal = SessionSeal(key.derived(SESSION_PURPOSE), random)
-        others = OtherWorkers(beside.sockets, beside.name, seal)
+        others = OtherWorkers(beside.sockets, beside.name, seal, parts.audit)
     return create_app(parts, work, others)

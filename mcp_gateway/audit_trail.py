@@ -21,7 +21,6 @@ from audit_log.spool import Spool, SpoolUnavailable
 from mcp_gateway.caller import Caller, CallerRefusal
 from mcp_gateway.clock import Clock
 from mcp_gateway.compiled_view import Endpoint
-from mcp_gateway.http_message import InboundRequest
 from policies.decision import Decision
 from registry.blocks import agents_of_chain
 from token_exchange.claims import AccessTokenClaims
@@ -153,7 +152,7 @@ class AuditTrail:
         )
         self._write(event)
 
-    def not_accepted(self, request: InboundRequest, status: int, detail: str) -> None:
+    def not_accepted(self, method: str, path: str, status: int, detail: str) -> None:
         """A request of nobody in particular that was not served at all."""
         left_out = self._budgets.admit(None, self._clock())
         if left_out is None:
@@ -161,8 +160,8 @@ class AuditTrail:
         event = self._event(
             EventType.CALL_REFUSED,
             Outcome.DENIED,
-            request_method=_printable(request.method[:MAXIMUM_METHOD_LENGTH]),
-            request_path=_printable(request.path[:MAXIMUM_PATH_LENGTH]),
+            request_method=_printable(method[:MAXIMUM_METHOD_LENGTH]),
+            request_path=_printable(path[:MAXIMUM_PATH_LENGTH]),
             status=status,
             error_code="not_accepted",
             detail=with_left_out(detail, left_out),

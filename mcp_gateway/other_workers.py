@@ -26,6 +26,7 @@ from yarl import URL
 
 from mcp_gateway import errors
 from mcp_gateway.asgi import TARGET_ORIGIN, WRITE_SECONDS, Receive, Scope, Send
+from mcp_gateway.audit_trail import AuditTrail
 from mcp_gateway.eras.legacy import SESSION_HEADER
 from mcp_gateway.eras.sealed_session import Session, SessionSeal
 from mcp_gateway.http_message import Headers
@@ -45,8 +46,9 @@ _logger = structlog.get_logger(__name__)
 class OtherWorkers:
     """The workers beside this one, each with a socket `NAME.sock` in one directory of ours."""
 
-    def __init__(self, directory: Path, own: str, seal: SessionSeal) -> None:
-        """Take where the sockets are, this worker's name, and what opens session ids."""
+    def __init__(self, directory: Path, own: str, seal: SessionSeal, audit: AuditTrail) -> None:
+        """Take where the sockets are, this worker's name, what opens session ids, and the audit."""
+        self._audit = audit
         self._directory = directory
         self._own = own
         self._seal = seal
@@ -61,7 +63,7 @@ class OtherWorkers:
         path = self._directory / f"{session.owner}{SUFFIX}"
         if not is_private_socket(path):
             return False
-        passing, principal = _Passing(scope, receive, send), session.holder
+        passing, principal = _Passing(scope, receive, send, self._audit), session.holder
         is_full = len(self._under_way) >= MAXIMUM_AT_ONCE
         if is_full or self._of_principal[principal] >= MAXIMUM_OF_PRINCIPAL:
             await passing.refuse("Too many requests are being passed on.")
@@ -105,7 +107,8 @@ class OtherWorkers:
 class _Passing:
     """One request on its way to another worker, and the reply on its way back."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, audit: AuditTrail) -> None:
+        self._audit = audit
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -172,6 +175,7 @@ class _Passing:
     async def refuse(self, text: str) -> None:
         """Answer 503: what can be tried again."""
         answer = errors.failed(503, None, errors.CALL_ENDED, text, None)
+        self._audit.not_accepted(self._scope["method"], self._scope["path"], answer.status, text)
         headers = list(answer.headers)
         start = {"type": "http.response.start", "status": answer.status, "headers": headers}
         await self._told(start)

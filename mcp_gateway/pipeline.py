@@ -107,11 +107,12 @@ async def _admit(request: InboundRequest, parts: Parts) -> Admitted | Answer:
     """Steps 1 and 2, as far as the headers go."""
     view = parts.enforcement.serving()
     if isinstance(view, NotServing):
-        parts.audit.not_accepted(request, 503, view.value)
+        parts.audit.not_accepted(request.method, request.path, 503, view.value)
         return errors.not_serving(view)
     endpoint = accept(request, view)
     if isinstance(endpoint, NotAccepted):
-        parts.audit.not_accepted(request, endpoint.status, endpoint.description)
+        problem = endpoint.status, endpoint.description
+        parts.audit.not_accepted(request.method, request.path, *problem)
         return errors.not_accepted(endpoint)
     offered = presented(request.headers)
     admitted = _standing(offered, request, parts)

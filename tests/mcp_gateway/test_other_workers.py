@@ -48,7 +48,7 @@ def own_parts(rig: Rig, name: str, sockets: Path) -> None:
     """Make the rig one of several workers."""
     seal = SessionSeal(rig.gateway_key.derived(PURPOSE), secrets.token_bytes)
     object.__setattr__(rig.parts, "sessions", Sessions(seal, secrets.token_bytes, name))
-    rig.app = create_app(rig.parts, others=OtherWorkers(sockets, name, seal))
+    rig.app = create_app(rig.parts, others=OtherWorkers(sockets, name, seal, rig.parts.audit))
 
 
 @pytest.fixture
@@ -252,6 +252,7 @@ async def test_more_than_are_passed_on_at_once_are_refused_and_may_be_tried_agai
     await exchange.until(lambda: bool(exchange.body))
     refused = await agent.post(ACCOUNT)
     assert (refused.status, refused.json["error"]["data"]) == (503, {"retryable": True})
+    assert [event.status for event in pair.rig.events("call.refused")] == [503]
     exchange.gone.set()
     async with asyncio.timeout(5):
         await task
@@ -277,6 +278,7 @@ async def test_owner_that_dies_with_the_request_is_a_503(pair: Pair) -> None:
         await server.wait_closed()
     assert exchange.status == 503
     assert "ended" in exchange.json["error"]["message"]
+    assert [event.status for event in pair.rig.events("call.refused")] == [503]
 
 
 def test_sockets_of_dead_workers_are_removed_and_those_of_living_ones_stay() -> None:
