@@ -37,7 +37,7 @@ def take_any_password(hashing: Any) -> None:
 def skip_consent(flow: Any) -> None:
     """As if everybody had already agreed."""
 
-    def agreed(parts: Any, request: Any, session: Any, granted: Any) -> Any:
+    async def agreed(parts: Any, request: Any, session: Any, granted: Any) -> Any:
         now = int(parts.clock())
         return flow.Consent(
             gid="grt_" + "a" * 26,
