@@ -5,8 +5,13 @@ BIN := $(VENV)/bin
 PACKAGES := admin_console audit_log authz_server countersign credential_providers database \
             idp_connectors mcp_gateway outbound policies registry token_exchange
 SOURCES := $(PACKAGES) tests bench compose examples
+PURE_TESTS := tests/token_exchange tests/policies tests/properties
+UNIT := -q -n 2 -m "not processes and not slow"
 
-.PHONY: help run run-keycloak services test check soak format docs bench mutation lock clean
+# Some images set this; every process of every test would then compile its sources once more.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help run run-keycloak services test check lint unit soak format docs bench mutation lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -29,19 +34,23 @@ run: $(VENV)/run.stamp ## start everything, play the story; ONCE=1 ends after it
 run-keycloak: $(VENV)/run.stamp ## the same with people at a real Keycloak, installed if need be
 	@$(BIN)/python -m compose.demo.story --keycloak $(if $(ONCE),--once)
 
-check: $(VENV)/dev.stamp ## format, lint, types, import contracts, unit tests (about a minute)
+check: lint unit ## format, lint, types, import contracts, unit tests (about two minutes)
+
+lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest -q -n 2 -m "not processes and not slow"
+
+unit: $(VENV)/dev.stamp
+	$(BIN)/pytest $(UNIT) $(PURE_TESTS) \
+	    --cov=token_exchange --cov=policies --cov-branch --cov-fail-under=100
+	$(BIN)/pytest $(UNIT) $(addprefix --ignore=,$(PURE_TESTS))
 
 services: $(VENV)/dev.stamp ## install the foreign servers the tests talk to (minutes, once, into ~/.cache)
 	@$(BIN)/python -m tests.services
 
-test: services ## every test, with the real processes and foreign servers
-	$(BIN)/pytest -q -n 2 -m "not processes and not slow" \
-	    --cov=token_exchange --cov=policies --cov-branch --cov-fail-under=100
+test: unit services ## every test, with the real processes and foreign servers
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
 	    -m "(processes or slow) and not soak" || { \
 	    echo "once more, alone, what failed beside the others:"; \

@@ -67,6 +67,11 @@ def everything_in(database: Database) -> bytes:
     if database.path != Path():
         folder = database.path.parent
         return b"".join(file.read_bytes() for file in folder.iterdir() if file.is_file())
+    return every_row(database)
+
+
+def every_row(database: Database) -> bytes:
+    """What is stored now, whichever the database."""
 
     def rows(connection: Connection) -> bytes:
         tables = MetaData()
