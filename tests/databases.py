@@ -6,13 +6,16 @@ own on one real server per test run, and counts as one that starts processes.
 
 import contextlib
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, MetaData, select, text
 
+from countersign.migrations.tables import METADATA
 from database.engine import Database
 from tests.services import postgresql
 from tests.services.common import service
@@ -47,6 +50,23 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 def database_url(empty_database_url: NewUrl) -> str:
     """An empty database, once of each kind."""
     return empty_database_url()
+
+
+def new_database(directory: Path) -> Database:
+    """A SQLite database with every table and no row."""
+    file = directory / "countersign.db"
+    file.write_bytes(_only_tables())
+    return Database.open(f"sqlite:///{file}")
+
+
+@cache
+def _only_tables() -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "countersign.db"
+        database = Database.open(f"sqlite:///{file}")
+        database.write_now(METADATA.create_all)
+        database.close()
+        return file.read_bytes()
 
 
 def change_stored(database: Database, statement: str) -> None:

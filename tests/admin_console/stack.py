@@ -16,7 +16,6 @@ import argon2
 import httpx2
 import msgspec
 from joserfc.jwk import ECKey
-from sqlmodel import SQLModel
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
@@ -58,6 +57,7 @@ from registry.server_reports import ServerReportStore
 from registry.snapshot import ProviderRecord, RegistrySnapshot
 from registry.store import RegistryStore
 from registry.tool_catalogue import ToolCatalogue
+from tests.databases import new_database
 from tests.registry.samples import SETTINGS_MODELS, FakeClock, naming_compiler
 from tests.token_exchange.signing import (
     ISSUER,
@@ -302,8 +302,8 @@ def close_stack(stack: AdminStack) -> None:
 def open_stack(directory: Path) -> AdminStack:
     """A stack in a directory: empty, or with the database of another stack."""
     runner = asyncio.Runner()
-    database = Database.open(f"sqlite:///{directory}/countersign.db")
-    database.write_now(SQLModel.metadata.create_all)
+    file = directory / "countersign.db"
+    database = Database.open(f"sqlite:///{file}") if file.exists() else new_database(directory)
     clock = FakeClock(float(NOW))
     used: set[str] = set()
 

@@ -6,10 +6,12 @@ attestation, a gateway with an enrolled key, and whoever holds neither.
 
 import asyncio
 import secrets
+import tempfile
 import threading
 from base64 import urlsafe_b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -18,7 +20,6 @@ import httpx2
 import msgspec
 from joserfc.jwk import ECKey
 from sqlalchemy import select
-from sqlmodel import SQLModel
 
 from audit_log.event import AuditEvent, EventType
 from audit_log.event_rows import EVENTS
@@ -58,6 +59,7 @@ from registry.revocations import RevocationStore
 from registry.server_reports import ServerReportStore
 from registry.store import RegistryStore
 from registry.tool_catalogue import ToolCatalogue
+from tests.databases import new_database
 from tests.outbound.samples import TableFetcher
 from tests.token_exchange.signing import public_jwk, sign
 from token_exchange.claims import (
@@ -95,6 +97,7 @@ NOTES_URL = "http://127.0.0.1:9002/mcp"
 LEDGER_URL = "http://127.0.0.1:9003/mcp"
 NOW = 1_800_000_000
 API_KEY = "an-invented-api-key-0123456789"
+SETTINGS_MODELS = connector_catalog.settings_models() | credential_catalog.settings_models()
 
 POLICY = """
 @id("grant-everything")
@@ -454,24 +457,13 @@ async def start_authority(
     `declared` are objects beside the usual ones.
     """
     file = database_file or directory / "countersign.db"
+    if database_file is None:
+        file.write_bytes(_prepared(tuple(each.model_dump_json() for each in declared)))
     database = Database.open(f"sqlite:///{file}")
     clock = Clock()
-    settings = connector_catalog.settings_models() | credential_catalog.settings_models()
-    if database_file is None:
-        database.write_now(SQLModel.metadata.create_all)
-        _declare_everything(database, settings, clock, declared)
-    keys = await KeyRing.open(
-        SigningKeyStore(database),
-        signing_kek=b"s" * 32,
-        vault_kek=b"v" * 32,
-        random=secrets.token_bytes,
-        now_ms=NOW * 1000,
-    )
+    keys = await _open_keys(database)
     vault = VaultStore(database, keys.vault_private_jwk)
-    if database_file is None:
-        sealed = seal_secret("notes-api-key", API_KEY, keys.active_public_jwk(KeyPurpose.VAULT))
-        await vault.put("notes-api-key", sealed, "test", NOW * 1000)
-    live = LiveRegistry(database, issuer=ISSUER, settings_models=settings, monotonic=clock)
+    live = LiveRegistry(database, issuer=ISSUER, settings_models=SETTINGS_MODELS, monotonic=clock)
     workloads = WorkloadVerifiers(
         lambda: live.snapshot.trust_providers,
         WorkloadParts(
@@ -494,7 +486,9 @@ async def start_authority(
         revocations=RevocationStore(database),
         acks=AckStore(database),
         enrolment=EnrolmentStore(database),
-        catalogue=ToolCatalogue(database, issuer=ISSUER, settings_models=settings, clock=clock),
+        catalogue=ToolCatalogue(
+            database, issuer=ISSUER, settings_models=SETTINGS_MODELS, clock=clock
+        ),
         server_reports=ServerReportStore(database),
         codes=CodeStore(database),
         sessions=SessionStore(database, random),
@@ -520,21 +514,45 @@ async def start_authority(
     return Authority(directory, parts, database, clock)
 
 
-def _declare_everything(
-    database: Database, settings: Any, clock: Clock, declared: Sequence[DeclaredObject]
-) -> None:
-    store = RegistryStore(database, issuer=ISSUER, settings_models=settings, clock=clock)
+async def _open_keys(database: Database) -> KeyRing:
+    return await KeyRing.open(
+        SigningKeyStore(database),
+        signing_kek=b"s" * 32,
+        vault_kek=b"v" * 32,
+        random=secrets.token_bytes,
+        now_ms=NOW * 1000,
+    )
+
+
+@cache
+def _prepared(declared: tuple[str, ...]) -> bytes:
+    """The file of a database with keys, a secret and every object; each server has its own copy."""
+    with tempfile.TemporaryDirectory() as directory:
+        database = new_database(Path(directory))
+        _run_aside(_declare_everything(database, map(DeclaredObject.model_validate_json, declared)))
+        file = database.path
+        database.close()
+        return file.read_bytes()
+
+
+async def _declare_everything(database: Database, declared: Iterable[DeclaredObject]) -> None:
+    clock = Clock()
+    store = RegistryStore(database, issuer=ISSUER, settings_models=SETTINGS_MODELS, clock=clock)
     plan = store.plan([*objects(), *declared])
     assert not plan.problems, plan.problems
     store.apply_now(plan, "test")
-    catalogue = ToolCatalogue(database, issuer=ISSUER, settings_models=settings, clock=clock)
+    catalogue = ToolCatalogue(database, issuer=ISSUER, settings_models=SETTINGS_MODELS, clock=clock)
     seen = {
         "crm": ["get_account", "refund"],
         "notes": ["search"],
         "ledger": ["get_account", "book"],
     }
     for server, names in seen.items():
-        _run_aside(catalogue.observe(server, [tool(name) for name in names]))
+        await catalogue.observe(server, [tool(name) for name in names])
+    keys = await _open_keys(database)
+    sealed = seal_secret("notes-api-key", API_KEY, keys.active_public_jwk(KeyPurpose.VAULT))
+    vault = VaultStore(database, keys.vault_private_jwk)
+    await vault.put("notes-api-key", sealed, "test", NOW * 1000)
 
 
 def _run_aside(work: Any) -> None:

@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 
 from database.engine import Database
 from tests.authz_server.back_half import Authority, start_authority
-from tests.authz_server.front_half import HTTPS_ISSUER, FrontHalf, open_database
+from tests.authz_server.front_half import HTTPS_ISSUER, FrontHalf
+from tests.databases import new_database
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ async def authority(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Authori
 @pytest.fixture
 def half(tmp_path: Path) -> Iterator[FrontHalf]:
     """What people and browsers meet, under an https issuer."""
-    database = open_database(tmp_path)
+    database = new_database(tmp_path)
     yield FrontHalf(database, HTTPS_ISSUER)
     database.close()
 
@@ -54,6 +55,6 @@ def half(tmp_path: Path) -> Iterator[FrontHalf]:
 @pytest.fixture
 def loopback(tmp_path: Path) -> Iterator[FrontHalf]:
     """The same under a loopback issuer, which shares its host with every local program."""
-    database = open_database(tmp_path)
+    database = new_database(tmp_path)
     yield FrontHalf(database)
     database.close()

@@ -8,13 +8,11 @@ from base64 import urlsafe_b64encode
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from html import unescape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from httpx2 import Response
-from sqlmodel import SQLModel
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
@@ -512,9 +510,3 @@ def is_consent(page: Response) -> bool:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
-
-
-def open_database(directory: Path) -> Database:
-    database = Database.open(f"sqlite:///{directory}/countersign.db")
-    database.write_now(SQLModel.metadata.create_all)
-    return database

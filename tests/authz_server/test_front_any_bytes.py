@@ -13,11 +13,11 @@ from tests.authz_server.front_half import (
     REDIRECT_URI,
     FrontHalf,
     hidden_fields,
-    open_database,
     request_parameters,
 )
 from tests.authz_server.partner import partner_of
 from tests.authz_server.raw_asgi import RawAnswer, ask
+from tests.databases import new_database
 
 PATHS = (
     "/oauth/authorize",
@@ -50,7 +50,7 @@ each = settings(
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontHalf]:
-    database = open_database(tmp_path_factory.mktemp("any_bytes"))
+    database = new_database(tmp_path_factory.mktemp("any_bytes"))
     half = FrontHalf(database, HTTPS_ISSUER)
     partner_of(half)
     yield half

@@ -20,9 +20,9 @@ from tests.authz_server.front_half import (
     answer_of,
     is_consent,
     is_login,
-    open_database,
 )
 from tests.authz_server.partner import Partner, button, buttons, partner_of, query_of
+from tests.databases import new_database
 from tests.idp_connectors.openid import MemoryIdp
 
 BROWSER, SESSION = "__Host-countersign_browser", "__Host-countersign_session"
@@ -460,7 +460,7 @@ def test_shared_host_consent_opens_for_the_browser_that_brought_the_answer(
 @pytest.fixture
 def other_half(tmp_path: Path) -> Iterator[FrontHalf]:
     (tmp_path / "other").mkdir()
-    database = open_database(tmp_path / "other")
+    database = new_database(tmp_path / "other")
     yield FrontHalf(database, HTTPS_ISSUER)
     database.close()
 

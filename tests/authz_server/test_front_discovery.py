@@ -20,9 +20,9 @@ from tests.authz_server.front_half import (
     HTTPS_ISSUER,
     FrontHalf,
     is_login,
-    open_database,
     request_parameters,
 )
+from tests.databases import new_database
 
 NAMES = ("openid-configuration", "oauth-authorization-server")
 PATH_ISSUER = "https://id.example.com/tenants/a1"
@@ -30,7 +30,7 @@ PATH_ISSUER = "https://id.example.com/tenants/a1"
 
 @pytest.fixture
 def under_a_path(tmp_path: Path) -> Iterator[FrontHalf]:
-    database = open_database(tmp_path)
+    database = new_database(tmp_path)
     yield FrontHalf(database, PATH_ISSUER)
     database.close()
 
