@@ -2,12 +2,24 @@
 
 import pytest
 import pytest_socket
+import structlog
 
 from tests.databases import database_url, empty_database_url, postgresql_server
 
 __all__ = ["database_url", "empty_database_url", "postgresql_server"]
 
 LONG = 60
+
+
+def pytest_configure() -> None:
+    """Plain lines: structlog's own default draws each traceback with its variables, for seconds."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(),
+        ]
+    )
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

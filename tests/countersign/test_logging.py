@@ -1,9 +1,10 @@
-"""A log that cannot be written loses lines; it changes nothing else."""
+"""A log loses lines rather than fail, and tells where a failure was without what was held there."""
 
 import io
 import logging
 import sys
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import structlog
@@ -49,3 +50,25 @@ def test_log_disk_full_loses_the_line_and_raises_nothing(monkeypatch: pytest.Mon
     logger.warning("kept")
     assert "lost" not in disk.getvalue()
     assert '"event": "kept"' in disk.getvalue()
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_log_of_a_failure_names_its_place_and_no_local_variable(
+    form: Literal["json", "console"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", output)
+    configure(ProcessSettings(log_format=form), "test")
+
+    def fail() -> None:
+        token = "held" + "-in-a-local-variable"
+        raise KeyError(len(token))
+
+    for name in ("ours", "a library"):
+        logger = structlog.get_logger() if name == "ours" else logging.getLogger(name)
+        try:
+            fail()
+        except KeyError:
+            logger.exception("failed")
+    assert output.getvalue().count("in fail") == 2
+    assert "held-in-a-local-variable" not in output.getvalue()
