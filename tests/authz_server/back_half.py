@@ -11,7 +11,7 @@ import threading
 from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -524,7 +524,7 @@ async def _open_keys(database: Database) -> KeyRing:
     )
 
 
-@cache
+@lru_cache(maxsize=16)
 def _prepared(declared: tuple[str, ...]) -> bytes:
     """The file of a database with keys, a secret and every object; each server has its own copy."""
     with tempfile.TemporaryDirectory() as directory:

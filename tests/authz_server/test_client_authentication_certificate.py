@@ -71,11 +71,16 @@ class Listener:
         assert_no_client(self.server, answer, rule)
 
 
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("bundles") / "prod.json"
+    file.write_bytes(PROD.bundle())
+    return file
+
+
 @pytest.fixture
-async def listener(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Listener]:
+async def listener(anyio_backend: str, tmp_path: Path, bundle: Path) -> AsyncIterator[Listener]:
     del anyio_backend
-    bundle = tmp_path / "prod.json"
-    bundle.write_bytes(PROD.bundle())
     declared = [
         declare(
             "TrustProvider",

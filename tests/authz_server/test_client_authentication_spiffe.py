@@ -65,15 +65,21 @@ class Spiffe(AssertionClients):
         return answer
 
 
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the bundles are; every test finds them as they were."""
+    return tmp_path_factory.mktemp("bundles")
+
+
 @pytest.fixture
-async def spiffe(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Spiffe]:
+async def spiffe(anyio_backend: str, tmp_path: Path, bundles: Path) -> AsyncIterator[Spiffe]:
     del anyio_backend
     declared = [
         agent("svid-bot", "prod", **{"spiffe.id": "spiffe://prod.example.com/bot"}),
         agent("lab-bot", "lab", **{"spiffe.path": "/bot"}),
     ]
     for name, domain in (("prod", PROD), ("lab", LAB)):
-        path = tmp_path / f"{name}.json"
+        path = bundles / f"{name}.json"
         path.write_bytes(domain.bundle())
         declared.append(
             declare(
@@ -85,7 +91,7 @@ async def spiffe(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Spiffe]:
             )
         )
     server = await start_authority(tmp_path, declared=declared)
-    yield Spiffe(server, tmp_path)
+    yield Spiffe(server, bundles)
     server.database.close()
 
 
