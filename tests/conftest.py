@@ -4,9 +4,14 @@ import pytest
 import pytest_socket
 import structlog
 
-from tests.databases import database_url, empty_database_url, postgresql_server
+from tests.databases import (
+    database_url,
+    database_url_with_tables,
+    empty_database_url,
+    postgresql_server,
+)
 
-__all__ = ["database_url", "empty_database_url", "postgresql_server"]
+__all__ = ["database_url", "database_url_with_tables", "empty_database_url", "postgresql_server"]
 
 LONG = 60
 

@@ -52,6 +52,19 @@ def database_url(empty_database_url: NewUrl) -> str:
     return empty_database_url()
 
 
+@pytest.fixture(params=["sqlite", POSTGRESQL])
+def database_url_with_tables(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database with every table and no row, once of each kind."""
+    if request.param == "sqlite":
+        file = tmp_path / "countersign.db"
+        file.write_bytes(_only_tables())
+        yield f"sqlite:///{file}"
+    else:
+        server: Postgresql = request.getfixturevalue("postgresql_server")
+        with server.database_with_tables(_create_tables) as url:
+            yield url
+
+
 def new_database(directory: Path) -> Database:
     """A SQLite database with every table and no row."""
     file = directory / "countersign.db"
@@ -63,10 +76,14 @@ def new_database(directory: Path) -> Database:
 def _only_tables() -> bytes:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "countersign.db"
-        database = Database.open(f"sqlite:///{file}")
-        database.write_now(METADATA.create_all)
-        database.close()
+        _create_tables(f"sqlite:///{file}")
         return file.read_bytes()
+
+
+def _create_tables(url: str) -> None:
+    database = Database.open(url)
+    database.write_now(METADATA.create_all)
+    database.close()
 
 
 def change_stored(database: Database, statement: str) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlmodel import SQLModel
 
 from audit_log.event import AuditEvent, EventType, Outcome, PrincipalKind
 from audit_log.gateway_events import GATEWAY_TYPES
@@ -21,9 +20,8 @@ AUTHORITY = "authz-server.0001"
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[AuditStore]:
-    database = Database.open(database_url)
-    database.write_now(SQLModel.metadata.create_all)
+def store(database_url_with_tables: str) -> Iterator[AuditStore]:
+    database = Database.open(database_url_with_tables)
     yield AuditStore(database, clock=clock)
     database.close()
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import msgspec
 import pytest
 from sqlalchemy import delete
-from sqlmodel import SQLModel
 
 from audit_log.completeness import Gap
 from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp
@@ -38,9 +37,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    opened = Database.open(database_url)
-    opened.write_now(SQLModel.metadata.create_all)
+def database(database_url_with_tables: str) -> Iterator[Database]:
+    opened = Database.open(database_url_with_tables)
     yield opened
     opened.close()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import update
-from sqlmodel import SQLModel, col
+from sqlmodel import col
 
 from authz_server.issuing.signing_keys import KeyPurpose, KeyRing, KeyRingError
 from authz_server.store.signing_keys import KeyState, SigningKeyRow, SigningKeyStore
@@ -23,9 +23,8 @@ VAULT_KEK = b"v" * 32
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = Database.open(database_url)
-    database.write_now(SQLModel.metadata.create_all)
+def database(database_url_with_tables: str) -> Iterator[Database]:
+    database = Database.open(database_url_with_tables)
     yield database
     database.close()
 
@@ -64,9 +63,9 @@ def test_signing_keys_survive_a_restart(database: Database) -> None:
 
 @pytest.mark.requirement("keys-one-active")
 def test_signing_keys_made_by_several_processes_at_once_are_the_same(
-    database: Database, database_url: str
+    database: Database, database_url_with_tables: str
 ) -> None:
-    processes = [database, *(Database.open(database_url) for _ in range(3))]
+    processes = [database, *(Database.open(database_url_with_tables) for _ in range(3))]
 
     async def all_at_once() -> list[KeyRing]:
         opening = (

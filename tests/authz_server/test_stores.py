@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import Connection, Engine, event
-from sqlmodel import SQLModel
 
 import countersign.migrations.tables  # noqa: F401 - every table there is
 from admin_console.setup_codes import SetupCodes
@@ -100,10 +99,9 @@ CONSENT = Consent(
 
 
 @pytest.fixture
-def both(database_url: str) -> Iterator[tuple[Database, Database]]:
+def both(database_url_with_tables: str) -> Iterator[tuple[Database, Database]]:
     """One database, opened by two."""
-    opened = Database.open(database_url), Database.open(database_url)
-    opened[0].write_now(SQLModel.metadata.create_all)
+    opened = Database.open(database_url_with_tables), Database.open(database_url_with_tables)
     yield opened
     for each in opened:
         each.close()

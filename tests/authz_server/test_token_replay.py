@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import func, select
-from sqlmodel import SQLModel
 
 from authz_server.store.replay import CLEANED_AT_ONCE, OnceKind, ReplayStore, UsedOnce, UsedOnceRow
 from database.engine import Database
@@ -18,9 +17,8 @@ def proof(name: str, expires_at: int = NOW + 60, scope: str = "key") -> UsedOnce
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = Database.open(database_url)
-    database.write_now(SQLModel.metadata.create_all)
+def database(database_url_with_tables: str) -> Iterator[Database]:
+    database = Database.open(database_url_with_tables)
     yield database
     database.close()
 
@@ -51,9 +49,9 @@ def test_token_replay_ids_of_different_owners_do_not_meet(database: Database) ->
 
 @pytest.mark.requirement("attack-5")
 def test_token_replay_twenty_at_once_over_two_processes_give_one_success(
-    database: Database, database_url: str
+    database: Database, database_url_with_tables: str
 ) -> None:
-    other = Database.open(database_url)
+    other = Database.open(database_url_with_tables)
     stores = [ReplayStore(database), ReplayStore(other)]
 
     async def at_once() -> list[UsedOnce | None]:

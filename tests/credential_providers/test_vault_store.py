@@ -3,10 +3,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from sqlmodel import SQLModel
 
 from credential_providers.vault.seal import seal_credential, seal_secret
-from credential_providers.vault.store import SealedSecretRow, SecretVersion, VaultStore
+from credential_providers.vault.store import SecretVersion, VaultStore
 from database.engine import Database
 from tests.credential_providers.samples import GATEWAY_KEY, VAULT_KEY
 from tests.databases import change_stored, everything_in
@@ -20,14 +19,8 @@ def private_key_of(key_id: str) -> Mapping[str, Any] | None:
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    opened = Database.open(database_url)
-    opened.write_now(
-        lambda connection: SQLModel.metadata.create_all(
-            connection,
-            tables=[SealedSecretRow.__table__],  # type: ignore[attr-defined]  # SQLModel's own
-        )
-    )
+def database(database_url_with_tables: str) -> Iterator[Database]:
+    opened = Database.open(database_url_with_tables)
     yield opened
     opened.close()
 

@@ -4,14 +4,9 @@ import dataclasses
 from collections.abc import Iterator
 
 import pytest
-from sqlmodel import SQLModel
 
 from database.engine import Database
-from idp_connectors.workforce.account_store import LocalAccountRow
 from idp_connectors.workforce.local_accounts import LocalAccounts
-from idp_connectors.workforce.login_attempts import (
-    LoginAttemptRow,
-)
 from idp_connectors.workforce.oidc import OidcProvider
 from idp_connectors.workforce.parts import WorkforceParts
 from outbound.discovery import DiscoveryCache
@@ -23,10 +18,8 @@ from tests.outbound.samples import Clock, TableFetcher
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    opened = Database.open(database_url)
-    tables = [LocalAccountRow.__table__, LoginAttemptRow.__table__]  # type: ignore[attr-defined]  # SQLModel's own
-    opened.write_now(lambda connection: SQLModel.metadata.create_all(connection, tables=tables))
+def database(database_url_with_tables: str) -> Iterator[Database]:
+    opened = Database.open(database_url_with_tables)
     yield opened
     opened.close()
 

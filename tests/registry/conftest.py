@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlmodel import SQLModel
 
 from database.engine import Database
 from registry.enrolment import EnrolmentStore
@@ -21,12 +20,12 @@ from tests.registry.samples import (
 
 
 @pytest.fixture
-def open_database(database_url: str) -> Iterator[Callable[[], Database]]:
+def open_database(database_url_with_tables: str) -> Iterator[Callable[[], Database]]:
     """Opens the one database of a test, any number of times."""
     opened: list[Database] = []
 
     def open_it() -> Database:
-        database = Database.open(database_url)
+        database = Database.open(database_url_with_tables)
         opened.append(database)
         return database
 
@@ -37,9 +36,7 @@ def open_database(database_url: str) -> Iterator[Callable[[], Database]]:
 
 @pytest.fixture
 def database(open_database: Callable[[], Database]) -> Database:
-    found = open_database()
-    found.write_now(SQLModel.metadata.create_all)
-    return found
+    return open_database()
 
 
 @pytest.fixture

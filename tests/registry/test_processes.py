@@ -46,9 +46,12 @@ def sequences_of(process: subprocess.Popen[str]) -> list[int]:
 
 @pytest.mark.requirement("trap-gapless-revocations")
 def test_two_processes_append_to_one_gapless_sequence(
-    database: Database, database_url: str
+    database: Database, database_url_with_tables: str
 ) -> None:
-    with contender(database_url, "first") as first, contender(database_url, "second") as second:
+    with (
+        contender(database_url_with_tables, "first") as first,
+        contender(database_url_with_tables, "second") as second,
+    ):
         started(first)
         started(second)
         numbers = sequences_of(first) + sequences_of(second)
@@ -59,7 +62,7 @@ def test_two_processes_append_to_one_gapless_sequence(
 
 @pytest.mark.requirement("C57")
 def test_live_registry_follows_another_process_event_by_event(
-    database: Database, database_url: str, live: LiveRegistry
+    database: Database, database_url_with_tables: str, live: LiveRegistry
 ) -> None:
     async def scenario(process: subprocess.Popen[str]) -> list[int]:
         following = asyncio.create_task(live.run())
@@ -71,21 +74,21 @@ def test_live_registry_follows_another_process_event_by_event(
             await following
         return [0 if isinstance(notice, str) else notice.sequence for notice in seen]
 
-    with contender(database_url, "other") as process:
+    with contender(database_url_with_tables, "other") as process:
         assert asyncio.run(scenario(process)) == list(range(1, EACH + 1))
     assert live.blocks == RevocationStore(database).state()
 
 
 @pytest.mark.requirement("trap-gapless-revocations")
 def test_reader_never_sees_a_number_before_a_smaller_one(
-    database: Database, database_url: str
+    database: Database, database_url_with_tables: str
 ) -> None:
     """Whoever has read up to a number and goes on from there must have missed none."""
     revocations, seen = RevocationStore(database), 0
     with (
-        contender(database_url, "first") as first,
-        contender(database_url, "second") as second,
-        contender(database_url, "third") as third,
+        contender(database_url_with_tables, "first") as first,
+        contender(database_url_with_tables, "second") as second,
+        contender(database_url_with_tables, "third") as third,
     ):
         for process in (first, second, third):
             started(process)

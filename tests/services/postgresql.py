@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -33,6 +33,18 @@ SETTINGS: Final = (
     "max_connections=200",
     "log_min_messages=warning",
 )
+
+EMPTY_EVERY_TABLE: Final = """
+DO $$ DECLARE each record; BEGIN
+    SET LOCAL session_replication_role = replica; -- in any order
+    FOR each IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+        EXECUTE format('DELETE FROM %I', each.tablename);
+    END LOOP;
+    FOR each IN SELECT sequencename FROM pg_sequences WHERE schemaname = 'public' LOOP
+        EXECUTE format('ALTER SEQUENCE %I RESTART', each.sequencename);
+    END LOOP;
+END $$
+"""
 
 
 def install() -> Path:
@@ -79,6 +91,7 @@ class Postgresql:
     _running: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _server: Server | None = None
     _unused: list[str] = field(default_factory=list)
+    _with_tables: list[str] = field(default_factory=list)
 
     def url(self, database: str = "postgres") -> str:
         """As the product takes it."""
@@ -101,20 +114,43 @@ class Postgresql:
 
         Making one takes four times as long as emptying one, hence they are used again.
         """
-        if not self._unused:
-            name = f"test_{secrets.token_hex(6)}"
-            with self.connect() as connection:
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-            self._unused.append(name)
-        name = self._unused.pop()
+        name = self._unused.pop() if self._unused else self._new_database()
         yield self.url(name)
+        with self._left(name) as connection:
+            connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        self._unused.append(name)
+
+    @contextlib.contextmanager
+    def database_with_tables(self, create_tables: Callable[[str], None]) -> Iterator[str]:
+        """The URL of one with the tables that every caller wants, and no row.
+
+        Deleting rows takes a fiftieth of the time that making the tables does.
+        """
+        if self._with_tables:
+            name = self._with_tables.pop()
+        else:
+            name = self._new_database()
+            create_tables(self.url(name))
+        yield self.url(name)
+        with self._left(name) as connection:
+            connection.execute(EMPTY_EVERY_TABLE)
+        self._with_tables.append(name)
+
+    def _new_database(self) -> str:
+        name = f"test_{secrets.token_hex(6)}"
+        with self.connect() as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return name
+
+    @contextlib.contextmanager
+    def _left(self, name: str) -> "Iterator[psycopg.Connection[tuple[object, ...]]]":
+        """A connection to a database that nobody else is in."""
         with self.connect(name) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-            connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-        self._unused.append(name)
+            yield connection
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
