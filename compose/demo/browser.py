@@ -2,6 +2,7 @@
 
 import ssl
 from dataclasses import dataclass, field
+from functools import cache
 from html.parser import HTMLParser
 from urllib.parse import urljoin, urlsplit
 
@@ -62,11 +63,19 @@ class RefusedError(Exception):
     """The person was not let through; the text says what the page said."""
 
 
+@cache
+def system_authorities() -> ssl.SSLContext:
+    """Whom this machine believes, read once: it takes longer than a whole login here."""
+    return ssl.create_default_context()
+
+
 class Browser:
     """One person's browser: it keeps cookies, and stops where the redirect leaves the server."""
 
-    def __init__(self, stop_at: str, verify: ssl.SSLContext | bool = True) -> None:
-        self._http = httpx2.Client(timeout=20, trust_env=False, verify=verify)
+    def __init__(self, stop_at: str, verify: ssl.SSLContext | None = None) -> None:
+        self._http = httpx2.Client(
+            timeout=20, trust_env=False, verify=verify or system_authorities()
+        )
         self._stop_at = stop_at
 
     def close(self) -> None:

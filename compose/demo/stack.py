@@ -24,6 +24,8 @@ from typing import IO, Any, Self
 
 import httpx2
 
+from compose.demo.browser import system_authorities
+
 HERE = Path(__file__).parent
 START_SECONDS = 30.0
 
@@ -100,7 +102,11 @@ class Stack:
     values: dict[str, str] = field(default_factory=dict)  # for the placeholders in the objects
     environment: dict[str, str] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
-    http: httpx2.Client = field(default_factory=lambda: httpx2.Client(timeout=20, trust_env=False))
+    http: httpx2.Client = field(
+        default_factory=lambda: httpx2.Client(
+            timeout=20, trust_env=False, verify=system_authorities()
+        )
+    )
     notes_key: str = field(default_factory=lambda: "nk_" + secrets.token_urlsafe(24))
 
     @property
