@@ -13,6 +13,7 @@ import typer
 
 from countersign.admin_client import AdminError
 from countersign.cli.context import clock
+from countersign.loading import kept_for_good
 from countersign.settings import (
     AuthzServerSettings,
     McpGatewaySettings,
@@ -44,8 +45,9 @@ def serve(
     Nothing else is needed. Settings come from COUNTERSIGN_* variables (docs/settings.md). The
     gateway starts as soon as the Gateway object named by COUNTERSIGN_GATEWAY is declared.
     """
-    from countersign.logging import configure
-    from countersign.supervisor import Supervisor
+    with kept_for_good():
+        from countersign.logging import configure
+        from countersign.supervisor import Supervisor
 
     settings = ServeSettings(**_given(gateway_workers))
     configure(settings, "serve")
@@ -54,13 +56,14 @@ def serve(
 
 def authz_server() -> None:
     """Run the authorization server: login, consent, tokens, control channel, admin API."""
-    from audit_log.spool import SpoolUnavailable
-    from authz_server.issuing.signing_keys import KeyRingError
-    from countersign.authz_process import run_authz_server
-    from countersign.key_files import KeyFileError
-    from countersign.logging import configure
-    from database.errors import DatabaseError
-    from idp_connectors.workload.unix_socket import SocketPathError
+    with kept_for_good():
+        from audit_log.spool import SpoolUnavailable
+        from authz_server.issuing.signing_keys import KeyRingError
+        from countersign.authz_process import run_authz_server
+        from countersign.key_files import KeyFileError
+        from countersign.logging import configure
+        from database.errors import DatabaseError
+        from idp_connectors.workload.unix_socket import SocketPathError
 
     settings = AuthzServerSettings()
     configure(settings, "authz-server")
@@ -82,11 +85,12 @@ def mcp_gateway(
     listen_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run a gateway. The first start needs a join code; later ones reuse its key."""
-    from audit_log.spool import SpoolUnavailable
-    from countersign.gateway_process import run_mcp_gateway
-    from countersign.logging import configure
-    from idp_connectors.workload.unix_socket import SocketPathError
-    from mcp_gateway.enrolment import EnrolmentError
+    with kept_for_good():
+        from audit_log.spool import SpoolUnavailable
+        from countersign.gateway_process import run_mcp_gateway
+        from countersign.logging import configure
+        from idp_connectors.workload.unix_socket import SocketPathError
+        from mcp_gateway.enrolment import EnrolmentError
 
     settings = McpGatewaySettings(**_given(workers))
     configure(settings, "mcp-gateway")
@@ -101,10 +105,11 @@ def mcp_gateway(
 
 def stdio_host() -> None:
     """Run the stdio servers of this machine for its gateway (docs/guides/stdio-servers.md)."""
-    from countersign.logging import configure
-    from countersign.stdio_declared import StdioDeclarationError
-    from countersign.stdio_host_process import run_stdio_host
-    from idp_connectors.workload.unix_socket import SocketPathError
+    with kept_for_good():
+        from countersign.logging import configure
+        from countersign.stdio_declared import StdioDeclarationError
+        from countersign.stdio_host_process import run_stdio_host
+        from idp_connectors.workload.unix_socket import SocketPathError
 
     settings = StdioHostSettings()
     configure(settings, "stdio-host")
