@@ -4,6 +4,10 @@ Serves `/admin/v1/...` when it stands alone (the local socket) and the same unde
 already took that prefix away. What the endpoints have in common is in `dispatch`.
 """
 
+from functools import cache
+from typing import Any
+
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,11 +24,15 @@ from admin_console.routes import OPERATIONS
 
 def create_admin_app(parts: AdminParts) -> Starlette:
     """The admin API over these parts."""
-    document = openapi_document(OPERATIONS, parts.issuer)
+
+    @cache
+    def document() -> dict[str, Any]:
+        """Made when somebody asks: it takes a good part of a start, and few ever do."""
+        return openapi_document(OPERATIONS, parts.issuer)
 
     async def openapi(_request: Request) -> Response:
         """The one document for everybody: it says nothing of this deployment's objects."""
-        return JSONResponse(document, headers=HEADERS)
+        return JSONResponse(await to_thread.run_sync(document), headers=HEADERS)
 
     routes: list[BaseRoute] = [
         *(_route(path, parts) for path in dict.fromkeys(each.path for each in OPERATIONS)),

@@ -5,6 +5,8 @@ login that cannot be checked soon is refused rather than kept waiting without bo
 """
 
 import functools
+import secrets
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -39,7 +41,7 @@ class PasswordHashing:
         self._limiter = anyio.CapacityLimiter(at_once)
         self._maximum_waiting = maximum_waiting
         # What an unknown account is verified against, so that it costs the same time.
-        self.nobody = self._hasher.hash("no account has this password")
+        self.nobody = _of_no_password(parameters)
 
     async def hash(self, password: str) -> str:
         """A new salted hash in the PHC string format."""
@@ -70,3 +72,16 @@ class PasswordHashing:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await to_thread.run_sync(work, limiter=self._limiter)
+
+
+def _of_no_password(parameters: argon2.Parameters) -> str:
+    """A hash whose digest is random: no password is known to have it.
+
+    To verify against it takes what it takes for any other; to make it takes nothing.
+    """
+    costs = f"m={parameters.memory_cost},t={parameters.time_cost},p={parameters.parallelism}"
+    salt, digest = (
+        b64encode(secrets.token_bytes(length)).rstrip(b"=").decode()
+        for length in (parameters.salt_len, parameters.hash_len)
+    )
+    return f"$argon2id$v={parameters.version}${costs}${salt}${digest}"

@@ -1,6 +1,8 @@
 from dataclasses import replace
 
+import argon2
 import pytest
+from argon2.exceptions import VerifyMismatchError
 
 from database.engine import Database
 from idp_connectors.catalog import settings_models
@@ -10,7 +12,7 @@ from idp_connectors.workforce.catalog import PersonLogins
 from idp_connectors.workforce.local_accounts import LocalAccounts
 from idp_connectors.workforce.login import LoginFailureCode
 from idp_connectors.workforce.parts import WorkforceParts
-from idp_connectors.workforce.password_hashing import PasswordHashing
+from idp_connectors.workforce.password_hashing import RECOMMENDED, PasswordHashing
 from registry.snapshot import ProviderRecord
 from tests.databases import change_stored, everything_in
 from tests.idp_connectors.people import (
@@ -219,6 +221,16 @@ def test_damaged_hash_matches_no_password(local: LocalAccounts, database: Databa
 
 def test_default_parameters_are_argon2id_as_rfc_9106_recommends() -> None:
     assert PasswordHashing().nobody.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+
+
+def test_hash_of_nobody_is_judged_like_any_other_and_no_password_has_it() -> None:
+    hashing = PasswordHashing()
+    assert argon2.extract_parameters(hashing.nobody) == RECOMMENDED
+    assert not hashing.is_outdated(hashing.nobody)
+    # Not InvalidHashError, which would be a refusal without the work.
+    with pytest.raises(VerifyMismatchError):
+        argon2.PasswordHasher().verify(hashing.nobody, "no account has this password")
+    assert hashing.nobody != PasswordHashing().nobody
 
 
 def test_logins_are_empty_unless_an_identity_provider_is_declared(parts: WorkforceParts) -> None:
