@@ -24,7 +24,6 @@ from database.errors import (
     UnstorableValueError,
     UnsupportedDatabaseError,
 )
-from database.postgresql import PostgresqlBackend
 from database.reader_threads import ReaderThreads
 from database.sqlite import SqliteBackend
 from database.transactions import WriterThread
@@ -58,6 +57,9 @@ class Database:
         except ArgumentError as error:
             raise UnsupportedDatabaseError("the database URL cannot be read") from error
         if parsed.drivername == "postgresql+psycopg":
+            # Here, because the driver takes a while to load and SQLite does without it.
+            from database.postgresql import PostgresqlBackend  # noqa: PLC0415
+
             return cls(PostgresqlBackend.open(parsed), Path())
         if parsed.drivername in {"sqlite", "sqlite+pysqlite"}:
             return cls(SqliteBackend.open(parsed), Path(parsed.database or ""))

@@ -51,6 +51,15 @@ def test_agent_run_in_a_fresh_interpreter_loads_no_database_and_no_server() -> N
     assert not [name for name in loaded if name.split(".")[0] in servers]
 
 
+def test_authz_server_loads_what_a_declaration_needs_only_when_it_is_declared() -> None:
+    """Who has no Keycloak realm and no PostgreSQL does not wait for their libraries."""
+    code = "import sys, countersign.authz_process; print(' '.join(sys.modules))"
+    loaded = run_fresh(code).split()
+    assert "idp_connectors.workforce.keycloak" in loaded
+    heavy = ("keycloak", "requests", "psycopg", "spiffe", "grpc")
+    assert not [name for name in loaded if name.split(".")[0] in heavy]
+
+
 @pytest.mark.parametrize("package", ["token_exchange", "policies"])
 def test_pure_package_calls_no_clock_file_environment_or_log(package: str) -> None:
     source = "\n".join(path.read_text() for path in (ROOT / package).rglob("*.py"))

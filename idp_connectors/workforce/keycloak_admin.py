@@ -11,10 +11,9 @@ Left out: writing. The service account needs the role `view-events` and no other
 import asyncio
 import io
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import anyio
 import anyio.from_thread
@@ -26,6 +25,7 @@ from requests import PreparedRequest, Response
 from requests.adapters import BaseAdapter
 from requests.exceptions import RequestException
 
+from idp_connectors.workforce.keycloak_realm import AdminAccess
 from idp_connectors.workforce.person_changes import ChangesUnavailableError
 from outbound.fetcher import Fetched, Fetcher, FetchError, FetchPolicy
 
@@ -34,20 +34,6 @@ _FORWARDED_HEADERS: Final = frozenset(("authorization", "accept"))
 _FORM: Final = "application/x-www-form-urlencoded"
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdminAccess:
-    """Which realm, and the service account that may read it."""
-
-    base_url: str  # without /realms/...
-    realm: str
-    client_id: str
-    client_secret: str
-
-    def __repr__(self) -> str:
-        """Without the secret."""
-        return f"AdminAccess({self.base_url!r}, {self.realm!r}, {self.client_id!r})"
 
 
 class KeycloakDirectory:
@@ -184,13 +170,6 @@ def _events_config(admin: KeycloakAdmin) -> object:
     connection = admin.connection
     path = URL_ADMIN_EVENTS_CONFIG.format(**{"realm-name": connection.realm_name})
     return raise_error_from_response(connection.raw_get(path), KeycloakGetError)
-
-
-def realm_of(issuer: str) -> tuple[str, str] | None:
-    """The base URL and the realm of a Keycloak issuer, or None if it is no such issuer."""
-    before, separator, realm = issuer.rpartition("/realms/")
-    is_plain = separator and realm and "/" not in realm and not urlsplit(issuer).query
-    return (before, realm) if is_plain else None
 
 
 def _forwarded(headers: Iterable[tuple[str, str | bytes]]) -> Iterable[tuple[str, str]]:
