@@ -12,7 +12,6 @@ from countersign.agent_run.addresses import endpoints_of
 from countersign.agent_run.browser_login import Login
 from countersign.agent_run.errors import AgentRunError
 from countersign.agent_run.platform_proofs import ProofKind, proof_source
-from countersign.agent_run.run import RunPlan, run_agent
 from countersign.cli.context import CommandContext, clock, context_of, visible
 from countersign.settings import PublicUrl, environment_for_child
 
@@ -105,6 +104,9 @@ def run(
     COUNTERSIGN_GATEWAY_URL, COUNTERSIGN_AGENT, COUNTERSIGN_ATTESTATION_SOCKET and
     SPIFFE_ENDPOINT_SOCKET stand in for --gateway, --agent, --attestation-socket, --workload-api.
     """
+    # Here, because it brings an HTTP server, for which every other command would wait.
+    from countersign.agent_run.run import RunPlan, run_agent  # noqa: PLC0415
+
     context = context_of(command)
     try:
         plan = RunPlan(
