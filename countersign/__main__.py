@@ -1,5 +1,9 @@
-"""`python -m countersign`: the same command as `countersign`."""
+"""`countersign`, also as `python -m countersign`: loads the command line, then runs it."""
 
-from countersign.cli.main import main
+from countersign.loading import kept_for_good
 
-main()
+with kept_for_good():
+    from countersign.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,9 @@
-"""Loads what a process is made of, once and cheaply, before it serves.
+"""Loads what a process is made of, once and cheaply, before it does anything.
 
-Loading makes several hundred thousand objects that all stay. The collector of reference cycles
-would go through them again and again while they are made (a fifth of the time to start), and once
-more at each of its full rounds later: a tenth of a second in which the process answers nobody.
+Loading makes a few hundred thousand objects that all stay. The collector of reference cycles would
+go through them again and again while they are made, and once more at the end: a third of what a
+command or a start takes. And at each of its full rounds in between: a tenth of a second in which
+the authorization server answers nobody.
 """
 
 import contextlib

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,16 @@ def test_authz_server_loads_what_a_declaration_needs_only_when_it_is_declared() 
     assert "idp_connectors.workforce.keycloak" in loaded
     heavy = ("keycloak", "requests", "psycopg", "spiffe", "grpc")
     assert not [name for name in loaded if name.split(".")[0] in heavy]
+
+
+def test_installed_command_loads_out_of_the_collectors_way() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = scripts["countersign"].partition(":")
+    said = run_fresh(
+        f"import gc, {module}; print({module}.{function}.__module__, gc.isenabled(),"
+        " gc.get_freeze_count() > 0)"
+    )
+    assert said.split() == ["countersign.cli.main", "True", "True"]
 
 
 @pytest.mark.parametrize("package", ["token_exchange", "policies"])
