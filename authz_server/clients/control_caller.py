@@ -3,14 +3,14 @@
 Order: one `Authorization: DPoP` header → our signature, `typ`, issuer and exactly the control
 audience → a service's own token, bound to a key → the Gateway is declared and that key still
 enrolled → nothing is blocked → one DPoP proof for this method and URI, with `ath`, by that key,
-used once. A bearer presentation of a bound token is refused (RFC 9449 §7.2).
+used once.
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 from starlette.requests import Request
 
+from authz_server.clients.presented_token import presented_token
 from authz_server.clients.proof_header import used_proof_in
 from authz_server.compiled_snapshot import control_audience
 from authz_server.issuing.signing_keys import KeyPurpose
@@ -21,8 +21,6 @@ from registry.snapshot import GatewayEntry
 from token_exchange.claims import AccessTokenClaims, JwkThumbprint, Refusal
 from token_exchange.token_types import SubjectProfile
 from token_exchange.verify import verify_access_token
-
-_SCHEME: Final = "dpop "
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +34,9 @@ class ControlCaller:
 
 async def control_caller(parts: Parts, request: Request, now: int) -> ControlCaller | Refusal:
     """The Gateway behind this request. `now` is NumericDate seconds."""
-    unverified_token = _presented(request.headers.getlist("authorization"))
-    if isinstance(unverified_token, Refusal):
-        return unverified_token
+    unverified_token = presented_token(request.headers.getlist("authorization"))
+    if unverified_token is None:
+        return _refused("control.authorization", "not exactly one DPoP Authorization header")
     audience = control_audience(parts.issuer)
     caller = _caller_of(parts, unverified_token, audience, now)
     if isinstance(caller, Refusal):
@@ -62,12 +60,6 @@ def what_revokes_caller(parts: Parts, caller: ControlCaller) -> str | None:
     if gateway is None or not _is_enrolled(gateway, caller.key):
         return f"gateway {caller.gateway.name} or its key is gone"
     return what_revokes(parts.live.blocks, subjects_of(caller.token, {}), caller.token.iat)
-
-
-def _presented(authorizations: list[str]) -> str | Refusal:
-    if len(authorizations) != 1 or not authorizations[0].lower().startswith(_SCHEME):
-        return _refused("control.authorization", "not exactly one DPoP Authorization header")
-    return authorizations[0][len(_SCHEME) :].strip(" ")
 
 
 def _caller_of(

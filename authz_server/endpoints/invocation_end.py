@@ -30,6 +30,7 @@ from audit_log.event import AuditEvent, EventType, Outcome, principal_kind
 from audit_log.spool import SpoolUnavailable
 from audit_log.transaction_log import append_in
 from authz_server.audit_events import made, record_refusal
+from authz_server.clients.presented_token import presented_token
 from authz_server.clients.proof_header import used_proof_in
 from authz_server.clients.run_token import RunToken, run_token
 from authz_server.errors import NO_STORE, UNAVAILABLE, resource_error
@@ -43,7 +44,6 @@ from token_exchange.delegation import chain_ids
 from token_exchange.token_types import SubjectProfile
 
 REASON: Final = "ended by its agent"
-_SCHEME: Final = "dpop "
 _LOG: Final = structlog.get_logger(__name__)
 _NOT_ONE_HEADER: Final = Refusal(
     "invalid_token",
@@ -91,10 +91,9 @@ async def end(parts: Parts, request: Request, now: int) -> RunToken | Refusal:
 
 async def _proved(parts: Parts, request: Request, now: int) -> RunToken | Refusal:
     """Steps 1 to 3."""
-    headers = request.headers.getlist("authorization")
-    if len(headers) != 1 or not headers[0].lower().startswith(_SCHEME):
+    unverified_token = presented_token(request.headers.getlist("authorization"))
+    if unverified_token is None:
         return _NOT_ONE_HEADER
-    unverified_token = headers[0][len(_SCHEME) :].strip(" ")
     compiled = await parts.compiler.compiled(parts.live.snapshot)
     run = run_token(unverified_token, parts, compiled, now)
     if isinstance(run, Refusal):
