@@ -3,8 +3,7 @@
 A row is a check: its rule id, who may be told, and the function that refuses. Until the client and
 its redirect URI are proved nobody but the person is told (a 400 page; RFC 6749 §4.1.2.1, RFC 9700
 §4.11); after that the client is, by redirect. The first refusal ends it; nothing is written and
-nothing is fetched. What passes becomes one frozen `AuthorizationRequest`, and login, consent and
-code read only that.
+nothing is fetched. What passes all rows is accepted (`authorize_accepted`).
 
 Left out: who the person is and whether they agree (`endpoints.authorize` goes on from here),
 pushed and signed requests (refused by name), and relying parties without a resource.
@@ -14,28 +13,19 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
 from typing import Final
 
-from authz_server.parameters import Parameters
+from authz_server.authorize_asked import Asked
 from authz_server.redirect_uris import matches
 from authz_server.requested_access import (
     ADMIN_SCOPES,
     ENDPOINT_SCOPES,
     MAXIMUM_PATTERNS,
-    SCOPE_OFFLINE,
-    ServerAtEndpoint,
-    exact_tools,
-    reachable_endpoint,
-    requested_details,
     requested_scope,
     requires_bound_tokens,
 )
-from authz_server.store.interactions import AuthorizationRequest
-from registry.blocks import BlockKind, BlockState, Subject
-from registry.snapshot import AgentRecord, ClientRecord, RegistrySnapshot
-from token_exchange.claims import AuthorizationDetail, Refusal
-from token_exchange.narrowing import format_scope
+from registry.blocks import BlockKind, Subject
+from token_exchange.claims import Refusal
 from token_exchange.token_types import GRANT_AUTHORIZATION_CODE
 
 MAXIMUM_STATE: Final = 2048  # returned verbatim in a URL
@@ -54,67 +44,6 @@ class Tell(StrEnum):
 
     PERSON = "person"  # a page; there is no proved place to redirect to
     CLIENT = "client"  # a redirect with `error`, `state` and `iss`
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One request and what it is judged against. `now` is NumericDate seconds.
-
-    `document` is the client of this id that describes itself, read before (`clients.documents`).
-
-    What costs is worked out once: strangers may ask.
-    """
-
-    parameters: Parameters
-    snapshot: RegistrySnapshot
-    blocks: BlockState
-    now: int
-    document: ClientRecord | None = None
-
-    def one(self, name: str) -> str | None:
-        """The value of a parameter."""
-        return self.parameters.one(name)
-
-    @property
-    def client(self) -> ClientRecord | None:
-        """The client that asks, if there is one of this id."""
-        return self.document or self.snapshot.clients.get(self.one("client_id") or "")
-
-    @property
-    def agent(self) -> AgentRecord | None:
-        """The Agent the client belongs to."""
-        client = self.client
-        return None if client is None else self.snapshot.agents.get(client.agent or "")
-
-    @cached_property
-    def endpoint(self) -> ServerAtEndpoint | None:
-        """The server behind the resource, if this client may ask for it."""
-        client, agent = self.client, self.agent
-        if client is None or agent is None:
-            return None
-        return reachable_endpoint(self.snapshot, client, agent, self.one("resource") or "")
-
-    @cached_property
-    def details(self) -> tuple[AuthorizationDetail, ...] | None:
-        """The authorization_details, if they are acceptable at the endpoint."""
-        encoded, endpoint = self.one("authorization_details"), self.endpoint
-        if encoded is None or endpoint is None:
-            return None
-        return requested_details(encoded, endpoint.server.name)
-
-    @cached_property
-    def tools(self) -> tuple[str, ...]:
-        """The exact tools asked for; none for what is no endpoint, or for wrong details."""
-        if self.endpoint is None:
-            return ()
-        if self.details is None and self.one("authorization_details") is not None:
-            return ()
-        return exact_tools(self.endpoint, self.details)
-
-    @property
-    def is_for_admin(self) -> bool:
-        """Whether the resource is our own administration interface."""
-        return self.one("resource") == f"{self.snapshot.issuer}/admin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +65,6 @@ class Refused:
     state: str | None
 
 
-def check_authorization_request(asked: Asked) -> AuthorizationRequest | Refused:
-    """Run the table. Pure: the same request against the same snapshot gives the same answer."""
-    return first_refusal(asked, CHECKS) or _request_of(asked)
-
-
 def first_refusal(asked: Asked, checks: Iterable[Check]) -> Refused | None:
     """The first of some rows that refuses."""
     for check in checks:
@@ -159,16 +83,12 @@ def _shown(unverified_text: str | None) -> str:
 
 def _state(asked: Asked) -> str | None:
     """`state`, unless it is one of the things that are wrong."""
-    return None if _state_is_too_long(asked) or _is_repeated(asked, "state") else asked.one("state")
-
-
-def _is_repeated(asked: Asked, name: str) -> bool:
-    return len(asked.parameters.values.get(name, ())) > 1
+    return None if _state_is_too_long(asked) or asked.repeats("state") else asked.one("state")
 
 
 def _client_is_unknown(asked: Asked) -> str | None:
     client_id = asked.one("client_id")
-    if client_id is None or _is_repeated(asked, "client_id"):
+    if client_id is None or asked.repeats("client_id"):
         return "The request does not say exactly one client_id."
     if _CLIENT_ID.fullmatch(client_id) is None or asked.client is None:
         return "The program that sent you here is not registered."
@@ -177,7 +97,7 @@ def _client_is_unknown(asked: Asked) -> str | None:
 
 def _redirect_uri_is_foreign(asked: Asked) -> str | None:
     redirect_uri, client = asked.one("redirect_uri"), asked.client
-    if redirect_uri is None or _is_repeated(asked, "redirect_uri"):
+    if redirect_uri is None or asked.repeats("redirect_uri"):
         return "The request does not say exactly one redirect_uri."
     if client is None or not matches(client, redirect_uri):
         return "The address to return to is not registered for this program."
@@ -313,7 +233,7 @@ def _key_thumbprint_is_malformed(asked: Asked) -> str | None:
 
 
 def _prompt_is_unknown(asked: Asked) -> str | None:
-    prompts = _prompts(asked)
+    prompts = asked.prompts
     if not prompts <= PROMPTS or ("none" in prompts and len(prompts) > 1):
         return "The prompt is unknown, or none together with another."
     return None
@@ -351,44 +271,3 @@ CHECKS: Final = (
     Check("authorize.prompt", _CLIENT, "invalid_request", _prompt_is_unknown),
     Check("authorize.max_age", _CLIENT, "invalid_request", _max_age_is_no_number),
 )  # fmt: skip
-
-
-def _prompts(asked: Asked) -> frozenset[str]:
-    return frozenset((asked.one("prompt") or "").split())
-
-
-def _scope(asked: Asked) -> str:
-    """What was asked for in the request, and by the client's document.
-
-    MCP clients of before 2026-07-28 ask for the scope of the challenge and cannot add
-    `offline_access`; their document says that they use refresh tokens.
-    """
-    allowed = ADMIN_SCOPES if asked.endpoint is None else ENDPOINT_SCOPES
-    scope = requested_scope(asked.one("scope"), allowed) or ""
-    if asked.endpoint is None or asked.document is None or not asked.document.wants_refresh:
-        return scope
-    return format_scope({*scope.split(), SCOPE_OFFLINE})
-
-
-def _request_of(asked: Asked) -> AuthorizationRequest:
-    endpoint = asked.endpoint
-    prompts = _prompts(asked)
-    max_age = asked.one("max_age")
-    return AuthorizationRequest(
-        client_id=asked.one("client_id") or "",
-        agent=None if endpoint is None else endpoint.agent.entry.name,
-        server=None if endpoint is None else endpoint.server.name,
-        redirect_uri=asked.one("redirect_uri") or "",
-        state=asked.one("state"),
-        code_challenge=asked.one("code_challenge") or "",
-        resource=asked.one("resource") or "",
-        scope=_scope(asked),
-        tools=asked.tools,
-        nonce=asked.one("nonce"),
-        dpop_jkt=asked.one("dpop_jkt"),
-        fresh_login=bool(prompts & {"login", "select_account"}) or max_age == "0",
-        ask_consent="consent" in prompts,
-        silent="none" in prompts,
-        login_not_before=0 if max_age is None else asked.now - int(max_age),
-        document=asked.document,
-    )

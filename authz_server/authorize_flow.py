@@ -22,9 +22,7 @@ from starlette.responses import RedirectResponse, Response
 
 from authz_server.authorize_answers import refuse_client, refuse_person, send_code
 from authz_server.browser import form_token, is_shared_host, read_cookie
-from authz_server.errors import (
-    NO_STORE,
-)
+from authz_server.errors import NO_STORE
 from authz_server.parts import Parts, now_of
 from authz_server.redirect_uris import is_loopback_redirect
 from authz_server.requested_access import (

@@ -14,8 +14,10 @@ from starlette.routing import Route
 
 from audit_log.event import EventType
 from authz_server.audit_events import record_refusal
+from authz_server.authorize_accepted import check_authorization_request
 from authz_server.authorize_answers import parties
-from authz_server.authorize_checks import Asked, Refused, check_authorization_request
+from authz_server.authorize_asked import Asked
+from authz_server.authorize_checks import Refused
 from authz_server.authorize_flow import go_on, living_session
 from authz_server.browser import BROWSER_COOKIE_SECONDS, browser_secret, set_cookie
 from authz_server.clients.documents import BUSY

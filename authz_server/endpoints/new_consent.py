@@ -18,7 +18,8 @@ from starlette.routing import Route
 
 from audit_log.event import EventType
 from authz_server.audit_events import record_refusal
-from authz_server.authorize_checks import CHECKS, Asked, Refused, first_refusal
+from authz_server.authorize_asked import Asked
+from authz_server.authorize_checks import CHECKS, Refused, first_refusal
 from authz_server.endpoints.authorize import begin
 from authz_server.endpoints.page_endpoint import page_endpoint
 from authz_server.errors import error_page

@@ -6,11 +6,9 @@ from typing import Any
 import msgspec
 from httpx2 import Response
 
-from authz_server.authorize_checks import (
-    Asked,
-    Refused,
-    check_authorization_request,
-)
+from authz_server.authorize_accepted import check_authorization_request
+from authz_server.authorize_asked import Asked
+from authz_server.authorize_checks import Refused
 from authz_server.parameters import Parameters
 from authz_server.store.interactions import AuthorizationRequest
 from registry.blocks import BlockState

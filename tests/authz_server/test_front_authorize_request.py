@@ -8,10 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit_log.event import EventType
-from authz_server import authorize_checks
-from authz_server.authorize_checks import (
-    Refused,
-)
+from authz_server import authorize_asked
+from authz_server.authorize_checks import Refused
 from authz_server.parameters import MAXIMUM_PARAMETERS
 from authz_server.requested_access import (
     MAXIMUM_PATTERNS,
@@ -123,7 +121,7 @@ def test_authorize_tools_are_worked_out_once_a_request(monkeypatch: pytest.Monke
         calls.append(arguments)
         return exact_tools(*arguments)
 
-    monkeypatch.setattr(authorize_checks, "exact_tools", counting)
+    monkeypatch.setattr(authorize_asked, "exact_tools", counting)
     accepted(authorization_details=details(of_crm("get_*")))
     assert len(calls) == 1
 
