@@ -1,4 +1,8 @@
-"""One child process: started, started again when it dies, drained when nobody wants it any more."""
+"""One child process: started, started again when it dies, drained when nobody wants it any more.
+
+A machine that has no process or descriptor left for a child is asked again later: the child's
+siblings serve on meanwhile.
+"""
 
 import asyncio
 import contextlib
@@ -32,12 +36,23 @@ class KeptProcess:
     async def run(self) -> int:
         """Run the child again and again; cancelling drains it.
 
-        Returns only when its first start failed (not when somebody killed it): the status.
+        Returns only when the first child failed within `HEALTHY_SECONDS` (not when somebody killed
+        it): the status.
+
+        Raises:
+            OSError: The first child could not be made at all.
         """
         backoff = FIRST_BACKOFF_SECONDS
         is_first = True
         while True:
-            process = await self._start()
+            try:
+                process = await self._start()
+            except OSError as error:
+                if is_first:
+                    raise
+                _logger.warning("child.not_started", child=self._name, reason=str(error))
+                backoff = await _pause(backoff)
+                continue
             started = self._clock()
             try:
                 status = await process.wait()
@@ -51,8 +66,7 @@ class KeptProcess:
                 return status
             is_first = False
             _logger.warning("child.ended", child=self._name, status=status, restart_seconds=backoff)
-            await asyncio.sleep(backoff)
-            backoff = min(LAST_BACKOFF_SECONDS, backoff * 2)
+            backoff = await _pause(backoff)
 
     async def _drain(self, process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -64,3 +78,9 @@ class KeptProcess:
             self.was_forced = True
             process.kill()
             await process.wait()
+
+
+async def _pause(seconds: float) -> float:
+    """Wait; how long to wait the next time."""
+    await asyncio.sleep(seconds)
+    return min(LAST_BACKOFF_SECONDS, seconds * 2)

@@ -48,8 +48,11 @@ class Started(GatewayWorkers):
         self.first: list[int | None] = []
         self.workers: list[Worker] = []
         self.is_deaf = False
+        self.failures: list[OSError] = []
 
     async def _start(self) -> Worker:  # type: ignore[override] # stands in for a process
+        if self.failures:
+            raise self.failures.pop()
         worker = Worker(self.first.pop(0) if self.first else None, is_deaf=self.is_deaf)
         self.workers.append(worker)
         return worker
@@ -106,3 +109,37 @@ def test_worker_that_was_killed_is_started_again_and_the_others_stay(
         assert asyncio.run(run(made)) == 0
     assert [worker.signals for worker in made.workers] == [["kill"], ["terminate"], ["terminate"]]
     assert [(each["event"], each["status"]) for each in logged] == [("child.ended", -9)]
+
+
+def test_worker_that_cannot_be_made_again_is_tried_later_and_the_others_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("countersign.kept_process.FIRST_BACKOFF_SECONDS", 0.001)
+
+    async def run(made: Started) -> int:
+        running = asyncio.create_task(made.run())
+        await until(made, 2)
+        made.failures = [OSError("no process is left"), OSError("no process is left")]
+        made.workers[0].kill()
+        await until(made, 3)
+        os.kill(os.getpid(), signal.SIGINT)
+        return await running
+
+    with socket.socket(socket.AF_UNIX) as listener, structlog.testing.capture_logs() as logged:
+        made = Started(listener, count=2)
+        assert asyncio.run(run(made)) == 0
+    assert [worker.signals for worker in made.workers] == [["kill"], ["terminate"], ["terminate"]]
+    events = [each["event"] for each in logged]
+    assert events == ["child.ended", "child.not_started", "child.not_started"]
+
+
+def test_first_worker_that_cannot_be_made_is_told_and_ends_the_others() -> None:
+    async def run(made: Started) -> int:
+        made.failures = [OSError("no process is left")]
+        return await made.run()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        made = Started(listener, count=2)
+        with pytest.raises(OSError, match="no process is left"):
+            asyncio.run(run(made))
+    assert [worker.signals for worker in made.workers] == [["terminate"]]
