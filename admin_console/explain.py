@@ -27,7 +27,7 @@ from admin_console.wire import Wire
 from policies.decide import CompiledPolicySet
 from policies.entities import CallRequest
 from policies.explain import Explanation, PolicyNote, explain_call
-from registry.declared import suggestion
+from registry.problem_words import suggestion
 from registry.snapshot import RegistrySnapshot, ServerEntry
 
 # Years that clocks, policies and databases all can tell.

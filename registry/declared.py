@@ -16,16 +16,6 @@ from pydantic_core import ErrorDetails
 from registry.objects import KINDS, DeclaredObject, TypedSpec
 from registry.problem_words import errors_in, problem_words, suggestion
 
-__all__ = [
-    "DeclaredSet",
-    "ObjectKey",
-    "ParsedObject",
-    "Problem",
-    "SettingsModels",
-    "parse_document",
-    "suggestion",
-]
-
 SettingsModels = Mapping[tuple[str, str], type[BaseModel]]
 ObjectKey = tuple[str, str]  # kind, name
 

@@ -3,13 +3,14 @@
 INVARIANT: never the value itself: somebody may have pasted a secret where its name belongs.
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from policies.problems import did_you_mean
 
 # Patterns of our models that have a name among people; others are shown as they are.
 _PATTERNS: Final[tuple[tuple[str, str], ...]] = (
@@ -82,11 +83,11 @@ def errors_in(error: ValidationError) -> list[ErrorDetails]:
 
 
 def suggestion(given: str, known: Iterable[str]) -> str:
-    """What would be right, for the end of a message."""
+    """What would be right, for the end of a message; if nothing is near, what there is."""
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1)
+    near = did_you_mean(given, names)
     if near:
-        return f"; did you mean {near[0]!r}?"
+        return near
     return f"; known: {', '.join(names[:20])}" if names else "; none is declared"
 
 

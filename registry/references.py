@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
-from registry.declared import DeclaredSet, ParsedObject, Problem, suggestion
+from registry.declared import DeclaredSet, ParsedObject, Problem
+from registry.problem_words import suggestion
 from registry.public_keys import InvalidKeyError, public_jwk
 from registry.snapshot import endpoint_of
 from registry.subject_tokens import subject_token_problems

@@ -12,7 +12,7 @@ from countersign.cli.context import CommandContext, Output, context_of, visible
 from countersign.cli.kinds import kind_named
 from countersign.relations import named_by, naming
 from countersign.yaml_text import yaml_of
-from registry.declared import suggestion
+from registry.problem_words import suggestion
 
 VERSIONS_SHOWN: Final = 10
 Row = dict[str, Any]

@@ -8,7 +8,7 @@ import typer
 
 from countersign.admin_client import AdminClient, AdminError, Problem
 from countersign.cli.context import CommandContext, context_of, visible
-from registry.declared import suggestion
+from registry.problem_words import suggestion
 
 # What an id of ours begins with: a name in its place would cut off nothing.
 PREFIXES = {"session": "ses_", "consent": "grt_", "run": "inv_", "token": "tok_"}

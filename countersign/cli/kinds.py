@@ -2,8 +2,8 @@
 
 import typer
 
-from registry.declared import suggestion
 from registry.objects import KINDS
+from registry.problem_words import suggestion
 
 
 def kind_named(given: str) -> str:
