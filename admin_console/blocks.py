@@ -12,6 +12,7 @@ from admin_console.wire import Wire
 from admin_console.workers import latest_acks
 from audit_log.event import EventType, Outcome
 from audit_log.transaction_log import append_in
+from policies.problems import did_you_mean
 from registry.acks import Ack
 from registry.blocks import BlockKind, RevocationEvent
 from registry.revocations import MAXIMUM_ID_LENGTH, MAXIMUM_REASON_LENGTH, Also
@@ -19,6 +20,7 @@ from registry.revocations import MAXIMUM_ID_LENGTH, MAXIMUM_REASON_LENGTH, Also
 Kind = Literal["agent", "agent_group", "sub", "sid", "gid", "client_id", "inv", "jti"]
 
 _KINDS: Final = tuple(kind for kind in BlockKind if kind is not BlockKind.CLAIMS)
+_NAMED: Final = frozenset({BlockKind.AGENT, BlockKind.AGENT_GROUP, BlockKind.CLIENT})
 
 
 class BlockBody(Wire):
@@ -114,9 +116,17 @@ async def restore(call: AdminCall) -> RevocationAnswer:
         also=_recorded(call, EventType.RESTORED),
     )
     if event is None:
-        raise not_found("Nothing is blocked under that name.")
+        raise not_found(f"Nothing is blocked under that name{_meant(call, kind) or '.'}")
     await call.parts.live.refresh()
     return _answer(call, event)
+
+
+def _meant(call: AdminCall, kind: BlockKind) -> str:
+    """The nearest name that is blocked; opaque ids resemble each other by chance, and are many."""
+    if kind not in _NAMED:
+        return ""
+    blocked = (each for each in call.parts.live.blocks.entries.values() if each.blocked)
+    return did_you_mean(call.path["id"], (each.id for each in blocked if each.kind is kind))
 
 
 async def list_blocks(call: AdminCall) -> BlocksAnswer:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from admin_console.explain_question import Question
 from admin_console.facts import ConsentFacts, PersonFacts
 from admin_console.parts import AdminParts
+from policies.problems import did_you_mean
 from registry.blocks import BlockKind
 from registry.snapshot import AgentRecord, ServerEntry
 from registry.tool_catalogue import ToolState
@@ -48,7 +49,7 @@ def _approved(parts: AdminParts, server: ServerEntry, tool: str) -> Rung:
         return Rung("catalogue", True, f"{server.name}/{tool} is approved", "")
     known = {each.name: each for each in parts.catalogue.list(server.name)}
     if tool not in known:
-        found = f"{server.name} offers no tool {tool!r}"
+        found = f"{server.name} offers no tool {tool!r}{did_you_mean(tool, known)}"
         return Rung("catalogue", False, found, f"see `countersign tools list {server.name}`")
     state = known[tool].state
     found = f"{server.name}/{tool} is {state.value}, not approved"

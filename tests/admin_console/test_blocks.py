@@ -87,6 +87,21 @@ def test_restore_of_what_is_not_blocked_is_not_found(stack: AdminStack) -> None:
 
 
 @pytest.mark.requirement("C57")
+def test_restore_of_a_misspelt_name_says_which_blocked_one_was_meant(stack: AdminStack) -> None:
+    stack.call("POST", "/blocks", body=KILL)
+    stack.call("POST", "/blocks", body={"kind": "sid", "id": "ses_12345", "reason": "r"})
+
+    def answered(path: str) -> str:
+        return str(stack.call("DELETE", f"/blocks/{path}").json["error_description"])
+
+    meant = "Nothing is blocked under that name; did you mean 'support-bot'?"
+    assert answered("agent/suport-bot") == meant
+    assert answered("agent/other") == "Nothing is blocked under that name."
+    assert answered("client_id/suport-bot") == "Nothing is blocked under that name."
+    assert answered("sid/ses_12346") == "Nothing is blocked under that name."
+
+
+@pytest.mark.requirement("C57")
 def test_kill_of_an_id_with_slashes_can_be_restored(stack: AdminStack) -> None:
     stack.call("POST", "/blocks", body={"kind": "sub", "id": "agent:x/y z", "reason": "r"})
 

@@ -131,6 +131,8 @@ def test_explain_of_a_tool_nobody_approved_or_offers_says_which(ready: AdminStac
     assert observed.json["outcome"] == "not_decided"
     assert observed.json["checks"][0]["remedy"] == "`countersign tools approve crm get_account`"
     assert "offers no tool" in unknown.json["checks"][0]["found"]
+    misspelt = explain(ready, tool="crm/get_acount").json["checks"][0]["found"]
+    assert misspelt == "crm offers no tool 'get_acount'; did you mean 'get_account'?"
     assert failed(unknown) == ["catalogue", "ceiling", "consent"]
     assert unknown.json["changes"] is None
 
