@@ -8,7 +8,7 @@ the gateway's place in the network counts.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
-from admin_console.checks.finding import Finding, fine, problem, warning
+from admin_console.checks.finding import Finding, fine, lasted, problem, warning
 from audit_log.store import SourceStatus
 from registry.acks import Ack
 from registry.live import LiveState
@@ -138,15 +138,14 @@ def _reports(
 def _report(server: ServerEntry, report: ServerReport, now_ms: int) -> Finding:
     age_ms = now_ms - report.reported_at_ms
     if not report.is_reachable:
-        minutes = max(now_ms - report.since_ms, 0) // 60_000
-        text = f"{report.gateway} cannot list its tools for {minutes} min: {report.error}"
+        since = lasted(now_ms - report.since_ms)
+        text = f"{report.gateway} cannot list its tools for {since}: {report.error}"
         return problem(SERVER, server.name, f"{text} ({server.url})", _remedy(report.error))
     if age_ms > REPORT_IS_OLD_MS:
-        text = f"{report.gateway} last looked at it {age_ms // 60_000} min ago"
+        text = f"{report.gateway} last looked at it {lasted(age_ms)} ago"
         return warning(SERVER, server.name, text, f"see that the Gateway {report.gateway} runs")
     era = f", {report.era} protocol" if report.era else ""
-    looked = f"looked {max(age_ms, 0) // 1000} s ago"
-    return fine(SERVER, server.name, f"answers {report.gateway}{era}, {looked}")
+    return fine(SERVER, server.name, f"answers {report.gateway}{era}, looked {lasted(age_ms)} ago")
 
 
 def _remedy(error: str) -> str:

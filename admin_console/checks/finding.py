@@ -1,8 +1,16 @@
 """One thing a check found, and how to mend it."""
 
 from enum import StrEnum
+from typing import Final
 
 from admin_console.wire import Wire
+
+# From how long a time on it is told in a unit: two hours say more than 120 minutes.
+_UNITS: Final = (
+    (172_800_000, 86_400_000, "d"),
+    (7_200_000, 3_600_000, "h"),
+    (120_000, 60_000, "min"),
+)
 
 
 class Level(StrEnum):
@@ -39,3 +47,11 @@ def warning(check: str, subject: str, found: str, remedy: str) -> Finding:
 def problem(check: str, subject: str, found: str, remedy: str) -> Finding:
     """Does not work."""
     return Finding(check=check, subject=subject, level=Level.PROBLEM, found=found, remedy=remedy)
+
+
+def lasted(milliseconds: int) -> str:
+    """How long something lasts, in the largest unit of which it has two."""
+    for least, unit, name in _UNITS:
+        if milliseconds >= least:
+            return f"{milliseconds // unit} {name}"
+    return f"{max(milliseconds, 0) // 1000} s"

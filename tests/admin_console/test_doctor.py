@@ -15,7 +15,7 @@ from admin_console.checks.control import (
     provider_finding,
 )
 from admin_console.checks.enforcement import gateway_findings, server_findings
-from admin_console.checks.finding import Finding, Level
+from admin_console.checks.finding import Finding, Level, lasted
 from admin_console.facts import DatabaseFacts, KeyFacts, ProviderFacts
 from audit_log.completeness import Completeness, Gap
 from audit_log.event import EventType
@@ -188,7 +188,7 @@ def report(**changes: object) -> ServerReport:
         ([], "warning", "demo has not looked at it yet"),
         ([report(gateway="other")], "warning", "demo has not looked at it yet"),
         ([report(reported_at_ms=NOW_MS - 200_000)], "warning", "last looked at it 3 min ago"),
-        ([report(error="upstream_unreachable")], "problem", "upstream_unreachable"),
+        ([report(error="upstream_unreachable")], "problem", "for 0 s: upstream_unreachable"),
         ([report(error="tools/list: HTTP 401")], "problem", "HTTP 401"),
         ([report(error="something new")], "problem", "something new"),
     ],
@@ -200,6 +200,21 @@ def test_server_is_judged_by_what_its_gateways_saw(
     assert (found.subject, found.level.value) == ("crm", level)
     assert says in found.found
     assert bool(found.remedy) == (level != "ok")
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "said"),
+    [
+        (-5, "0 s"),
+        (119_999, "119 s"),
+        (120_000, "2 min"),
+        (7_199_999, "119 min"),
+        (7_200_000, "2 h"),
+        (172_800_000, "2 d"),
+    ],
+)
+def test_time_is_told_in_the_largest_unit_of_which_it_has_two(milliseconds: int, said: str) -> None:
+    assert lasted(milliseconds) == said
 
 
 def offered(name: str, state: ToolState) -> CatalogueTool:
