@@ -187,11 +187,7 @@ async def compose_authz_server(
         workload_verifier=verifiers,
         lease_seconds=settings.lease_seconds,
         serving_workers=ServingWorkers(time.monotonic, settings.lease_seconds),
-        server_metadata=server_metadata(
-            issuer,
-            mtls_base_url=settings.mtls_base_url,
-            takes_documents=bool(settings.client_metadata_hosts),
-        ),
+        server_metadata=server_metadata(issuer, mtls_base_url=settings.mtls_base_url),
         mtls_base_url=settings.mtls_base_url,
     )
     setup_codes = SetupCodes(database, random=random)

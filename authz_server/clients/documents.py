@@ -123,6 +123,11 @@ class ClientDocuments:
         self._fetching: dict[str, asyncio.Lock] = {}
         self._fetches: OrderedDict[str, deque[float]] = OrderedDict()
 
+    @property
+    def are_read(self) -> bool:
+        """Whether there is any host whose documents are."""
+        return self._fetcher is not None and bool(self._hosts.allowed)
+
     async def document(self, client_id: str) -> ClientDocument | Refusal:
         """The client at this URL, as its document says now or said a moment ago."""
         if not is_document_url(client_id):

@@ -17,6 +17,11 @@ from token_exchange.claims import Refusal
 _SCHEME: Final = "https://"
 
 
+def takes_documents(parts: Parts) -> bool:
+    """Whether a client id may be the URL of a document now."""
+    return parts.client_documents.are_read and _has_agent(parts)
+
+
 async def document_of(parts: Parts, parameters: Parameters) -> ClientRecord | Refusal | None:
     """The self-described client of an authorization request; None where it names another kind."""
     client_id = parameters.one("client_id") or ""
@@ -39,7 +44,11 @@ async def document_of_holder(
 
 
 def _may_describe_itself(parts: Parts, client_id: str) -> bool:
-    return client_id.startswith(_SCHEME) and UNATTESTED_AGENT in parts.live.snapshot.agents
+    return client_id.startswith(_SCHEME) and _has_agent(parts)
+
+
+def _has_agent(parts: Parts) -> bool:
+    return UNATTESTED_AGENT in parts.live.snapshot.agents
 
 
 async def _holder(parts: Parts, parameters: Parameters) -> str | None:

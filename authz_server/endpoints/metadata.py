@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from authz_server.authorize_checks import PROMPTS
+from authz_server.clients.resolving import takes_documents
 from authz_server.endpoints.public_document import public_document
 from authz_server.parts import Parts
 from authz_server.requested_access import ENDPOINT_SCOPES
@@ -44,15 +45,9 @@ def server_metadata(
     *,
     grant_types: Iterable[str] = GRANT_TYPES,
     mtls_base_url: str | None = None,
-    takes_documents: bool = True,
 ) -> dict[str, Any]:
-    """What this server says of itself.
-
-    `mtls_base_url` is where it takes client certificates; `takes_documents`, whether a client id
-    may be the URL of a metadata document (draft-ietf-oauth-client-id-metadata-document-02 §6).
-    """
-    documents = {"client_id_metadata_document_supported": takes_documents}
-    return _metadata(issuer, grant_types) | documents | _over_mtls(mtls_base_url)
+    """What this server always says of itself. `mtls_base_url` is where it takes certificates."""
+    return _metadata(issuer, grant_types) | _over_mtls(mtls_base_url)
 
 
 def _over_mtls(base_url: str | None) -> dict[str, Any]:
@@ -101,6 +96,9 @@ def routes(parts: Parts) -> list[Route]:
     places |= {f"/.well-known/{name}{path}" for name in WELL_KNOWN}
 
     async def metadata(request: Request) -> Response:
-        return public_document(request, msgspec.json.encode(parts.server_metadata))
+        # draft-ietf-oauth-client-id-metadata-document-02 §6. A client that reads `true` offers
+        # nothing else: while no Agent is declared for such clients all of them would be refused.
+        now = {"client_id_metadata_document_supported": takes_documents(parts)}
+        return public_document(request, msgspec.json.encode(parts.server_metadata | now))
 
     return [Route(place, metadata, methods=["GET"]) for place in sorted(places)]

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from httpx2 import Response
 from joserfc.jwk import ECKey
+from starlette.testclient import TestClient
 
 from audit_log.event import EventType
 from authz_server.clients.documents import ClientDocuments, DocumentHosts
@@ -276,13 +277,36 @@ def test_url_that_may_not_be_read_is_not_asked(
 def test_nothing_is_fetched_while_no_agent_is_declared_for_strangers(
     half: FrontHalf, site: Site
 ) -> None:
-    agents = dict(half.live.snapshot.agents)
-    del agents[UNATTESTED_AGENT]
-    half.live.snapshot = msgspec.structs.replace(half.live.snapshot, agents=agents)
+    forget_strangers(half)
     page = half.browser().authorize(**foreign())
     assert page.status_code == 400
     assert site.asked == []
     assert refusal_rules(half) == ["authorize.client"]
+
+
+def forget_strangers(half: FrontHalf) -> None:
+    agents = dict(half.live.snapshot.agents)
+    del agents[UNATTESTED_AGENT]
+    half.live.snapshot = msgspec.structs.replace(half.live.snapshot, agents=agents)
+
+
+def offered(half: FrontHalf) -> bool:
+    http = TestClient(half.app, base_url=half.issuer)
+    said = http.get("/.well-known/oauth-authorization-server").json()
+    return bool(said["client_id_metadata_document_supported"])
+
+
+def test_discovery_offers_documents_only_while_an_agent_and_a_host_are_let_in(
+    half: FrontHalf, site: Site
+) -> None:
+    assert offered(half)
+    forget_strangers(half)
+    assert not offered(half)
+    open_to_strangers(half, site)
+    assert offered(half)
+    nobodys = ClientDocuments(site, DocumentHosts(), half.issuer, half.clock)
+    half.parts.client_documents = nobodys  # type: ignore[misc] # frozen in production
+    assert not offered(half)
 
 
 @pytest.mark.requirement("attack-16")
