@@ -13,7 +13,7 @@ FIRST_ADMIN = "first-admin"
 
 
 class SetupBody(Wire):
-    """The code the server printed."""
+    """The code in the server's `run_dir/setup-code`."""
 
     code: SecretStr = Field(min_length=1, max_length=256)
 

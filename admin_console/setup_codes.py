@@ -1,7 +1,7 @@
 """The one-time code that makes the first admin.
 
-256 random bits, shown once (to the terminal or a 0600 file, never a log); only its hash is
-stored; good for 15 minutes, once, and only while nobody is admin. A new code replaces the one
+256 random bits, handed out once (in a 0600 file and on a terminal, never in a log); only its hash
+is stored; good for 15 minutes, once, and only while nobody is admin. A new code replaces the one
 before it. INVARIANT: using a code is one statement that also asks whether there is an admin, so
 of any number of parallel uses one wins.
 """
