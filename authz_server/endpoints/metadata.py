@@ -6,7 +6,6 @@ client must refuse a document whose `issuer` differs from the one it asked. What
 here is not supported; where a default would say otherwise it is said (`request_uri`).
 """
 
-from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -40,14 +39,9 @@ AUTHENTICATION_METHODS: Final = ("private_key_jwt", "spiffe_jwt", "none")
 WELL_KNOWN: Final = ("openid-configuration", "oauth-authorization-server")
 
 
-def server_metadata(
-    issuer: str,
-    *,
-    grant_types: Iterable[str] = GRANT_TYPES,
-    mtls_base_url: str | None = None,
-) -> dict[str, Any]:
+def server_metadata(issuer: str, *, mtls_base_url: str | None = None) -> dict[str, Any]:
     """What this server always says of itself. `mtls_base_url` is where it takes certificates."""
-    return _metadata(issuer, grant_types) | _over_mtls(mtls_base_url)
+    return _metadata(issuer) | _over_mtls(mtls_base_url)
 
 
 def _over_mtls(base_url: str | None) -> dict[str, Any]:
@@ -61,7 +55,7 @@ def _over_mtls(base_url: str | None) -> dict[str, Any]:
     }
 
 
-def _metadata(issuer: str, grant_types: Iterable[str]) -> dict[str, Any]:
+def _metadata(issuer: str) -> dict[str, Any]:
     return {
         "issuer": issuer,
         "authorization_endpoint": f"{issuer}/oauth/authorize",
@@ -69,7 +63,7 @@ def _metadata(issuer: str, grant_types: Iterable[str]) -> dict[str, Any]:
         "jwks_uri": f"{issuer}/oauth/jwks",
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
-        "grant_types_supported": list(grant_types),
+        "grant_types_supported": list(GRANT_TYPES),
         "scopes_supported": sorted(ENDPOINT_SCOPES),
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": [SIGNING_ALGORITHM],
