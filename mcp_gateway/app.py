@@ -33,7 +33,6 @@ LEASE_CHECK_SECONDS: Final = 0.25
 DRAIN_SECONDS: Final = 5.0  # what calls in flight get to come to their own end
 
 Background = Callable[[], Coroutine[Any, Any, None]]
-AsgiApp = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,13 +45,6 @@ def rpc_result(request_id: RequestId, result: Mapping[str, Any]) -> Answer:
     return _json(200, {"jsonrpc": "2.0", "id": request_id, "result": result})
 
 
-def rpc_error_body(
-    request_id: RequestId | None, code: int, message: str, data: Mapping[str, Any] | None = None
-) -> bytes:
-    """A JSON-RPC error as bytes: for a stream whose status has been sent."""
-    return _encode(_error(request_id, code, message, data))
-
-
 def accepted() -> Answer:
     """A notification was taken; there is nothing to say."""
     return Answer(202, ((b"content-length", b"0"), (b"cache-control", b"no-store")), b"")

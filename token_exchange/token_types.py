@@ -45,7 +45,6 @@ MAXIMUM_TOKEN_BYTES: Final = 16_384  # size gate before any parsing: far above t
 MAXIMUM_LIFETIME_SECONDS: Final = 900
 MAXIMUM_TARGET_LIFETIME_SECONDS: Final = 300
 MAXIMUM_ACTOR_DEPTH: Final = 4
-MAXIMUM_CLOCK_SKEW_SECONDS: Final = 60
 
 
 class AudienceClass(StrEnum):

@@ -8,8 +8,6 @@ from typing import Final, Protocol
 from registry.blocks import RevocationEvent, Subject
 
 PROTOCOL_AUTO: Final = "auto"
-PROTOCOL_MODERN: Final = "modern"
-PROTOCOL_LEGACY: Final = "legacy"
 HOLDER_HEADER: Final = "Countersign-Holder"  # told to the stdio host, and to nobody else
 STDIO_SCHEME: Final = "stdio://"  # a server of this machine's stdio host, by its name
 
