@@ -7,7 +7,7 @@ never in an argument, which every process of the machine can read.
 import json
 import socket
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx2
 import typer
@@ -17,6 +17,7 @@ from countersign.cli import agent_run
 from countersign.cli.context import clock, context_of
 from countersign.login_file import load_or_create_key
 from countersign.subject_token_file import TOKEN_TYPES, PersonTokenType, read_subject_token
+from countersign.token_request import request_token
 from token_exchange.token_types import (
     CLIENT_ASSERTION_JWT_BEARER,
     GRANT_CLIENT_CREDENTIALS,
@@ -77,16 +78,8 @@ def token(
             "subject_token": read_subject_token(subject_token_file),
             "subject_token_type": TOKEN_TYPES[subject_token_type],
         }
-    try:
-        with httpx2.Client(timeout=context.settings.timeout_seconds, trust_env=False) as http:
-            answer = http.post(url, data=form, headers={"dpop": key.proof("POST", url)})
-            body: dict[str, Any] = answer.json()
-    except (httpx2.HTTPError, ValueError) as error:
-        raise AdminError("unreachable", f"{url}: {error}") from error
-    if not answer.is_success:
-        raise AdminError(
-            str(body.get("error", "server_error")), str(body.get("error_description", ""))
-        )
+    with httpx2.Client(timeout=context.settings.timeout_seconds, trust_env=False) as http:
+        body = request_token(http, url, form, key)
     if context.output == "table":
         context.console.print(body["access_token"], soft_wrap=True, highlight=False, markup=False)
     else:

@@ -20,6 +20,7 @@ import typer
 from countersign.admin_client import AdminError
 from countersign.cli.context import CommandContext, context_of, read_secret
 from countersign.login_file import ProofKey, SavedLogin
+from countersign.token_request import request_token
 
 CLIENT_ID = "countersign-cli"
 MAXIMUM_REQUESTS = 100  # at the loopback listener, most of them of somebody else
@@ -139,7 +140,6 @@ def _redeem(
     verifier: str,
     redirect_uri: str,
 ) -> dict[str, Any]:
-    url = metadata["token_endpoint"]
     form = {
         "grant_type": "authorization_code",
         "client_id": CLIENT_ID,
@@ -148,16 +148,7 @@ def _redeem(
         "redirect_uri": redirect_uri,
         "resource": f"{metadata['issuer']}/admin",
     }
-    try:
-        answer = http.post(url, data=form, headers={"dpop": key.proof("POST", url)})
-        body: dict[str, Any] = answer.json()
-    except (httpx2.HTTPError, ValueError) as error:
-        raise AdminError("unreachable", f"{url}: {error}") from error
-    if not answer.is_success:
-        raise AdminError(
-            str(body.get("error", "server_error")), str(body.get("error_description", ""))
-        )
-    return body
+    return request_token(http, metadata["token_endpoint"], form, key)
 
 
 class _Callback:
