@@ -1,6 +1,8 @@
 """Bad input is a clear error, never a 500, and is audited; what cannot be audited is not done."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -148,10 +150,11 @@ def test_admin_change_that_cannot_be_recorded_is_not_made(
     assert stack.call("POST", "/blocks", body=KILL).status == 200
 
 
-@pytest.mark.requirement("audit-fail-closed")
-def test_admin_change_whose_outcome_cannot_be_recorded_says_that_it_was_made(
+@contextlib.contextmanager
+def spool_that_fills_up(
     stack: AdminStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Iterator[list[EventType]]:
+    """A spool with room for one event: which it was."""
     real = stack.parts.spool.record
     recorded: list[EventType] = []
 
@@ -163,6 +166,14 @@ def test_admin_change_whose_outcome_cannot_be_recorded_says_that_it_was_made(
 
     with monkeypatch.context() as patched:
         patched.setattr(stack.parts.spool, "record", fills_up)
+        yield recorded
+
+
+@pytest.mark.requirement("audit-fail-closed")
+def test_admin_change_whose_outcome_cannot_be_recorded_says_that_it_was_made(
+    stack: AdminStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with spool_that_fills_up(stack, monkeypatch) as recorded:
         answer = stack.call("DELETE", "/objects/Agent/support-bot")
 
     assert (answer.status, answer.json["error"]) == (503, "temporarily_unavailable")
@@ -175,17 +186,7 @@ def test_admin_change_whose_outcome_cannot_be_recorded_says_that_it_was_made(
 def test_admin_kill_is_recorded_with_itself_although_the_spool_fills_up(
     stack: AdminStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = stack.parts.spool.record
-    recorded: list[EventType] = []
-
-    async def fills_up(event: Any) -> Any:
-        if recorded:
-            raise SpoolUnavailable("full")
-        recorded.append(event.type)
-        return await real(event)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(stack.parts.spool, "record", fills_up)
+    with spool_that_fills_up(stack, monkeypatch):
         answer = stack.call("POST", "/blocks", body=KILL)
 
     assert answer.status == 200
