@@ -81,6 +81,17 @@ def age(server: ValkeyProcess, proofs: SharedProofs) -> None:
     server.command("SET", proofs._mark_key, mark)
 
 
+@contextlib.asynccontextmanager
+async def serving(server: ValkeyProcess, *workers: SharedProofs) -> AsyncIterator[None]:
+    """While they have a memory that is old enough and that the authority accepted."""
+    for each in workers:
+        age(server, each)
+    async with kept(*workers):
+        for each in workers:
+            each.accept(each.memory)
+        yield
+
+
 async def until(condition: Callable[[], bool]) -> None:
     for _ in range(1000):
         if condition():
@@ -116,10 +127,7 @@ async def pair(server: ValkeyProcess) -> AsyncIterator[tuple[SharedProofs, Share
     """Two workers of one Gateway, accepted by the authority."""
     gateway = secrets.token_hex(8)
     first, second = worker(server, gateway), worker(server, gateway)
-    age(server, first)
-    async with kept(first, second):
-        first.accept(first.memory)
-        second.accept(second.memory)
+    async with serving(server, first, second):
         yield first, second
 
 
@@ -130,9 +138,7 @@ async def memory(request: pytest.FixtureRequest) -> AsyncIterator[Proofs]:
         return
     server: ValkeyProcess = request.getfixturevalue("server")
     proofs = worker(server, secrets.token_hex(8))
-    age(server, proofs)
-    async with kept(proofs):
-        proofs.accept(proofs.memory)
+    async with serving(server, proofs):
         yield proofs
 
 
@@ -270,11 +276,9 @@ async def test_killed_server_is_refused_at_once_and_accepts_no_proof_again_when_
     killed: ValkeyProcess,
 ) -> None:
     proofs = worker(killed)
-    age(killed, proofs)
     issued = now()
-    async with kept(proofs):
+    async with serving(killed, proofs):
         before = proofs.memory
-        proofs.accept(before)
         assert await use(proofs, "proof", issued) is ProofUse.FIRST
         killed.kill()
         await until(lambda: proofs.problem(now()) == AWAY)
@@ -296,11 +300,9 @@ async def test_restored_server_has_lost_what_came_after_its_file_was_written(
     killed: ValkeyProcess,
 ) -> None:
     proofs = worker(killed)
-    age(killed, proofs)
     issued = now()
-    async with kept(proofs):
+    async with serving(killed, proofs):
         before = proofs.memory
-        proofs.accept(before)
         killed.command("SAVE")
         assert await use(proofs, "proof", issued) is ProofUse.FIRST
         killed.kill()
@@ -321,9 +323,7 @@ async def test_frozen_server_is_unknown_within_the_limit_and_used_again_afterwar
     killed: ValkeyProcess,
 ) -> None:
     proofs = worker(killed, answer_seconds=0.02)
-    age(killed, proofs)
-    async with kept(proofs):
-        proofs.accept(proofs.memory)
+    async with serving(killed, proofs):
         with killed.frozen():
             began = time.monotonic()
             with pytest.raises(ProofsUnavailableError):
@@ -339,9 +339,7 @@ async def test_frozen_server_is_unknown_within_the_limit_and_used_again_afterwar
 @pytest.mark.processes
 async def test_server_that_may_evict_is_no_memory(killed: ValkeyProcess) -> None:
     proofs = worker(killed)
-    age(killed, proofs)
-    async with kept(proofs):
-        proofs.accept(proofs.memory)
+    async with serving(killed, proofs):
         assert await use(proofs, "proof") is ProofUse.FIRST
         killed.command("CONFIG", "SET", "maxmemory", "100mb")
         killed.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
@@ -356,9 +354,7 @@ async def test_server_that_may_evict_is_no_memory(killed: ValkeyProcess) -> None
 @pytest.mark.processes
 async def test_full_server_refuses(killed: ValkeyProcess) -> None:
     proofs = worker(killed)
-    age(killed, proofs)
-    async with kept(proofs):
-        proofs.accept(proofs.memory)
+    async with serving(killed, proofs):
         killed.command("CONFIG", "SET", "maxmemory", "1mb")
         with pytest.raises(ProofsUnavailableError):
             await use(proofs, "proof")
@@ -404,9 +400,7 @@ async def test_user_with_only_the_documented_rights_and_a_password_file_suffices
     password = tmp_path / "password"
     password.write_text("p4ss\n")
     proofs = worker(killed, link={"username": "countersign", "password_file": password})
-    age(killed, proofs)
-    async with kept(proofs):
-        proofs.accept(proofs.memory)
+    async with serving(killed, proofs):
         assert await use(proofs, "proof") is ProofUse.FIRST
     password.write_text("wrong")
     refused = worker(killed, link={"username": "countersign", "password_file": password})
@@ -489,7 +483,5 @@ async def test_server_at_a_unix_socket_is_used() -> None:
             gateway="demo",
             answer_seconds=1.0,
         )
-        age(own, proofs)
-        async with kept(proofs):
-            proofs.accept(proofs.memory)
+        async with serving(own, proofs):
             assert await use(proofs, "proof") is ProofUse.FIRST
