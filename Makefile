@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := admin_console audit_log authz_server countersign credential_providers database \
-            idp_connectors mcp_gateway outbound policies registry token_exchange
+            idp_connectors listeners mcp_gateway outbound policies registry token_exchange
 SOURCES := $(PACKAGES) tests bench compose examples
 PURE_TESTS := tests/token_exchange tests/policies tests/properties
 UNIT := -q -n 2 -m "not processes and not slow"

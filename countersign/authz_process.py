@@ -25,8 +25,6 @@ from audit_log.pusher import SpoolPusher
 from authz_server.app import create_app, create_mtls_app
 from authz_server.directory_watch import DirectoryWatch
 from authz_server.http_protocol import StrictHttpProtocol
-from countersign.bounded_connections import Room, bounded_connections
-from countersign.bounded_heads import BoundedHeads
 from countersign.composition import AuthzServer, compose_authz_server
 from countersign.descriptors import backlog_for, connections_allowed, raise_limit
 from countersign.migrations.run import upgrade
@@ -42,6 +40,8 @@ from idp_connectors.workload.peer import PeerIdentity
 from idp_connectors.workload.peer_http import peer_http_protocol
 from idp_connectors.workload.tls_peer import TlsPeerProtocol
 from idp_connectors.workload.unix_socket import bind_unix_socket
+from listeners.bounded_connections import Room, bounded_connections
+from listeners.bounded_heads import BoundedHeads
 from token_exchange.claims import Refusal
 
 Clock = Callable[[], float]

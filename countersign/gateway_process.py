@@ -19,13 +19,13 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from audit_log.spool import Spool
-from countersign.bounded_connections import Room, bounded_connections
 from countersign.descriptors import backlog_for, connections_allowed, raise_limit
 from countersign.gateway_memory import own_memory, shared_memory
 from countersign.gateway_workers import GatewayWorkers
 from countersign.settings import McpGatewaySettings
 from countersign.web_server import listen
 from countersign.worker_sockets import worker_socket
+from listeners.bounded_connections import Room, bounded_connections
 from mcp_gateway.app import GatewayApp
 from mcp_gateway.assembly import Beside, gateway_app
 from mcp_gateway.authority import HttpAuthority

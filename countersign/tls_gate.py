@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from countersign.bounded_connections import Room
+from listeners.bounded_connections import Room
 
 HANDSHAKE_SECONDS: Final = 10.0  # two round trips and a signature, on the worst of networks
 NO_DESCRIPTOR_SECONDS: Final = 1.0  # asyncio waits as long before it accepts again

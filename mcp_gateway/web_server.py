@@ -1,24 +1,22 @@
 """uvicorn on httptools for the gateway: one worker, strict about HTTP, patient at its end.
 
-What uvicorn leaves to others is done here: the head of a request has a size and a time limit,
-trailers are dropped (httptools reports them as headers: an `Authorization` trailer must never
-authenticate), absolute-form targets are handed on to be checked against Host, odd protocol
-versions are refused, and a shutdown ends open streams instead of waiting for them for ever.
+What uvicorn leaves to others is done here: the head of a request has a size and a time limit
+(`listeners.bounded_heads`), trailers are dropped (httptools reports them as headers: an
+`Authorization` trailer must never authenticate), absolute-form targets are handed on to be checked
+against Host, odd protocol versions are refused, and a shutdown ends open streams instead of waiting
+for them for ever.
 """
 
-import asyncio
 import socket
 from typing import Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from listeners.bounded_heads import BoundedHeads
 from mcp_gateway.app import DRAIN_SECONDS, GatewayApp
 from mcp_gateway.asgi import TARGET_ORIGIN, TRAILER_SAFE
 
-MAXIMUM_HEAD_BYTES: Final = 65_536  # a token may have 16 kB, a proof 4 kB
-HEAD_SECONDS: Final = 10.0
-FIRST_HEAD_SECONDS: Final = 5.0  # whoever connects wants something
 KEEP_ALIVE_SECONDS: Final = 10
 MAXIMUM_CONNECTIONS: Final = 10_000
 BACKLOG: Final = 2_048
@@ -26,50 +24,16 @@ SHUTDOWN_SECONDS: Final = 10
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 
 
-class StrictHttpProtocol(HttpToolsProtocol):
+class StrictHttpProtocol(BoundedHeads):
     """httptools with the limits of this module's docstring."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
-        """A first request must begin to make sense soon."""
-        super().connection_made(transport)
-        self._head_bytes = self._header_bytes = 0
-        self._is_in_head = True
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._expect_head(FIRST_HEAD_SECONDS)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
-        self._stop_head_timer()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head, also inside one endless header line."""
-        if self._is_in_head:
-            self._head_bytes += len(data)
-        super().data_received(data)
-        if self._is_in_head and self._head_bytes > MAXIMUM_HEAD_BYTES:
-            self._refuse("The head of the request is too large.")
-
-    def on_message_begin(self) -> None:
-        """A new head begins."""
-        super().on_message_begin()
-        self._is_in_head = True
-        self._head_bytes = self._header_bytes = 0
-        self._expect_head(HEAD_SECONDS)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Headers only: what comes after the body is dropped."""
-        if not self._is_in_head:
-            return
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > MAXIMUM_HEAD_BYTES:
-            raise ValueError("the head of the request is too large")
-        super().on_header(name, value)
+        if self.is_in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is whole: mark it, then let the application run."""
-        self._is_in_head = False
-        self._stop_head_timer()
         if self.parser.get_http_version() not in _VERSIONS:
             # Raised through the parser: answered 400, and the connection is closed.
             raise ValueError("HTTP version not supported")
@@ -78,24 +42,6 @@ class StrictHttpProtocol(HttpToolsProtocol):
             extensions[TARGET_ORIGIN] = _origin_of(self.url)
         self.scope["extensions"] = extensions
         super().on_headers_complete()
-
-    def _expect_head(self, seconds: float) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(seconds, self._head_is_late)
-
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_is_late(self) -> None:
-        self._head_timer = None
-        if not self.transport.is_closing():
-            self.transport.close()
-
-    def _refuse(self, message: str) -> None:
-        if not self.transport.is_closing():
-            self.send_400_response(message)
 
 
 def _origin_of(target: bytes) -> str:

@@ -19,6 +19,7 @@ PACKAGES = (
     "credential_providers",
     "database",
     "idp_connectors",
+    "listeners",
     "mcp_gateway",
     "outbound",
     "policies",

@@ -16,8 +16,8 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from countersign.agent_run.process_tree import Address, Holder, member_of_run
-from countersign.bounded_connections import Room, bounded_connections
-from countersign.bounded_heads import BoundedHeads
+from listeners.bounded_connections import Room, bounded_connections
+from listeners.bounded_heads import BoundedHeads
 
 PEER_EXTENSION: Final = "countersign.run_peer"
 MAXIMUM_CONNECTIONS: Final = 128

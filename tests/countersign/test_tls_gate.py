@@ -12,8 +12,8 @@ import pytest
 import uvloop
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from countersign.bounded_connections import Room
 from countersign.tls_gate import accept_tls
+from listeners.bounded_connections import Room
 from tests.countersign.test_mtls_listener import pem_pair
 from tests.idp_connectors.trust_domains import ALWAYS, TrustDomain, authority
 

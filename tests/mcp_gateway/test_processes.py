@@ -259,7 +259,7 @@ async def test_odd_protocol_version_and_oversized_head_are_refused(rig: Rig) -> 
 async def test_head_that_never_ends_closes_the_connection(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcp_gateway.web_server.FIRST_HEAD_SECONDS", 0.05)
+    monkeypatch.setattr("listeners.bounded_heads.FIRST_HEAD_SECONDS", 0.05)
     async with stack(rig) as built:
         reader, writer = await asyncio.open_connection("127.0.0.1", built.port)
         writer.write(b"POST /crm/mcp HTTP/1.1\r\nhost: 127")

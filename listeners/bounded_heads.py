@@ -2,7 +2,7 @@
 
 Without this a client could hold a connection for ever by sending one header line a minute, or
 send a header of any size, which is kept in memory until it ends. The bodies are bounded where
-they are read. A mixin for the listeners of this package's processes; put it first.
+they are read. A mixin for the protocol of every listener of ours; put it first.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ class BoundedHeads(HttpToolsProtocol):
         """A first request must begin to make sense soon."""
         super().connection_made(transport)
         self._head_bytes = self._header_bytes = 0
-        self._is_head = True
+        self.is_in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
         self._expect_head(FIRST_HEAD_SECONDS)
 
@@ -33,17 +33,17 @@ class BoundedHeads(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a head, also inside one endless line."""
-        if self._is_head:
+        if self.is_in_head:
             self._head_bytes += len(data)
         super().data_received(data)
-        is_too_large = self._is_head and self._head_bytes > MAXIMUM_HEAD_BYTES
+        is_too_large = self.is_in_head and self._head_bytes > MAXIMUM_HEAD_BYTES
         if is_too_large and not self.transport.is_closing():
             self.send_400_response("The head of the request is too large.")
 
     def on_message_begin(self) -> None:
         """A new head begins."""
         super().on_message_begin()
-        self._is_head = True
+        self.is_in_head = True
         self._head_bytes = self._header_bytes = 0
         self._expect_head(HEAD_SECONDS)
 
@@ -57,7 +57,7 @@ class BoundedHeads(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole; what follows has the limits of its reader."""
-        self._is_head = False
+        self.is_in_head = False
         self._stop_head_timer()
         super().on_headers_complete()
 
