@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import uvicorn
 
-HEADER_LIMIT_BYTES: Final = 65_536
 KEEP_ALIVE_SECONDS: Final = 10  # longer than clients keep what they do not use
 
 
@@ -37,10 +36,13 @@ def web_server(
     app: Any,  # noqa: ANN401 - an ASGI application
     *,
     shutdown_seconds: float,
-    http: Any = "httptools",  # noqa: ANN401 - a uvicorn protocol
+    http: Any,  # noqa: ANN401 - a protocol class of uvicorn, made for this listener
     lifespan: Any = "off",  # noqa: ANN401 - uvicorn's own literal
 ) -> WebServer:
-    """A server for `app`; it says nothing of itself and believes no forwarding header."""
+    """A server for `app`; it says nothing of itself and believes no forwarding header.
+
+    `http` bounds heads, and for strangers connections (`listeners`): uvicorn's own does not.
+    """
     return WebServer(
         uvicorn.Config(
             app,
@@ -55,7 +57,6 @@ def web_server(
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, round(shutdown_seconds)),
-            h11_max_incomplete_event_size=HEADER_LIMIT_BYTES,
         )
     )
 
