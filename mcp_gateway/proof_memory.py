@@ -136,14 +136,16 @@ class ProofMemory:
         """Use a proof, without waiting for anything.
 
         Raises:
-            ProofsUnavailableError: the file that outlives us cannot be written.
+            ProofsUnavailableError: it is full, or the file that outlives us cannot be written.
         """
         if issued_at <= self._blind_until:
             return ProofUse.BEFORE_MEMORY
         while self._expiries and self._expiries[0][0] <= now:
             self._seen.discard(heapq.heappop(self._expiries)[1])
-        if replay_key in self._seen or len(self._seen) >= self._capacity:
+        if replay_key in self._seen:
             return ProofUse.REPLAYED
+        if len(self._seen) >= self._capacity:
+            raise ProofsUnavailableError("as many proofs as fit were used a moment ago")
         if issued_at > self._written and self._latest is not None:
             try:
                 self._latest.raise_to(issued_at)

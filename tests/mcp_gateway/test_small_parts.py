@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_gateway.bounded_memory import LeastRecentlyUsed
-from mcp_gateway.proof_memory import ProofMemory, ProofUse
+from mcp_gateway.proof_memory import ProofMemory, ProofsUnavailableError, ProofUse
 from mcp_gateway.routing_headers import (
     decode_header_value,
     encode_header_value,
@@ -100,7 +100,9 @@ async def test_proof_is_remembered_until_it_would_be_too_old_and_a_full_memory_r
     assert await memory.use("a", 1, 10, now=1) is ProofUse.FIRST
     assert await memory.use("a", 1, 10, now=9) is ProofUse.REPLAYED
     assert await memory.use("b", 9, 20, now=9) is ProofUse.FIRST
-    assert await memory.use("c", 9, 20, now=9) is ProofUse.REPLAYED
+    with pytest.raises(ProofsUnavailableError):  # nobody used it: that is not to be said
+        await memory.use("c", 9, 20, now=9)
+    assert await memory.use("b", 9, 20, now=9) is ProofUse.REPLAYED
     assert await memory.use("c", 9, 20, now=10) is ProofUse.FIRST
 
 
