@@ -32,6 +32,7 @@ from authz_server.requested_access import (
     requested_endpoint,
     shown_tools,
 )
+from authz_server.standing_consents import standing_consents
 from authz_server.store.consents import Consent
 from authz_server.store.interactions import AuthorizationRequest, Interaction
 from authz_server.store.sessions import Session
@@ -194,10 +195,7 @@ async def stored_consent(
         return None
     agent, server = granted.endpoint.agent.entry.name, granted.endpoint.server.name
     shown = shown_tools(granted.endpoint, granted.tools)
-    now = now_of(parts)
-    for consent in await parts.consents.living(session.sub, agent, server, now):
-        # A consent survives an epoch, so it is asked about as of now: only a block withdraws it.
-        withdrawn = parts.live.blocks.first_hit((Subject(BlockKind.CONSENT, consent.gid),), now)
-        if withdrawn is None and consent.covers(shown, request.scope):
-            return consent
-    return None
+    standing = await standing_consents(
+        parts.consents, parts.live, sub=session.sub, agent=agent, server=server, now=now_of(parts)
+    )
+    return next((each for each in standing if each.covers(shown, request.scope)), None)

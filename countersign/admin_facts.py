@@ -19,6 +19,7 @@ from admin_console.facts import (
 from authz_server.compiled_snapshot import SnapshotCompiler
 from authz_server.issuing.signing_keys import KeyRing
 from authz_server.requested_access import ServerAtEndpoint, available_tools, shown_tools
+from authz_server.standing_consents import standing_consents
 from authz_server.store.consents import ConsentStore
 from authz_server.store.people import FoundPerson, PeopleFinder
 from authz_server.store.signing_keys import SigningKeyStore
@@ -139,20 +140,19 @@ class KnownPeople:
     async def consents(
         self, sub: str, agent: str, server: str, now: int
     ) -> tuple[ConsentFacts, ...]:
-        """See `PeopleFacts`: a tool that changed since is another tool, and is left out."""
+        """See `PeopleFacts`: what changed since, or was withdrawn, is left out."""
         record = self.live.snapshot.agents.get(agent)
         entry = self.live.snapshot.servers.get(server)
         if record is None or entry is None:
             return ()
         endpoint = ServerAtEndpoint(entry, record)
         today = shown_tools(endpoint, tuple(available_tools(endpoint)))
+        standing = await standing_consents(
+            self.consent_store, self.live, sub=sub, agent=agent, server=server, now=now
+        )
         return tuple(
-            ConsentFacts(
-                consent.gid,
-                tuple(sorted(name for name in today if consent.tools.get(name) == today[name])),
-                consent.expires_at,
-            )
-            for consent in await self.consent_store.living(sub, agent, server, now)
+            ConsentFacts(consent.gid, tuple(sorted(consent.agreed(today))), consent.expires_at)
+            for consent in standing
         )
 
 

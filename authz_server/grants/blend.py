@@ -34,11 +34,10 @@ from authz_server.requested_access import (
     reachable_endpoint,
     shown_tools,
 )
-from authz_server.revoked import what_revokes
+from authz_server.standing_consents import standing_consents
 from authz_server.store.upstream_sessions import UpstreamSession
 from authz_server.token_request import IssuancePlan, RefusedForPerson, TokenRequest
 from idp_connectors.workforce.login import PersonToken
-from registry.blocks import BlockKind, Subject
 from registry.snapshot import AgentRecord
 from token_exchange.blend import (
     RESOURCE,
@@ -157,14 +156,14 @@ async def _granted_access(asked: _Asked, sub: str, now: int, parts: Parts) -> Gr
 async def _consented(asked: _Asked, sub: str, now: int, parts: Parts) -> list[ConsentedTools]:
     agent, server = asked.agent.entry.name, asked.endpoint.server.name
     shown = shown_tools(asked.endpoint, asked.access.tools)
-    found: list[ConsentedTools] = []
-    for consent in await parts.consents.living(sub, agent, server, now):
-        # A consent survives an epoch, so it is asked about as of now: only a block withdraws it.
-        withdrawn = what_revokes(parts.live.blocks, (Subject(BlockKind.CONSENT, consent.gid),), now)
-        if withdrawn is None and SCOPE_TOOLS in consent.scope.split():
-            same = (name for name, digest in shown.items() if consent.tools.get(name) == digest)
-            found.append(ConsentedTools(consent.gid, frozenset(same), consent.expires_at))
-    return found
+    standing = await standing_consents(
+        parts.consents, parts.live, sub=sub, agent=agent, server=server, now=now
+    )
+    return [
+        ConsentedTools(each.gid, each.agreed(shown), each.expires_at)
+        for each in standing
+        if SCOPE_TOOLS in each.scope.split()
+    ]
 
 
 def _without_consent(

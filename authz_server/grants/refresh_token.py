@@ -164,7 +164,7 @@ async def _as_consented(
         return _unusable("consent", "the consent ended")
     names = tuple(tool for detail in agent.details for tool in detail.tools)
     shown = shown_tools(agent.endpoint, names)
-    same = {name for name, digest in shown.items() if consent.tools.get(name) == digest}
+    same = consent.agreed(shown)
     details = tuple(
         msgspec.structs.replace(detail, tools=tuple(each for each in detail.tools if each in same))
         for detail in agent.details

@@ -34,7 +34,11 @@ class Consent:
         """Whether a request asks for nothing but what was agreed to, as it was shown then."""
         if not set(scope.split()) <= set(self.scope.split()):
             return False
-        return all(self.tools.get(tool) == digest for tool, digest in shown.items())
+        return self.agreed(shown) == frozenset(shown)
+
+    def agreed(self, shown: Mapping[str, str]) -> frozenset[str]:
+        """The tools of `shown` (name → digest) that were agreed to in this very form."""
+        return frozenset(tool for tool, digest in shown.items() if self.tools.get(tool) == digest)
 
 
 class ConsentRow(SQLModel, table=True):

@@ -4,12 +4,15 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from authz_server.compiled_snapshot import SnapshotCompiler
 from authz_server.issuing.signing_keys import KeyRing
+from authz_server.requested_access import ServerAtEndpoint, shown_tools
+from authz_server.store.consents import Consent, ConsentStore
 from authz_server.store.people import PeopleFinder
 from authz_server.store.persons import PersonStore
 from authz_server.store.sessions import SessionStore
@@ -21,7 +24,10 @@ from database.engine import Database
 from idp_connectors.evidence import Person
 from idp_connectors.workforce.account_store import Account
 from outbound.fetcher import Fetched, Fetcher, FetchError, FetchPolicy
+from registry.blocks import BlockKind
+from registry.revocations import RevocationStore
 from registry.snapshot import ProviderRecord
+from tests.authz_server.front_half import sample_snapshot
 
 pytestmark = pytest.mark.anyio
 
@@ -207,3 +213,39 @@ async def test_account_nobody_logged_in_to_is_known_without_an_id(
     (found,) = await people.named("bob")
     assert not found.by_shown_name
     assert (found.sub, found.login, found.groups) == (sub, "bob", ("local/staff",))
+
+
+@pytest.mark.requirement("operator-explain")
+async def test_consent_is_told_with_the_tools_that_stand_and_not_when_it_was_withdrawn(
+    database: Database, people: KnownPeople
+) -> None:
+    snapshot = sample_snapshot("https://as.example.com")
+    endpoint = ServerAtEndpoint(snapshot.servers["crm"], snapshot.agents["support-bot"])
+    shown = shown_tools(endpoint, ("get_account",))
+    store = ConsentStore(database)
+    for gid, scope in (("grt_1", "mcp:tools"), ("grt_2", "mcp:tools offline_access")):
+        consent = Consent(
+            gid=gid,
+            sub="usr_1",
+            agent="support-bot",
+            server="crm",
+            tools=shown | {"refund": "as it was once"},
+            scope=scope,
+            created_at=NOW,
+            expires_at=NOW + 60,
+        )
+        await store.grant(consent, NOW)
+    revocations = RevocationStore(database)
+    live = cast("Any", SimpleNamespace(snapshot=snapshot, blocks=revocations.state()))
+    known = replace(people, consent_store=store, live=live)
+
+    async def told() -> dict[str, tuple[str, ...]]:
+        found = await known.consents("usr_1", "support-bot", "crm", NOW)
+        return {each.gid: each.tools for each in found}
+
+    assert await told() == {"grt_1": ("get_account",), "grt_2": ("get_account",)}
+    await revocations.block(
+        BlockKind.CONSENT, "grt_1", reason="withdrawn", author="local:0", now_ms=NOW * 1000
+    )
+    live.blocks = revocations.state()
+    assert await told() == {"grt_2": ("get_account",)}
