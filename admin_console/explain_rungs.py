@@ -112,6 +112,10 @@ def _may_act(agent: AgentRecord, person: PersonFacts | None) -> Rung:
 
 def _consent(question: Question, person: PersonFacts, consents: Sequence[ConsentFacts]) -> Rung:
     name, tool = question.agent.entry.name, question.tool
+    providers = {each.identity_provider for each in question.agent.subject_tokens}
+    if question.agent.by_mandate and person.identity_provider in providers:
+        found = f"{name} has a mandate for people whose tokens of {person.identity_provider} it has"
+        return Rung("consent", True, found, "")
     for consent in consents:
         if tool in consent.tools:
             until = datetime.fromtimestamp(consent.expires_at, UTC)

@@ -138,6 +138,29 @@ def test_explain_of_a_tool_nobody_approved_or_offers_says_which(ready: AdminStac
 
 
 @pytest.mark.requirement("operator-explain")
+def test_explain_asks_no_consent_of_whom_the_agent_has_a_mandate_for(ready: AdminStack) -> None:
+    spec = ready.call("GET", "/objects/Agent/support-bot").json["spec"]
+    tokens = {"identity_provider": "partner", "client_ids": ["portal"]}
+    acts_for = {
+        "groups": [*spec["acts_for"]["groups"], "partner/support"],
+        "subject_tokens": [tokens],
+        "consent": "mandate",
+    }
+    partner = declare("IdentityProvider", "partner", type="oidc", issuer="https://idp.example.com")
+    bot = {"kind": "Agent", "name": "support-bot", "spec": {**spec, "acts_for": acts_for}}
+    body = {"objects": [partner.model_dump(), bot]}
+    declared = ready.call("POST", "/objects", body=body)
+    assert declared.status == 200, declared.json
+    people(ready).agreed = []
+
+    assert failed(explain(ready)) == ["consent"]
+    people(ready).known = [replace(ALICE, identity_provider="partner", groups=("partner/support",))]
+    consent = next(each for each in explain(ready).json["checks"] if each["check"] == "consent")
+    assert consent["passed"]
+    assert "mandate" in consent["found"]
+
+
+@pytest.mark.requirement("operator-explain")
 def test_explain_without_consent_says_so(ready: AdminStack) -> None:
     people(ready).agreed = [ConsentFacts("grt_1", ("get_account",), NOW + 900)]
     answer = explain(ready)
