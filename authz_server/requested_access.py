@@ -16,6 +16,7 @@ from authz_server.clients.metadata_document import host_of
 from authz_server.clients.self_declared import level_of
 from authz_server.store.interactions import AuthorizationRequest
 from idp_connectors.evidence import Person
+from registry.clients import WORKLOAD_ASSERTION
 from registry.snapshot import AgentRecord, ClientRecord, RegistrySnapshot, ServerEntry
 from registry.unattested import UNATTESTED_AGENT
 from token_exchange.authorization_details import (
@@ -32,7 +33,6 @@ SCOPE_OFFLINE: Final = "offline_access"  # OpenID Connect Core §11: a refresh t
 ENDPOINT_SCOPES: Final = frozenset({SCOPE_OPENID, SCOPE_TOOLS, SCOPE_OFFLINE})
 OPTIONAL_SCOPES: Final = frozenset({SCOPE_OPENID, SCOPE_OFFLINE})
 ADMIN_SCOPES: Final = frozenset({SCOPE_OPENID})  # what a person may do is their role, not a scope
-WORKLOAD_ASSERTION: Final = "workload_assertion"
 # In all details together: as many as one token, and so one consent page, can name tools. Whoever
 # asks has proved nothing yet, so what they make us compare is bounded before it is compared.
 MAXIMUM_PATTERNS: Final = MAXIMUM_DETAIL_TOOLS

@@ -27,17 +27,18 @@ from idp_connectors.workload.matching import match_agent
 from idp_connectors.workload.spiffe import SpiffeVerifier
 from idp_connectors.workload.spiffe_id import parse_spiffe_id, trust_domain_issuer
 from idp_connectors.workload.spiffe_x509 import unverified_trust_domain
+from registry.clients import (
+    NO_AUTHENTICATION,
+    PRIVATE_KEY_JWT,
+    WORKLOAD_ASSERTION,
+    WORKLOAD_CERTIFICATE,
+)
 from token_exchange.claims import JwkThumbprint, Refusal
 from token_exchange.token_types import (
     CLIENT_ASSERTION_JWT_BEARER,
     CLIENT_ASSERTION_JWT_SPIFFE,
 )
 from token_exchange.verify import unverified_claims
-
-WORKLOAD_ASSERTION: Final = "workload_assertion"
-WORKLOAD_CERTIFICATE: Final = "workload_certificate"
-PRIVATE_KEY_JWT: Final = "private_key_jwt"
-NO_AUTHENTICATION: Final = "none"
 
 # Longer than any attestation is accepted, so its id is remembered until it is refused for age.
 ATTESTATION_MEMORY_SECONDS: Final = 900

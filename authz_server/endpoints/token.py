@@ -17,7 +17,6 @@ from starlette.routing import Route
 from audit_log.event import EventType, Outcome, principal_kind
 from audit_log.spool import SpoolUnavailable
 from authz_server.audit_events import record, record_refusal
-from authz_server.clients.authentication import NO_AUTHENTICATION
 from authz_server.clients.self_declared import evidence_of
 from authz_server.errors import NO_STORE, UNAVAILABLE, token_error
 from authz_server.issuing.id_token import id_token_claims
@@ -29,6 +28,7 @@ from authz_server.token_phases import Incoming, Planned, Refused, plan_issuance
 from authz_server.token_request import AuthenticatedClient, IssuancePlan, RefusedForPerson
 from database.errors import DatabaseError
 from idp_connectors.workload.tls_peer import TLS_PEER_EXTENSION
+from registry.clients import NO_AUTHENTICATION
 from token_exchange.authorization_details import describe_details
 from token_exchange.claims import AccessTokenClaims, Refusal
 from token_exchange.delegation import acting_agent, chain_ids
