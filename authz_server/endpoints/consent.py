@@ -1,15 +1,12 @@
 """`/oauth/consent`: the person reads who asks for what, and answers.
 
-The page names person, agent (the registered Agent, not what a client calls itself), its owner, how
-it must prove itself, the server, every tool with what it may do, and for how long. What is granted
-is what the page showed, less what has become unavailable since: the form carries a mark of each
-tool as it was shown, and one that changed meanwhile is shown again before it can be allowed. The
-answer counts once, from this browser, in this session. Nothing is preselected and no answer is
-remembered but "allow".
+What the page says is `consent_view`. What is granted is what the page showed, less what has become
+unavailable since: the form carries a mark of each tool as it was shown, and one that changed
+meanwhile is shown again before it can be allowed. The answer counts once, from this browser, in
+this session. Nothing is preselected and no answer is remembered but "allow".
 """
 
 from dataclasses import replace
-from hashlib import sha256
 from http import HTTPStatus
 from typing import Final
 
@@ -36,31 +33,20 @@ from authz_server.authorize_flow import (
     step,
 )
 from authz_server.browser import clear_cookie, is_forged, is_form_token, is_shared_host
-from authz_server.clients.metadata_document import host_of
-from authz_server.clients.self_declared import level_of
+from authz_server.consent_view import consent_view, marks_of
 from authz_server.endpoints.page_endpoint import page_endpoint
 from authz_server.errors import error_page
-from authz_server.pages.pages import ConsentView, ProgramLine, ToolLine, consent_page
-from authz_server.pages.tool_words import CARE, described, place_of
+from authz_server.pages.pages import consent_page
 from authz_server.parameters import form_of, parse_parameters
 from authz_server.parts import Parts, now_of
-from authz_server.redirect_uris import is_loopback_redirect, origin_of
-from authz_server.requested_access import (
-    SCOPE_OFFLINE,
-    Grantable,
-    name_of_client,
-    shown_tools,
-)
+from authz_server.requested_access import Grantable, shown_tools
 from authz_server.store.consents import Consent
 from authz_server.store.interactions import AuthorizationRequest, Interaction
 from authz_server.store.sessions import Session
-from registry.clients import DOCUMENT_CLIENT, PRIVATE_KEY_JWT
-from registry.snapshot import AgentRecord, ClientRecord
 from token_exchange.claims import Refusal
 from token_exchange.identifiers import new_id
 
 SECONDS_PER_DAY: Final = 86_400
-MARK_CHARACTERS: Final = 32  # 128 bits; with a token's most tools the form stays below its limit
 
 FORGED: Final = Refusal(
     "invalid_request",
@@ -111,7 +97,7 @@ async def show(parts: Parts, request: Request) -> Response:
     granted = grantable(parts, interaction, session)
     if isinstance(granted, Refusal):
         return await refuse_person(parts, interaction, session, granted)
-    return consent_page(_view(parts, interaction, session, granted))
+    return consent_page(consent_view(parts, interaction, session, granted))
 
 
 async def answer(parts: Parts, request: Request) -> Response:
@@ -145,12 +131,12 @@ async def _allow_shown(
     granted = grantable(parts, interaction, session)
     if isinstance(granted, Refusal):
         return await refuse_person(parts, interaction, session, granted)
-    if shown.issuperset(_marks(granted)):
+    if shown.issuperset(marks_of(granted)):
         return await _allow(parts, interaction, session, granted)
     await record_refusal(
         parts, EventType.AUTHORIZE_REFUSED, OUTDATED, **parties(interaction.request, session)
     )
-    view = _view(parts, interaction, session, granted)
+    view = consent_view(parts, interaction, session, granted)
     return consent_page(replace(view, problem=OUTDATED.description), HTTPStatus.CONFLICT)
 
 
@@ -223,89 +209,3 @@ async def _refuse(
     await record_refusal(parts, EventType.AUTHORIZE_REFUSED, refusal, **fields)
     status = HTTPStatus.FORBIDDEN if refusal is FORGED else None
     return error_page(refusal, status=status)
-
-
-def _view(
-    parts: Parts,
-    interaction: Interaction,
-    session: Session,
-    granted: Grantable,
-) -> ConsentView:
-    asked = interaction.request
-    client = None if granted.endpoint is None else granted.endpoint.unattested
-    origin = origin_of(asked.redirect_uri)
-    agent = None if granted.endpoint is None else granted.endpoint.agent
-    return ConsentView(
-        action=f"{parts.issuer}/oauth/consent",
-        interaction_id=interaction.interaction_id,
-        csrf_token=consent_token(parts, interaction, session),
-        person=session.person.name,
-        identity_provider=session.person.identity_provider,
-        client_name=name_of_client(parts.live.snapshot, asked),
-        program=None if client is None else _program(client, asked.redirect_uri),
-        destination=origin or asked.redirect_uri,
-        origin=origin,
-        server="" if asked.server is None else asked.server,
-        server_place="" if granted.endpoint is None else place_of(granted.endpoint.server.url),
-        agent=None if agent is None else agent.entry.name,
-        owner="" if agent is None else agent.owner,
-        environment="" if agent is None else agent.entry.environment,
-        minimum_level=0 if agent is None else agent.entry.minimum_level,
-        days=0 if agent is None else agent.consent_days,
-        tools=_tool_lines(granted),
-        offline=SCOPE_OFFLINE in asked.scope.split(),
-        shown=" ".join(_marks(granted)),
-        applications=() if agent is None else _applications(agent),
-        by_mandate=agent is not None and agent.by_mandate,
-    )
-
-
-def _applications(agent: AgentRecord) -> tuple[str, ...]:
-    """From where the agent may bring a person's tokens, as the page names it."""
-    return tuple(
-        f"{client_id} ({rule.identity_provider})"
-        for rule in agent.subject_tokens
-        for client_id in rule.client_ids
-    )
-
-
-def _program(client: ClientRecord, redirect_uri: str) -> ProgramLine:
-    host = host_of(client.client_id) if client.kind == DOCUMENT_CLIENT else None
-    level = level_of(client)
-    proof = "by its own word only" if level == 0 else f"by who owns {host} only"
-    if PRIVATE_KEY_JWT in client.authentication:
-        proof = (
-            "by a key that was registered for it" if host is None else f"by a key of {host} only"
-        )
-    return ProgramLine(
-        name=client.display_name,
-        host=host,
-        proof=proof,
-        level=level,
-        stays_here=is_loopback_redirect(redirect_uri),
-        only_here=all(map(is_loopback_redirect, client.redirect_uris)),
-    )
-
-
-def _marks(granted: Grantable) -> tuple[str, ...]:
-    """For each tool a digest of all the page says that a person relies on.
-
-    The person's own form carries them, so they need no key: the form token proves whose it is.
-    """
-    if granted.endpoint is None:
-        return ()
-    days = granted.endpoint.agent.consent_days
-    return tuple(
-        sha256(f"{days} {name} {shown}".encode()).hexdigest()[:MARK_CHARACTERS]
-        for name, shown in shown_tools(granted.endpoint, granted.tools).items()
-    )
-
-
-def _tool_lines(granted: Grantable) -> tuple[ToolLine, ...]:
-    if granted.endpoint is None:
-        return ()
-    return tuple(
-        ToolLine(tool.name, tool.read_only, CARE[tool.sensitivity], described(tool.definition))
-        for tool in granted.endpoint.server.tools
-        if tool.name in granted.tools
-    )
