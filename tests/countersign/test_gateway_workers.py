@@ -91,14 +91,16 @@ def test_worker_that_cannot_start_ends_all_with_its_status() -> None:
     assert made.workers[0].signals == ["terminate"]
 
 
-def test_worker_that_was_killed_is_started_again_and_the_others_stay(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("failures", [0, 2])
+def test_worker_that_was_killed_is_started_again_as_soon_as_it_can_be_and_the_others_stay(
+    monkeypatch: pytest.MonkeyPatch, failures: int
 ) -> None:
     monkeypatch.setattr("countersign.kept_process.FIRST_BACKOFF_SECONDS", 0.001)
 
     async def run(made: Started) -> int:
         running = asyncio.create_task(made.run())
         await until(made, 2)
+        made.failures = [OSError("no process is left")] * failures
         made.workers[0].kill()
         await until(made, 3)
         os.kill(os.getpid(), signal.SIGINT)
@@ -108,29 +110,8 @@ def test_worker_that_was_killed_is_started_again_and_the_others_stay(
         made = Started(listener, count=2)
         assert asyncio.run(run(made)) == 0
     assert [worker.signals for worker in made.workers] == [["kill"], ["terminate"], ["terminate"]]
-    assert [(each["event"], each["status"]) for each in logged] == [("child.ended", -9)]
-
-
-def test_worker_that_cannot_be_made_again_is_tried_later_and_the_others_stay(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("countersign.kept_process.FIRST_BACKOFF_SECONDS", 0.001)
-
-    async def run(made: Started) -> int:
-        running = asyncio.create_task(made.run())
-        await until(made, 2)
-        made.failures = [OSError("no process is left"), OSError("no process is left")]
-        made.workers[0].kill()
-        await until(made, 3)
-        os.kill(os.getpid(), signal.SIGINT)
-        return await running
-
-    with socket.socket(socket.AF_UNIX) as listener, structlog.testing.capture_logs() as logged:
-        made = Started(listener, count=2)
-        assert asyncio.run(run(made)) == 0
-    assert [worker.signals for worker in made.workers] == [["kill"], ["terminate"], ["terminate"]]
-    events = [each["event"] for each in logged]
-    assert events == ["child.ended", "child.not_started", "child.not_started"]
+    assert [each["event"] for each in logged] == ["child.ended"] + ["child.not_started"] * failures
+    assert logged[0]["status"] == -9
 
 
 def test_first_worker_that_cannot_be_made_is_told_and_ends_the_others() -> None:
