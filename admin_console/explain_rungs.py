@@ -112,6 +112,9 @@ def _may_act(agent: AgentRecord, person: PersonFacts | None) -> Rung:
 
 def _consent(question: Question, person: PersonFacts, consents: Sequence[ConsentFacts]) -> Rung:
     name, tool = question.agent.entry.name, question.tool
+    if not question.agent.providers:  # a consent is one program's, and the question names none
+        found = f"assumed: each program that is {name} asks {person.login} for itself"
+        return Rung("consent", True, found, "")
     providers = {each.identity_provider for each in question.agent.subject_tokens}
     if question.agent.by_mandate and person.identity_provider in providers:
         found = f"{name} has a mandate for people whose tokens of {person.identity_provider} it has"

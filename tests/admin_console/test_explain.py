@@ -214,7 +214,11 @@ def test_explain_of_programs_that_prove_themselves_in_no_way(ready: AdminStack) 
     body = {"objects": [each.model_dump() for each in objects]}
     answer = ready.call("POST", "/objects", body=body)
     assert answer.status == 200, answer.json
-    assert failed(explain(ready, agent="unattested-clients")) == []
+    people(ready).agreed = []  # which program asks is not in the question
+    explained = explain(ready, agent="unattested-clients")
+    assert failed(explained) == []
+    consent = next(each for each in explained.json["checks"] if each["check"] == "consent")
+    assert consent["found"].startswith("assumed: ")
 
 
 def test_explain_of_an_agent_for_nobody_and_a_server_nobody_serves(ready: AdminStack) -> None:
