@@ -30,7 +30,7 @@ from registry.blocks import BlockState, RevocationEvent
 from registry.counters import REGISTRY_VERSION, REVOCATION_SEQUENCE, values
 from registry.declared import SettingsModels
 from registry.publisher import UnpublishableRegistryError, compile_snapshot
-from registry.revocations import EVENTS_AT_ONCE, block_state, events_after
+from registry.revocation_rows import EVENTS_AT_ONCE, block_state, events_after
 from registry.snapshot import RegistrySnapshot
 
 POLL_SECONDS: Final = 0.025

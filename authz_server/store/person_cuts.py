@@ -24,7 +24,7 @@ from authz_server.store.sessions import LoginSessionRow
 from authz_server.store.upstream_sessions import UpstreamSessionRow
 from database.engine import Database
 from registry.blocks import BlockKind
-from registry.revocations import append_epoch
+from registry.revocation_rows import append_epoch
 
 
 class Ending(StrEnum):

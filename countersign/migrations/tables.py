@@ -26,7 +26,7 @@ import registry.enrolment
 import registry.history
 import registry.object_rows
 import registry.policy_sets
-import registry.revocations
+import registry.revocation_rows
 import registry.server_reports
 import registry.tool_definitions
 

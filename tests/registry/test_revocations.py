@@ -21,13 +21,8 @@ from registry.blocks import (
     RevocationEvent,
     Subject,
 )
-from registry.revocations import (
-    InvalidSubjectError,
-    RevocationStore,
-    append_block,
-    append_epoch,
-    entry_of,
-)
+from registry.revocation_rows import append_block, append_epoch, entry_of
+from registry.revocations import InvalidSubjectError, RevocationStore
 from token_exchange.token_types import MAXIMUM_LIFETIME_SECONDS
 
 NOW_MS = 1_700_000_000_123

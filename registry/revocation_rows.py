@@ -1,0 +1,189 @@
+"""The rows of the revocation sequence: read and written inside somebody's transaction.
+
+Every event carries the whole new state of its subject, so the state of everything is the last
+event of each subject. Who may write one, and in which transaction, is `registry.revocations`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, Connection, Index, Row, Select, func, insert, select
+from sqlmodel import Field, SQLModel, col
+
+from registry.blocks import (
+    BlockEntry,
+    BlockKind,
+    BlockState,
+    RevocationEvent,
+    epoch_after,
+    remembered,
+)
+from registry.counters import REVOCATION_SEQUENCE, next_value, value_of
+
+EVENTS_AT_ONCE: Final = 1_000
+
+
+class RevocationRow(SQLModel, table=True):
+    """One event."""
+
+    __tablename__ = "revocations"
+    __table_args__ = (Index(None, "kind", "subject_id", "sequence"),)
+
+    sequence: int = Field(
+        primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False}
+    )
+    kind: str
+    subject_id: str
+    blocked: bool
+    not_before: int = Field(sa_type=BigInteger)
+    reason: str
+    author: str
+    at_ms: int = Field(sa_type=BigInteger)
+
+
+def append_block(
+    connection: Connection,
+    kind: BlockKind,
+    subject_id: str,
+    *,
+    reason: str,
+    author: str,
+    now_ms: int,
+) -> RevocationEvent:
+    """Inside a write: refuse issue and use until restored, and what was issued until now."""
+    before = entry_of(connection, kind, subject_id)
+    entry = BlockEntry(
+        kind,
+        subject_id,
+        blocked=kind is not BlockKind.CLAIMS,
+        not_before=next_epoch(before, now_ms),
+    )
+    return append_entry(connection, entry, reason, author, now_ms)
+
+
+def append_epoch(
+    connection: Connection,
+    kind: BlockKind,
+    subject_id: str,
+    *,
+    reason: str,
+    author: str,
+    now_ms: int,
+) -> RevocationEvent:
+    """Inside a write: refuse what was issued until now, and leave a block as it is."""
+    before = entry_of(connection, kind, subject_id)
+    entry = BlockEntry(
+        kind,
+        subject_id,
+        blocked=before is not None and before.blocked,
+        not_before=next_epoch(before, now_ms),
+    )
+    return append_entry(connection, entry, reason, author, now_ms)
+
+
+def events_after(
+    connection: Connection, sequence: int, limit: int = EVENTS_AT_ONCE
+) -> tuple[RevocationEvent, ...]:
+    """The events that follow `sequence`, oldest first, at most `limit`."""
+    query = (
+        _events()
+        .where(col(RevocationRow.sequence) > sequence)
+        .order_by(col(RevocationRow.sequence))
+        .limit(limit)
+    )
+    return _decoded(connection.execute(query).all())
+
+
+def block_state(connection: Connection) -> BlockState:
+    """Everything blocked or with an epoch, as one consistent picture."""
+    last = select(func.max(col(RevocationRow.sequence))).group_by(
+        col(RevocationRow.kind), col(RevocationRow.subject_id)
+    )
+    rows = connection.execute(_events().where(col(RevocationRow.sequence).in_(last))).all()
+    entries = (
+        BlockEntry(event.kind, event.id, event.blocked, event.not_before)
+        for event in _decoded(rows)
+    )
+    newest = connection.execute(select(func.max(col(RevocationRow.at_ms)))).scalar_one() or 0
+    state = BlockState.of(value_of(connection, REVOCATION_SEQUENCE), entries)
+    return replace(state, entries=remembered(state.entries, newest))
+
+
+def entry_of(connection: Connection, kind: BlockKind, subject_id: str) -> BlockEntry | None:
+    """The state of one subject."""
+    query = (
+        _events()
+        .where(col(RevocationRow.kind) == kind.value, col(RevocationRow.subject_id) == subject_id)
+        .order_by(col(RevocationRow.sequence).desc())
+        .limit(1)
+    )
+    found = _decoded(connection.execute(query).all())
+    if not found:
+        return None
+    event = found[0]
+    return BlockEntry(event.kind, event.id, event.blocked, event.not_before)
+
+
+def next_epoch(before: BlockEntry | None, now_ms: int) -> int:
+    """The epoch of an action now on a subject that was in the state `before`."""
+    # INVARIANT: an epoch never moves back, whatever the clocks of the processes say.
+    return max(epoch_after(now_ms), before.not_before if before is not None else 0)
+
+
+def append_entry(
+    connection: Connection, entry: BlockEntry, reason: str, author: str, now_ms: int
+) -> RevocationEvent:
+    """Inside a write: the next event of the sequence."""
+    event = RevocationEvent(
+        sequence=next_value(connection, REVOCATION_SEQUENCE),
+        kind=entry.kind,
+        id=entry.id,
+        blocked=entry.blocked,
+        not_before=entry.not_before,
+        reason=reason,
+        author=author,
+        at_ms=now_ms,
+    )
+    connection.execute(
+        insert(RevocationRow).values(
+            sequence=event.sequence,
+            kind=event.kind.value,
+            subject_id=event.id,
+            blocked=event.blocked,
+            not_before=event.not_before,
+            reason=event.reason,
+            author=event.author,
+            at_ms=event.at_ms,
+        )
+    )
+    return event
+
+
+def _events() -> Select[*tuple[Any, ...]]:
+    return select(
+        col(RevocationRow.sequence),
+        col(RevocationRow.kind),
+        col(RevocationRow.subject_id),
+        col(RevocationRow.blocked),
+        col(RevocationRow.not_before),
+        col(RevocationRow.reason),
+        col(RevocationRow.author),
+        col(RevocationRow.at_ms),
+    )
+
+
+def _decoded(rows: Sequence[Row[*tuple[Any, ...]]]) -> tuple[RevocationEvent, ...]:
+    return tuple(
+        RevocationEvent(
+            sequence=row.sequence,
+            kind=BlockKind(row.kind),
+            id=row.subject_id,
+            blocked=row.blocked,
+            not_before=row.not_before,
+            reason=row.reason,
+            author=row.author,
+            at_ms=row.at_ms,
+        )
+        for row in rows
+    )
