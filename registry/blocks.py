@@ -104,7 +104,7 @@ class BlockState:
         # One copy for all of them: there may be as many entries as runs in a day.
         entries = {**self.entries, **{(entry.kind, entry.id): entry for entry in changed}}
         oldest = min(self._oldest_forgettable, _oldest_of(changed))
-        if oldest < _horizon(new[-1].at_ms):
+        if oldest < forgotten_before(new[-1].at_ms):
             entries = remembered(entries, new[-1].at_ms)
             oldest = _oldest_of(entries.values())
         return BlockState(new[-1].sequence, entries, oldest)
@@ -127,7 +127,7 @@ def remembered(
     entries: Mapping[tuple[BlockKind, str], BlockEntry], now_ms: int
 ) -> dict[tuple[BlockKind, str], BlockEntry]:
     """`entries` without those that can refuse nothing any more."""
-    oldest = _horizon(now_ms)
+    oldest = forgotten_before(now_ms)
     return {
         key: entry
         for key, entry in entries.items()
@@ -135,8 +135,8 @@ def remembered(
     }
 
 
-def _horizon(now_ms: int) -> int:
-    """What is forgotten is from before this; it moves in steps."""
+def forgotten_before(now_ms: int) -> int:
+    """Runs and tokens with an epoch before this (NumericDate) are forgotten; it moves in steps."""
     step_ms = FORGET_EVERY_SECONDS * 1000
     return now_ms // step_ms * FORGET_EVERY_SECONDS - FORGET_SECONDS
 

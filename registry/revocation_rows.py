@@ -2,33 +2,44 @@
 
 Every event carries the whole new state of its subject, so the state of everything is the last
 event of each subject. Who may write one, and in which transaction, is `registry.revocations`.
+
+Rows of runs and tokens go when they are forgotten (`registry.blocks`), a few with each new row. Who
+was away meanwhile misses nothing of it: nothing of such a run lives. It ends with the same state as
+everybody, because the newest row stays, whatever it is about: its number is where followers arrive,
+its time what they forget by.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Connection, Index, Row, Select, func, insert, select
+from sqlalchemy import BigInteger, Connection, Index, Row, Select, delete, func, insert, select
 from sqlmodel import Field, SQLModel, col
 
 from registry.blocks import (
+    FORGETTABLE,
     BlockEntry,
     BlockKind,
     BlockState,
     RevocationEvent,
     epoch_after,
+    forgotten_before,
     remembered,
 )
 from registry.counters import REVOCATION_SEQUENCE, next_value, value_of
 
 EVENTS_AT_ONCE: Final = 1_000
+DROPPED_AT_ONCE: Final = 100  # more than come with a row, so that what has gathered goes
 
 
 class RevocationRow(SQLModel, table=True):
     """One event."""
 
     __tablename__ = "revocations"
-    __table_args__ = (Index(None, "kind", "subject_id", "sequence"),)
+    __table_args__ = (
+        Index(None, "kind", "subject_id", "sequence"),
+        Index(None, "kind", "not_before"),
+    )
 
     sequence: int = Field(
         primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False}
@@ -157,7 +168,23 @@ def append_entry(
             at_ms=event.at_ms,
         )
     )
+    _drop_forgotten(connection, event)
     return event
+
+
+def _drop_forgotten(connection: Connection, newest: RevocationEvent) -> None:
+    """INVARIANT: the older row of a subject goes first, so its last one is always its state."""
+    forgotten = (
+        select(col(RevocationRow.sequence))
+        .where(
+            col(RevocationRow.kind).in_([each.value for each in FORGETTABLE]),
+            col(RevocationRow.not_before) < forgotten_before(newest.at_ms),
+            col(RevocationRow.sequence) < newest.sequence,
+        )
+        .order_by(col(RevocationRow.not_before), col(RevocationRow.sequence))
+        .limit(DROPPED_AT_ONCE)
+    )
+    connection.execute(delete(RevocationRow).where(col(RevocationRow.sequence).in_(forgotten)))
 
 
 def _events() -> Select[*tuple[Any, ...]]:

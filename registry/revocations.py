@@ -1,11 +1,11 @@
-"""The revocation sequence: what was cut off, when, by whom; append-only and gapless.
+"""The revocation sequence: what was cut off, when, by whom; numbered without a gap.
 
 Every event carries the whole new state of its subject, so the state of everything is the last
 event of each subject. Block sets the block and the epoch; restore clears only the block; a person's
 claims epoch is only ever an epoch. The rules themselves are pure (`registry.blocks`).
 
-Runs and tokens are forgotten a day later, in the state and not in the sequence. Left out: who may
-do this (the admin API), and dropping old rows.
+Runs and tokens are forgotten a day later, and their rows go (`registry.revocation_rows`). Left out:
+who may do this (the admin API).
 """
 
 from collections.abc import Callable

@@ -444,6 +444,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "Of the uses of one proof at all workers one is the first, also when the shared memory was "
         "killed, restored, emptied or replaced in between."
     ),
+    "runs-forgotten": (
+        "What was cut off of runs and tokens is forgotten a day later, in memory and database, "
+        "when nothing of it can live; who was away meanwhile ends with the same state."
+    ),
     "stale-issues-nothing": (
         "A process that has not read the registry for the lease issues no token."
     ),
@@ -567,8 +571,8 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "back, whatever the clocks say."
     ),
     "trap-gapless-revocations": (
-        "The revocation sequence is append-only and gapless over several processes, and a "
-        "write that fails leaves no gap."
+        "The revocation sequence is numbered without a gap over several processes, and a "
+        "write that fails leaves none."
     ),
     "trap-group-prefix": (
         "An identity provider asserts only groups of its own prefix, and only those its "

@@ -9,7 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from registry.blocks import BlockKind
+from registry.blocks import (
+    FORGET_EVERY_SECONDS,
+    FORGET_SECONDS,
+    BlockKind,
+    RevocationEvent,
+)
 from tests.authz_server.back_half import Authority, GatewayProcess
 
 pytestmark = pytest.mark.anyio
@@ -143,6 +148,33 @@ async def test_control_events_bring_every_revocation_in_order(authority: Authori
         await authority.parts.live.refresh()
         seen = [await stream.next("revocation") for _ in range(300)]
         assert [event and event[1]["sequence"] for event in seen] == list(range(1, 301))
+
+
+@pytest.mark.requirement("runs-forgotten")
+async def test_control_events_bring_a_gateway_that_was_away_to_the_state_without_dropped_rows(
+    authority: Authority,
+) -> None:
+    gateway = await authority.enrolled()
+    await authority.block(BlockKind.SESSION, "ses_1")
+    stayed = authority.parts.live.blocks
+    for name in ("inv_1", "inv_2"):
+        await authority.block(BlockKind.INVOCATION, name)
+    away = authority.parts.live.blocks
+    authority.clock.now += FORGET_SECONDS + FORGET_EVERY_SECONDS + 1
+    await authority.block(BlockKind.INVOCATION, "inv_3")
+    for before in (stayed, away):
+        async with listening(gateway, f"after={before.sequence}") as stream:
+            assert await stream.status() == 200
+            event, heartbeat = await stream.next("revocation"), await stream.next("heartbeat")
+            assert event is not None
+            assert heartbeat is not None
+            assert (event[1]["id"], heartbeat[1]["sequence"]) == ("inv_3", 4)
+            caught_up = before.applying(msgspec.convert(event[1], RevocationEvent))
+            assert caught_up == authority.parts.live.blocks
+            assert set(caught_up.entries) == {
+                (BlockKind.SESSION, "ses_1"),
+                (BlockKind.INVOCATION, "inv_3"),
+            }
 
 
 async def test_control_events_end_with_the_token(authority: Authority) -> None:

@@ -15,13 +15,19 @@ from database.engine import Database
 from registry.blocks import (
     FORGET_EVERY_SECONDS,
     FORGET_SECONDS,
+    FORGETTABLE,
     BlockEntry,
     BlockKind,
     BlockState,
     RevocationEvent,
     Subject,
 )
-from registry.revocation_rows import append_block, append_epoch, entry_of
+from registry.revocation_rows import (
+    DROPPED_AT_ONCE,
+    append_block,
+    append_epoch,
+    entry_of,
+)
 from registry.revocations import InvalidSubjectError, RevocationStore
 from token_exchange.token_types import MAXIMUM_LIFETIME_SECONDS
 
@@ -226,6 +232,7 @@ def test_folding_events_from_anywhere_gives_the_stored_state(
     assert resumed == store.state() == BlockState().applying(*events)
 
 
+@pytest.mark.requirement("runs-forgotten")
 @pytest.mark.parametrize("kind", [BlockKind.INVOCATION, BlockKind.TOKEN])
 def test_run_and_token_are_forgotten_a_day_later_alike_everywhere(
     revocations: RevocationStore, kind: BlockKind
@@ -246,7 +253,76 @@ def test_run_and_token_are_forgotten_a_day_later_alike_everywhere(
         assert followed == revocations.state()
         assert followed == BlockState().applying(*revocations.events_after(0))
     assert (BlockKind.AGENT, "support-bot") in followed.entries  # for ever
-    assert len(revocations.events_after(0)) == 5
+    assert [each.id for each in revocations.events_after(0)] == [
+        "young",
+        "support-bot",
+        "ses_1",
+        "ses_1",
+    ]
+
+
+HOURS_AND_WHAT = st.lists(
+    st.tuples(
+        st.integers(min_value=0, max_value=30),
+        st.sampled_from(["block", "restore"]),
+        st.sampled_from([BlockKind.INVOCATION, BlockKind.TOKEN, BlockKind.AGENT]),
+        st.sampled_from(["a", "b", "c"]),
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@pytest.mark.requirement("runs-forgotten")
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(actions=HOURS_AND_WHAT)
+def test_whoever_was_away_while_rows_were_dropped_has_the_state_of_those_who_stayed(
+    database: Database, actions: list[tuple[int, str, BlockKind, str]]
+) -> None:
+    store = RevocationStore(database)
+    database.write_now(forget_everything)
+    now_ms, stayed, seen = NOW_MS, BlockState(), [BlockState()]
+    for hours, action, kind, name in actions:
+        now_ms += hours * 3_600_000
+        perform(store, action, kind, name, now_ms)
+        stayed = stayed.applying(*store.events_after(stayed.sequence))
+        seen.append(stayed)
+    assert stayed == store.state()
+    assert stayed.sequence == store.sequence()
+    for before in seen:
+        assert before.applying(*store.events_after(before.sequence)) == stayed
+
+
+@pytest.mark.requirement("runs-forgotten")
+def test_rows_of_runs_are_dropped_some_at_a_time_and_the_newest_never(
+    revocations: RevocationStore,
+) -> None:
+    later_ms = NOW_MS + (FORGET_SECONDS + FORGET_EVERY_SECONDS) * 1000 + 1_000
+    for number in range(DROPPED_AT_ONCE + 2):
+        block(revocations, BlockKind.INVOCATION, f"inv_{number}")
+    # A clock that is behind: what it writes is forgotten already, and stays while it is the newest.
+    block(revocations, BlockKind.SESSION, "ses_1", later_ms)
+    assert [each.id for each in revocations.events_after(0)] == [
+        f"inv_{DROPPED_AT_ONCE}",
+        f"inv_{DROPPED_AT_ONCE + 1}",
+        "ses_1",
+    ]
+    block(revocations, BlockKind.INVOCATION, "inv_behind", NOW_MS)
+    assert [each.id for each in revocations.events_after(0)][-2:] == ["ses_1", "inv_behind"]
+    block(revocations, BlockKind.SESSION, "ses_2", later_ms)
+    assert [each.id for each in revocations.events_after(0)] == ["ses_1", "ses_2"]
+    assert revocations.sequence() == DROPPED_AT_ONCE + 5
+
+
+@pytest.mark.requirement("runs-forgotten")
+def test_rows_of_whatever_else_is_cut_off_are_never_dropped(revocations: RevocationStore) -> None:
+    kinds = [kind for kind in BlockKind if kind not in FORGETTABLE]
+    for kind in kinds:
+        block(revocations, kind, "it")
+    block(revocations, BlockKind.SESSION, "ses_1", NOW_MS + 400 * FORGET_SECONDS * 1000)
+    assert [each.kind for each in revocations.events_after(0)] == [*kinds, BlockKind.SESSION]
 
 
 def test_forgetting_is_slower_than_whatever_yields_a_token_of_a_run() -> None:
