@@ -35,6 +35,8 @@ class BlockKind(StrEnum):
 FORGETTABLE: Final = frozenset((BlockKind.INVOCATION, BlockKind.TOKEN))
 FORGET_SECONDS: Final = 86_400
 FORGET_EVERY_SECONDS: Final = 3_600  # looking for what to forget takes time, so not at every event
+# What the author begins with where an agent ended its own run.
+AGENT_AUTHOR: Final = "agent:"
 _NOTHING_TO_FORGET: Final = 2**62
 
 

@@ -39,6 +39,7 @@ class RevocationRow(SQLModel, table=True):
     __table_args__ = (
         Index(None, "kind", "subject_id", "sequence"),
         Index(None, "kind", "not_before"),
+        Index(None, "author", "at_ms"),
     )
 
     sequence: int = Field(
@@ -134,6 +135,17 @@ def entry_of(connection: Connection, kind: BlockKind, subject_id: str) -> BlockE
         return None
     event = found[0]
     return BlockEntry(event.kind, event.id, event.blocked, event.not_before)
+
+
+def number_of_author(connection: Connection, author: str, since_ms: int, most: int) -> int:
+    """How many events since then (Unix milliseconds) are an author's; counted up to `most`."""
+    found = (
+        select(col(RevocationRow.sequence))
+        .where(col(RevocationRow.author) == author, col(RevocationRow.at_ms) > since_ms)
+        .limit(most)
+        .subquery()
+    )
+    return connection.scalar(select(func.count()).select_from(found)) or 0
 
 
 def next_epoch(before: BlockEntry | None, now_ms: int) -> int:

@@ -444,6 +444,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "Of the uses of one proof at all workers one is the first, also when the shared memory was "
         "killed, restored, emptied or replaced in between."
     ),
+    "run-end-budget": (
+        "Of one agent for one person only so many runs an hour are ended, over all processes; one "
+        "too many changes nothing, and spends nothing of anybody else."
+    ),
     "runs-forgotten": (
         "What was cut off of runs and tokens is forgotten a day later, in memory and database, "
         "when nothing of it can live; who was away meanwhile ends with the same state."

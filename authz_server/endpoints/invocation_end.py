@@ -5,20 +5,24 @@ In this order:
 1. one `Authorization: DPoP` header with a token of ours, of an agent's run (`clients.run_token`)
 2. it is a token of the run in the path: nobody ends another's run
 3. one DPoP proof for this very URI, with `ath`, by the token's key, used once (RFC 9449 §7)
-4. the run's refresh token families end and the run is blocked for good: every gateway refuses
+4. not so many of this agent for this person in an hour, over all processes: every ended run is an
+   entry in the memory of every gateway, and a notice to each, for a day
+5. the run's refresh token families end and the run is blocked for good: every gateway refuses
    its tokens, closes its streams and drops its credentials, and no grant issues for it again; the
    audit says so in the same transaction
 
 An expired token is taken: it says whose run it was and opens nothing, and what an agent may still
 have then (a refresh token, calls under way) is exactly what should end. For the same reason blocks
-and epochs are not asked. Ending an ended run changes nothing and is answered alike. Errors are
+and epochs are not asked. Ending an ended run changes nothing, costs nothing and is answered alike.
+One too many changes nothing either: the agent may ask again, and its tokens end by themselves
+within fifteen minutes. Errors are
 those of RFC 6750 §3.1 and RFC 9449 §7.1; tokens bound by a certificate do not exist (decision
 0009). Operators end a run with `countersign kill run/INV`.
 """
 
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from sqlalchemy import Connection
@@ -38,12 +42,16 @@ from authz_server.log_events import LogEvent
 from authz_server.parts import Parts
 from authz_server.store.refresh_tokens import revoke_of_run_in
 from database.errors import DatabaseError
-from registry.blocks import BlockKind, RevocationEvent
+from registry.blocks import AGENT_AUTHOR, BlockKind, RevocationEvent
+from registry.revocation_rows import number_of_author
 from token_exchange.claims import Refusal
 from token_exchange.delegation import chain_ids
 from token_exchange.token_types import SubjectProfile
 
 REASON: Final = "ended by its agent"
+ENDS_AN_HOUR: Final = 1_000  # one every four seconds, of one agent for one person
+RETRY_SECONDS: Final = 60
+_HOUR_MS: Final = 3_600_000
 _LOG: Final = structlog.get_logger(__name__)
 _NOT_ONE_HEADER: Final = Refusal(
     "invalid_token",
@@ -54,6 +62,16 @@ _NOT_ONE_HEADER: Final = Refusal(
 _ANOTHERS: Final = Refusal(
     "insufficient_scope", "The token is not of this run.", "another run's token", "run.other"
 )
+TOO_MANY: Final = Refusal(
+    "temporarily_unavailable",
+    "Too many runs were ended in the last hour. This one goes on; end it later.",
+    f"more than {ENDS_AN_HOUR} runs of this agent for this person in an hour",
+    "run.too_many_ends",
+)
+
+
+class TooManyEndsError(Exception):
+    """One more than an agent may end for a person in an hour: nothing was written."""
 
 
 def routes(parts: Parts) -> list[Route]:
@@ -61,32 +79,45 @@ def routes(parts: Parts) -> list[Route]:
     return [Route("/invocations/{inv}/end", _answering(parts), methods=["POST"])]
 
 
-async def end(parts: Parts, request: Request, now: int) -> RunToken | Refusal:
-    """End the run in the path; the token that did it. `now` is NumericDate seconds."""
+async def end(parts: Parts, request: Request, now: int) -> Refusal | None:
+    """End the run in the path; why not, which is recorded. `now` is NumericDate seconds."""
     run = await _proved(parts, request, now)
     if isinstance(run, Refusal):
+        await _record_refusal(parts, run)
         return run
     known = parts.live.blocks.entries.get((BlockKind.INVOCATION, run.invocation))
     if known is not None and known.blocked:
         await parts.refresh_tokens.revoke_of_run(run.invocation, now)
-        return run
-    now_ms, event = int(parts.clock() * 1000), _event(parts, run)
+        return None
+    return await _end(parts, run, now)
+
+
+async def _end(parts: Parts, run: RunToken, now: int) -> Refusal | None:
+    """Steps 4 and 5."""
+    now_ms, event, author = int(parts.clock() * 1000), _event(parts, run), _author(run)
 
     def in_transaction(connection: Connection, _: RevocationEvent) -> None:
+        since_ms, most = now_ms - _HOUR_MS, ENDS_AN_HOUR + 1
+        if number_of_author(connection, author, since_ms, most) > ENDS_AN_HOUR:
+            raise TooManyEndsError
         revoke_of_run_in(connection, run.invocation, now)
         append_in(connection, (event,), now_ms)
 
     # INVARIANT: families, run and record in one transaction: an ended run is not recorded again.
-    await parts.revocations.block(
-        BlockKind.INVOCATION,
-        run.invocation,
-        reason=REASON,
-        author=f"agent:{run.agent}",
-        now_ms=now_ms,
-        also=in_transaction,
-    )
+    try:
+        await parts.revocations.block(
+            BlockKind.INVOCATION,
+            run.invocation,
+            reason=REASON,
+            author=author,
+            now_ms=now_ms,
+            also=in_transaction,
+        )
+    except TooManyEndsError:
+        await _record_refusal(parts, TOO_MANY, proved=author, **_about(run))
+        return TOO_MANY
     await parts.live.refresh()  # this process first: it is what the gateways hear it from
-    return run
+    return None
 
 
 async def _proved(parts: Parts, request: Request, now: int) -> RunToken | Refusal:
@@ -112,27 +143,51 @@ async def _proved(parts: Parts, request: Request, now: int) -> RunToken | Refusa
     return proof if isinstance(proof, Refusal) else run
 
 
+def _author(run: RunToken) -> str:
+    """Who ended it, in the sequence: another name for each person the agent acts for."""
+    alone = f"{AGENT_AUTHOR}{run.agent}"
+    return alone if run.claims.act is None else f"{alone} for {run.claims.sub}"
+
+
 def _event(parts: Parts, run: RunToken) -> AuditEvent:
-    claims = run.claims
     return made(
         parts,
         EventType.INVOCATION_ENDED,
         Outcome.REVOKED,
-        principal_kind=principal_kind(
+        author=f"{AGENT_AUTHOR}{run.agent}",
+        reasons=(REASON,),
+        **_about(run),
+    )
+
+
+def _about(run: RunToken) -> dict[str, Any]:
+    """What an event says of the run and of whose it is."""
+    claims = run.claims
+    return {
+        "principal_kind": principal_kind(
             sub_profile=claims.sub_profile, has_actor=claims.act is not None
         ),
-        object_ref=f"{BlockKind.INVOCATION}/{run.invocation}",
-        author=f"agent:{run.agent}",
-        agent=run.agent,
-        actor_chain=chain_ids(claims.act),
-        client_id=claims.client_id,
-        user=claims.sub if claims.sub_profile == SubjectProfile.USER else None,
-        session=claims.sid,
-        consent=claims.gid,
-        invocation=run.invocation,
-        transaction=claims.txn,
-        presented_token_id=claims.jti,
-        reasons=(REASON,),
+        "object_ref": f"{BlockKind.INVOCATION}/{run.invocation}",
+        "agent": run.agent,
+        "actor_chain": chain_ids(claims.act),
+        "client_id": claims.client_id,
+        "user": claims.sub if claims.sub_profile == SubjectProfile.USER else None,
+        "session": claims.sid,
+        "consent": claims.gid,
+        "invocation": run.invocation,
+        "transaction": claims.txn,
+        "presented_token_id": claims.jti,
+    }
+
+
+async def _record_refusal(parts: Parts, refusal: Refusal, **fields: Any) -> None:  # noqa: ANN401 - the struct names them
+    await record_refusal(
+        parts,
+        EventType.INVOCATION_REFUSED,
+        refusal,
+        request_method="POST",
+        request_path="/invocations/{inv}/end",
+        **fields,
     )
 
 
@@ -141,21 +196,18 @@ def _answering(parts: Parts) -> Callable[[Request], Awaitable[Response]]:
 
     async def endpoint(request: Request) -> Response:
         try:
-            ended = await end(parts, request, int(parts.clock()))
-            if isinstance(ended, Refusal):
-                await record_refusal(
-                    parts,
-                    EventType.INVOCATION_REFUSED,
-                    ended,
-                    request_method=request.method,
-                    request_path="/invocations/{inv}/end",
-                )
-                return resource_error(ended)
+            refusal = await end(parts, request, int(parts.clock()))
         except (SpoolUnavailable, DatabaseError) as error:
             _LOG.exception(
                 LogEvent.REQUEST_UNAVAILABLE, path=request.url.path, error=type(error).__name__
             )
             return resource_error(UNAVAILABLE)
-        return Response(status_code=HTTPStatus.NO_CONTENT, headers=NO_STORE)
+        if refusal is None:
+            return Response(status_code=HTTPStatus.NO_CONTENT, headers=NO_STORE)
+        response = resource_error(refusal)
+        if refusal is TOO_MANY:  # RFC 6585 §4
+            response.status_code = HTTPStatus.TOO_MANY_REQUESTS
+            response.headers["Retry-After"] = str(RETRY_SECONDS)
+        return response
 
     return endpoint

@@ -1,4 +1,4 @@
-"""An index by which rows of runs and tokens are found when they are forgotten.
+"""Indexes by which cut off runs are found when they are forgotten, and counted by author.
 
 Revision 0009.
 """
@@ -12,5 +12,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the index."""
+    """Add the indexes."""
     op.create_index("ix_revocations_kind_not_before", "revocations", ["kind", "not_before"])
+    op.create_index("ix_revocations_author_at_ms", "revocations", ["author", "at_ms"])
