@@ -54,17 +54,28 @@ class RevocationAnswer(Wire):
     target_tokens_live_seconds: int
 
 
+class BlocksQuery(Wire):
+    """`runs`: also the newest 1000 runs and tokens that nobody but agents and servers ended."""
+
+    runs: bool = False
+
+
 class BlockItem(Wire):
-    """The state of one subject: `not_before` refuses what was issued at or before it."""
+    """The state of one subject: `not_before` refuses what was issued at or before it.
+
+    `author` is who made it so, and `reason` why.
+    """
 
     kind: str
     id: str
     blocked: bool
     not_before: int
+    author: str
+    reason: str
 
 
 class BlocksAnswer(Wire):
-    """Everything with a block or an epoch, up to `sequence`."""
+    """Everything with a block or an epoch, newest first; `sequence` is the last of all."""
 
     sequence: int
     blocks: list[BlockItem]
@@ -130,15 +141,23 @@ def _meant(call: AdminCall, kind: BlockKind) -> str:
 
 
 async def list_blocks(call: AdminCall) -> BlocksAnswer:
-    """Everything with a block or an epoch."""
-    state = await to_thread.run_sync(call.parts.revocations.state)
+    """Everything with a block or an epoch; what agents ended themselves only if asked for."""
+    with_runs = call.query_as(BlocksQuery).runs
+    revocations = call.parts.revocations
+    sequence = await to_thread.run_sync(revocations.sequence)
+    listed = await to_thread.run_sync(lambda: revocations.listed(with_runs=with_runs))
     return BlocksAnswer(
-        sequence=state.sequence,
+        sequence=sequence,
         blocks=[
             BlockItem(
-                kind=entry.kind, id=entry.id, blocked=entry.blocked, not_before=entry.not_before
+                kind=event.kind,
+                id=event.id,
+                blocked=event.blocked,
+                not_before=event.not_before,
+                author=event.author,
+                reason=event.reason,
             )
-            for entry in state.entries.values()
+            for event in listed
         ],
     )
 

@@ -93,6 +93,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/blocks",
         access=Access.VIEWER,
         handler=blocks.list_blocks,
+        query=blocks.BlocksQuery,
         answer=blocks.BlocksAnswer,
         summary="List what is cut off.",
     ),

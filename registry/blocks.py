@@ -35,8 +35,10 @@ class BlockKind(StrEnum):
 FORGETTABLE: Final = frozenset((BlockKind.INVOCATION, BlockKind.TOKEN))
 FORGET_SECONDS: Final = 86_400
 FORGET_EVERY_SECONDS: Final = 3_600  # looking for what to forget takes time, so not at every event
-# What the author begins with where an agent ended its own run.
+# Who cuts off runs and tokens without being asked, many in an hour: an agent its own run (its name
+# follows), and this server what a code or refresh token yielded that came twice.
 AGENT_AUTHOR: Final = "agent:"
+SERVER_AUTHOR: Final = "authz_server"
 _NOTHING_TO_FORGET: Final = 2**62
 
 

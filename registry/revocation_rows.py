@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Connection, Index, Row, Select, delete, func, insert, select
+from sqlalchemy import BigInteger, Connection, Index, Row, Select, delete, func, insert, or_, select
 from sqlmodel import Field, SQLModel, col
 
 from registry.blocks import (
+    AGENT_AUTHOR,
     FORGETTABLE,
+    SERVER_AUTHOR,
     BlockEntry,
     BlockKind,
     BlockState,
@@ -109,17 +111,32 @@ def events_after(
 
 def block_state(connection: Connection) -> BlockState:
     """Everything blocked or with an epoch, as one consistent picture."""
-    last = select(func.max(col(RevocationRow.sequence))).group_by(
-        col(RevocationRow.kind), col(RevocationRow.subject_id)
-    )
-    rows = connection.execute(_events().where(col(RevocationRow.sequence).in_(last))).all()
     entries = (
         BlockEntry(event.kind, event.id, event.blocked, event.not_before)
-        for event in _decoded(rows)
+        for event in _decoded(connection.execute(_last_events()).all())
     )
-    newest = connection.execute(select(func.max(col(RevocationRow.at_ms)))).scalar_one() or 0
     state = BlockState.of(value_of(connection, REVOCATION_SEQUENCE), entries)
-    return replace(state, entries=remembered(state.entries, newest))
+    return replace(state, entries=remembered(state.entries, _newest_ms(connection)))
+
+
+def listed_events(
+    connection: Connection, *, with_runs: bool, runs: int
+) -> tuple[RevocationEvent, ...]:
+    """The last event of everything blocked or with an epoch, newest first.
+
+    Runs and tokens that no person cut off are left out, or the newest `runs` of them are there.
+    """
+    by_nobody = col(RevocationRow.kind).in_([each.value for each in FORGETTABLE]) & or_(
+        col(RevocationRow.author) == SERVER_AUTHOR,
+        col(RevocationRow.author).startswith(AGENT_AUTHOR, autoescape=True),
+    )
+    oldest = forgotten_before(_newest_ms(connection))
+    last = _last_events().order_by(col(RevocationRow.sequence).desc())
+    found = _decoded(connection.execute(last.where(~by_nobody)).all())
+    if with_runs:
+        found += _decoded(connection.execute(last.where(by_nobody).limit(runs)).all())
+    known = (each for each in found if each.kind not in FORGETTABLE or each.not_before >= oldest)
+    return tuple(sorted(known, key=lambda each: -each.sequence))
 
 
 def entry_of(connection: Connection, kind: BlockKind, subject_id: str) -> BlockEntry | None:
@@ -197,6 +214,18 @@ def _drop_forgotten(connection: Connection, newest: RevocationEvent) -> None:
         .limit(DROPPED_AT_ONCE)
     )
     connection.execute(delete(RevocationRow).where(col(RevocationRow.sequence).in_(forgotten)))
+
+
+def _last_events() -> Select[*tuple[Any, ...]]:
+    """The last event of each subject: its state."""
+    last = select(func.max(col(RevocationRow.sequence))).group_by(
+        col(RevocationRow.kind), col(RevocationRow.subject_id)
+    )
+    return _events().where(col(RevocationRow.sequence).in_(last))
+
+
+def _newest_ms(connection: Connection) -> int:
+    return connection.scalar(select(func.max(col(RevocationRow.at_ms)))) or 0
 
 
 def _events() -> Select[*tuple[Any, ...]]:

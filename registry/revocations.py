@@ -24,6 +24,7 @@ from registry.revocation_rows import (
     block_state,
     entry_of,
     events_after,
+    listed_events,
     next_epoch,
 )
 
@@ -125,6 +126,17 @@ class RevocationStore:
     def state(self) -> BlockState:
         """Everything blocked or with an epoch now."""
         return self._database.read(block_state)
+
+    def listed(
+        self, *, with_runs: bool = False, runs: int = EVENTS_AT_ONCE
+    ) -> tuple[RevocationEvent, ...]:
+        """What operators look at: the last event of everything cut off, newest first.
+
+        Without what agents ended themselves, or with the newest `runs` of it.
+        """
+        return self._database.read(
+            lambda connection: listed_events(connection, with_runs=with_runs, runs=runs)
+        )
 
     def sequence(self) -> int:
         """The last sequence number."""

@@ -444,6 +444,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "Of the uses of one proof at all workers one is the first, also when the shared memory was "
         "killed, restored, emptied or replaced in between."
     ),
+    "blocks-by-people": (
+        "What is cut off is listed without the runs and tokens that nobody but agents and servers "
+        "ended, unless they are asked for."
+    ),
     "run-end-budget": (
         "Of one agent for one person only so many runs an hour are ended, over all processes; one "
         "too many changes nothing, and spends nothing of anybody else."

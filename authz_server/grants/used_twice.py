@@ -5,7 +5,6 @@ Two parties then hold everything the grant needs, and nobody can say which of th
 """
 
 from collections.abc import Callable
-from typing import Final
 
 from sqlalchemy import Connection
 
@@ -15,10 +14,8 @@ from authz_server.audit_events import made
 from authz_server.parts import Parts
 from authz_server.store.codes import CodeGrant
 from authz_server.store.refresh_tokens import RefreshGrant
-from registry.blocks import BlockKind, RevocationEvent
+from registry.blocks import SERVER_AUTHOR, BlockKind, RevocationEvent
 from token_exchange.claims import Refusal
-
-AUTHOR: Final = "authz_server"
 
 
 async def block_yield(
@@ -41,7 +38,7 @@ async def block_yield(
         EventType.BLOCKED,
         Outcome.REVOKED,
         object_ref=f"{kind}/{subject_id}",
-        author=AUTHOR,
+        author=SERVER_AUTHOR,
         client_id=granted.client_id,
         agent=granted.agent,
         user=granted.sub,
@@ -56,5 +53,5 @@ async def block_yield(
         append_in(connection, (event,), now_ms)
 
     await parts.revocations.block(
-        kind, subject_id, reason=reason, author=AUTHOR, now_ms=now_ms, also=in_transaction
+        kind, subject_id, reason=reason, author=SERVER_AUTHOR, now_ms=now_ms, also=in_transaction
     )

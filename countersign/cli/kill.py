@@ -173,17 +173,27 @@ def restore(command: typer.Context, target: Target) -> None:
             context.errors.print(visible(line), highlight=False, markup=False)
 
 
-def blocks(command: typer.Context) -> None:
-    """List what is cut off now: what `restore` takes."""
+def blocks(
+    command: typer.Context,
+    *,
+    runs: Annotated[
+        bool, typer.Option("--runs", help="Also the newest 1000 runs that agents ended themselves.")
+    ] = False,
+) -> None:
+    """List what is cut off now: what `restore` takes. The newest first."""
     context = context_of(command)
+    query = {"runs": "true"} if runs else None
     with context.admin() as admin:
-        rows = [row for row in admin.call("GET", "/blocks")["blocks"] if row["blocked"]]
+        found = admin.call("GET", "/blocks", query=query)["blocks"]
+    rows = [row for row in found if row["blocked"]]
     words = {wire: word for word, wire in KINDS.items()}
     context.show(
         rows,
         {
             "BLOCKED": lambda row: f"{words.get(row['kind'], row['kind'])}/{row['id']}",
             "SINCE": lambda row: _moment(row["not_before"]),
+            "BY": lambda row: row["author"],
+            "WHY": lambda row: row["reason"],
         },
     )
 

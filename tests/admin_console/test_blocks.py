@@ -4,7 +4,7 @@ import pytest
 
 from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp
 from registry.acks import Ack
-from registry.blocks import BlockKind
+from registry.blocks import AGENT_AUTHOR, SERVER_AUTHOR, BlockKind
 from tests.admin_console.stack import AdminStack
 from tests.token_exchange.signing import NOW
 
@@ -67,15 +67,79 @@ def test_kill_is_admitted_in_the_audit_before_it_happens(stack: AdminStack) -> N
 def test_restore_lifts_the_block_and_keeps_the_epoch(stack: AdminStack) -> None:
     stack.call("POST", "/blocks", body=KILL)
 
-    answer = stack.call("DELETE", "/blocks/agent/support-bot?reason=fixed")
+    answer = stack.call("DELETE", "/blocks/agent/support-bot?reason=fixed", who="usr_alice")
 
     assert (answer.json["blocked"], answer.json["not_before"]) == (False, NOW)
     assert stack.call("GET", "/blocks").json == {
         "sequence": 2,
-        "blocks": [{"kind": "agent", "id": "support-bot", "blocked": False, "not_before": NOW}],
+        "blocks": [
+            {
+                "kind": "agent",
+                "id": "support-bot",
+                "blocked": False,
+                "not_before": NOW,
+                "author": "local/acc_alice",
+                "reason": "fixed",
+            }
+        ],
     }
     (event,) = stack.events(EventType.RESTORED)
     assert event.reasons == ("fixed",)
+
+
+def ended(stack: AdminStack, kind: BlockKind, name: str, author: str) -> None:
+    revocations = stack.parts.revocations
+    stack.run(revocations.block(kind, name, reason="over", author=author, now_ms=NOW * 1000))
+
+
+def listed(stack: AdminStack, query: str = "") -> list[tuple[str, str]]:
+    return [
+        (each["kind"], each["id"]) for each in stack.call("GET", f"/blocks{query}").json["blocks"]
+    ]
+
+
+@pytest.mark.requirement("blocks-by-people")
+def test_blocks_that_nobody_but_agents_and_servers_made_are_listed_only_when_asked(
+    stack: AdminStack,
+) -> None:
+    stack.call("POST", "/blocks", body=KILL | {"kind": "inv", "id": "inv_killed"})
+    ended(stack, BlockKind.INVOCATION, "inv_alone", f"{AGENT_AUTHOR}batch-bot")
+    ended(stack, BlockKind.INVOCATION, "inv_person", f"{AGENT_AUTHOR}support-bot for usr_1")
+    ended(stack, BlockKind.TOKEN, "tok_twice", SERVER_AUTHOR)
+    stack.call("POST", "/blocks", body=KILL)
+
+    of_people = [("agent", "support-bot"), ("inv", "inv_killed")]
+    assert listed(stack) == listed(stack, "?runs=false") == of_people
+    assert listed(stack, "?runs=true") == [
+        ("agent", "support-bot"),
+        ("jti", "tok_twice"),
+        ("inv", "inv_person"),
+        ("inv", "inv_alone"),
+        ("inv", "inv_killed"),
+    ]
+    assert stack.call("GET", "/blocks").json["sequence"] == 5
+    assert stack.call("GET", "/blocks?runs=perhaps").status == 400
+
+
+@pytest.mark.requirement("blocks-by-people")
+def test_whoever_cuts_off_anything_but_a_run_is_listed_also_without_asking(
+    stack: AdminStack,
+) -> None:
+    ended(stack, BlockKind.SESSION, "ses_1", f"{AGENT_AUTHOR}support-bot")
+    ended(stack, BlockKind.SUBJECT, "usr_1", SERVER_AUTHOR)
+
+    assert listed(stack) == [("sub", "usr_1"), ("sid", "ses_1")]
+
+
+@pytest.mark.requirement("blocks-by-people")
+def test_run_that_an_agent_ended_is_listed_when_an_operator_kills_it_as_well(
+    stack: AdminStack,
+) -> None:
+    ended(stack, BlockKind.INVOCATION, "inv_1", f"{AGENT_AUTHOR}batch-bot")
+    assert listed(stack) == []
+
+    stack.call("POST", "/blocks", body=KILL | {"kind": "inv", "id": "inv_1"})
+    assert listed(stack) == [("inv", "inv_1")]
 
 
 @pytest.mark.requirement("C57")

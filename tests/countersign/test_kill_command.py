@@ -13,9 +13,13 @@ from countersign.cli.output_option import with_output_everywhere
 
 EVENT = {"sequence": 4, "at_ms": 0, "is_known": True, "target_tokens_live_seconds": 0}
 BLOCKS = [
-    {"kind": "agent", "id": "support-bot", "blocked": True, "not_before": 1_700_000_000},
-    {"kind": "sub", "id": "usr_1", "blocked": False, "not_before": 1_700_000_000},
-]
+    {"kind": "agent", "id": "support-bot", "blocked": True, "not_before": 1_700_000_000,
+     "author": "local/olga", "reason": "leaks data"},
+    {"kind": "sub", "id": "usr_1", "blocked": False, "not_before": 1_700_000_000,
+     "author": "local/olga", "reason": ""},
+]  # fmt: skip
+RUN = {"kind": "inv", "id": "inv_1", "blocked": True, "not_before": 1_700_000_000,
+       "author": "agent:bot", "reason": "ended by its agent"}  # fmt: skip
 
 
 class Admin:
@@ -25,7 +29,9 @@ class Admin:
         self.calls: list[str] = []
         self.asked = 0
 
-    def call(self, method: str, path: str, *, json: Any = None) -> Any:
+    def call(
+        self, method: str, path: str, *, json: Any = None, query: dict[str, str] | None = None
+    ) -> Any:
         del json
         self.calls.append(f"{method} {path}")
         if path.startswith("/blocks/acks/"):
@@ -36,6 +42,8 @@ class Admin:
             return {"policy_version": 3, "waiting_for": ["crm/new"], "state": "waiting_for"}
         if path == "/objects/Agent":
             return {"objects": [{"name": "support-bot"}]}
+        if query == {"runs": "true"}:
+            return {"blocks": [RUN, *BLOCKS]}
         return {"blocks": BLOCKS} if method == "GET" else EVENT
 
 
@@ -81,7 +89,20 @@ def test_blocks_lists_what_restore_takes(capsys: pytest.CaptureFixture[str]) -> 
     run("blocks")
     shown = capsys.readouterr().out
     assert "agent/support-bot" in shown
+    assert "local/olga" in shown
+    assert "leaks data" in shown
     assert "usr_1" not in shown
+    assert "inv_1" not in shown
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.requirement("blocks-by-people")
+def test_blocks_lists_runs_that_agents_ended_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    run("blocks", "--runs")
+    shown = capsys.readouterr().out
+    assert "run/inv_1" in shown
+    assert "agent:bot" in shown
+    assert "agent/support-bot" in shown
 
 
 @pytest.mark.usefixtures("server")

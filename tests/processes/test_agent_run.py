@@ -292,7 +292,7 @@ def test_end_of_the_command_ends_the_run_and_the_audit_says_so(stack: Stack) -> 
     event = await_event(stack, type="invocation.ended", invocation=started.invocation)
     assert (event["agent"], event["outcome"]) == ("support-bot", "revoked")
     with admin(stack) as api:
-        blocks = api.call("GET", "/blocks")["blocks"]
+        blocks = api.call("GET", "/blocks", query={"runs": "true"})["blocks"]
     assert [each["blocked"] for each in blocks if each["id"] == started.invocation] == [True]
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +13,7 @@ from authz_server.grants.client_credentials import MAXIMUM_PAUSE_SECONDS
 from authz_server.store.sessions import SESSION_LIFETIME_SECONDS
 from database.engine import Database
 from registry.blocks import (
+    AGENT_AUTHOR,
     FORGET_EVERY_SECONDS,
     FORGET_SECONDS,
     FORGETTABLE,
@@ -323,6 +324,31 @@ def test_rows_of_whatever_else_is_cut_off_are_never_dropped(revocations: Revocat
         block(revocations, kind, "it")
     block(revocations, BlockKind.SESSION, "ses_1", NOW_MS + 400 * FORGET_SECONDS * 1000)
     assert [each.kind for each in revocations.events_after(0)] == [*kinds, BlockKind.SESSION]
+
+
+@pytest.mark.requirement("blocks-by-people")
+def test_listing_has_the_newest_runs_of_agents_only_and_none_that_is_forgotten(
+    revocations: RevocationStore,
+) -> None:
+    def end(name: str, now_ms: int) -> None:
+        ended = revocations.block(
+            BlockKind.INVOCATION, name, reason="", author=f"{AGENT_AUTHOR}bot", now_ms=now_ms
+        )
+        asyncio.run(ended)
+
+    for number in range(DROPPED_AT_ONCE + 1):  # one more than goes with a new row
+        end(f"inv_old_{number}", NOW_MS)
+    later_ms = NOW_MS + (FORGET_SECONDS + FORGET_EVERY_SECONDS) * 1000 + 1_000
+    for name in ("inv_1", "inv_2", "inv_3"):
+        end(name, later_ms)
+    block(revocations, BlockKind.INVOCATION, "inv_killed", later_ms)
+
+    def names(**asked: Any) -> list[str]:
+        return [each.id for each in revocations.listed(**asked)]
+
+    assert names() == ["inv_killed"]
+    assert names(with_runs=True) == ["inv_killed", "inv_3", "inv_2", "inv_1"]
+    assert names(with_runs=True, runs=2) == ["inv_killed", "inv_3", "inv_2"]
 
 
 def test_forgetting_is_slower_than_whatever_yields_a_token_of_a_run() -> None:
