@@ -14,7 +14,8 @@ from typing import Final
 from starlette.requests import Request
 
 from audit_log.event import EventType, Outcome, PrincipalKind
-from authz_server.audit_events import record
+from audit_log.transaction_log import append_in
+from authz_server.audit_events import made
 from authz_server.authorize_flow import living_session
 from authz_server.parts import Parts, now_of
 from authz_server.store.sessions import Session
@@ -147,8 +148,7 @@ async def _renewed(
 
 
 async def _end(parts: Parts, session: Session, failure: LoginFailure) -> LoginFailure:
-    await parts.sessions.end(session.sid)
-    await record(
+    event = made(
         parts,
         EventType.SESSION_ENDED,
         Outcome.REVOKED,
@@ -159,6 +159,12 @@ async def _end(parts: Parts, session: Session, failure: LoginFailure) -> LoginFa
         error_code=failure.code,
         reasons=(f"session.{failure.code}",),
         detail=failure.detail,
+    )
+    # INVARIANT: end and record are one transaction: neither a death in between nor a full spool
+    # leaves one without the other, and a session that somebody else ended is not ended twice.
+    now_ms = int(parts.clock() * 1000)
+    await parts.sessions.end(
+        session.sid, also=lambda connection: append_in(connection, (event,), now_ms)
     )
     return failure
 

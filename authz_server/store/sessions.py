@@ -74,6 +74,10 @@ class LoginSessionRow(SQLModel, table=True):
     asked_until: int | None = Field(default=None, sa_type=BigInteger)
 
 
+def _nothing_else(_connection: Connection) -> None:
+    """No more than the end."""
+
+
 class SessionStore:
     """The repository of login sessions."""
 
@@ -227,10 +231,15 @@ class SessionStore:
 
         return await self._database.fetch(work)
 
-    async def end(self, sid: str) -> None:
-        """Forget a session; its cookie means nothing from now on."""
+    async def end(self, sid: str, *, also: Callable[[Connection], None] = _nothing_else) -> None:
+        """Forget a session; its cookie means nothing from now on.
+
+        `also` is done in the same transaction, if there was a session to end: its record.
+        """
 
         def work(connection: Connection) -> None:
-            connection.execute(delete(LoginSessionRow).where(col(LoginSessionRow.sid) == sid))
+            ended = delete(LoginSessionRow).where(col(LoginSessionRow.sid) == sid)
+            if connection.execute(ended).rowcount:
+                also(connection)
 
         await self._database.write(work)

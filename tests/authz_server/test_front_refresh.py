@@ -17,6 +17,7 @@ from authz_server.store.sessions import SESSION_LIFETIME_SECONDS
 from authz_server.token_request import IssuancePlan, TokenRequest
 from idp_connectors.workforce.login import LoginFailure, LoginFailureCode
 from registry.blocks import BlockKind, Subject
+from tests.authz_server.cuts import cuts_in
 from tests.authz_server.front_half import (
     ENDPOINT,
     NOTES_ENDPOINT,
@@ -215,7 +216,7 @@ def test_refresh_for_a_person_who_is_gone_ends_session_and_family(half: FrontHal
     token = first_token(half)
     half.accounts.failure = GONE
     assert refused(half, token) == ("invalid_grant", "refresh.session")
-    assert len(half.spool.of(EventType.SESSION_ENDED)) == 1
+    assert len(cuts_in(half.database, EventType.SESSION_ENDED)) == 1
     half.accounts.failure = None
     assert refused(half, token) == ("invalid_grant", "refresh.ended")
 

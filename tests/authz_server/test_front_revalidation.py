@@ -1,18 +1,23 @@
 """A session whose provider must be asked again: what it keeps, when it is asked, when it ends."""
 
 import asyncio
+from typing import Any
 
 import anyio
 import pytest
 from sqlalchemy import update
 
 from audit_log.event import EventType, Outcome
+from authz_server import revalidation
 from authz_server.issuing.session_seal import SessionSeal
+from authz_server.parts import Parts
 from authz_server.revalidation import revalidated
 from authz_server.store.sessions import SESSION_LIFETIME_SECONDS, LoginSessionRow, Session
 from authz_server.turns import MAXIMUM_WAITING, Turns
+from database.errors import DatabaseUnavailableError
 from idp_connectors.workforce.login import LoginFailure, LoginFailureCode
 from outbound.fetcher import FetchError
+from tests.authz_server.cuts import cuts_in
 from tests.authz_server.front_half import FrontHalf, answer_of, is_consent, is_login
 from tests.authz_server.partner import Partner, partner_of
 
@@ -82,11 +87,53 @@ def test_person_disabled_there_ends_the_session_for_ever_and_is_recorded(partner
     assert isinstance(failure, LoginFailure)
     assert failure.code is LoginFailureCode.ENDED
     assert stored(partner, sid) is None
-    (event,) = partner.half.spool.of(EventType.SESSION_ENDED)
+    (event,) = cuts_in(partner.half.database, EventType.SESSION_ENDED)
     assert (event.session, event.outcome) == (sid, Outcome.REVOKED)
     assert event.reasons == ("session.ended",)
     partner.idp.people["carol"]["disabled"] = False
     assert isinstance(ask(partner, sid), LoginFailure)
+
+
+@pytest.mark.requirement("trap-cut-unrecorded")
+def test_session_ends_with_its_record_or_not_at_all(
+    partner: Partner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sid = logged_in(partner)
+    partner.idp.people["carol"]["disabled"] = True
+    partner.half.spool.is_broken = True  # what happens to the spool is not its concern
+
+    def broken(*_: object) -> None:
+        raise DatabaseUnavailableError("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(revalidation, "append_in", broken)
+        with pytest.raises(DatabaseUnavailableError):
+            ask(partner, sid)
+    assert stored(partner, sid) is not None
+    assert not cuts_in(partner.half.database, EventType.SESSION_ENDED)
+    later(partner, revalidation.CLAIM_SECONDS)  # whoever asked did not release it
+    assert isinstance(ask(partner, sid), LoginFailure)
+    assert stored(partner, sid) is None
+    assert len(cuts_in(partner.half.database, EventType.SESSION_ENDED)) == 1
+
+
+@pytest.mark.requirement("trap-cut-unrecorded")
+def test_session_that_somebody_else_ended_meanwhile_is_not_recorded_again(
+    partner: Partner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sid = logged_in(partner)
+    partner.idp.people["carol"]["disabled"] = True
+    answered = revalidation._answer
+
+    async def ended_meanwhile(parts: Parts, *asked: Any) -> Any:
+        answer = await answered(parts, *asked)
+        await parts.sessions.end(sid)
+        return answer
+
+    monkeypatch.setattr(revalidation, "_answer", ended_meanwhile)
+    assert isinstance(ask(partner, sid), LoginFailure)
+    assert stored(partner, sid) is None
+    assert not cuts_in(partner.half.database, EventType.SESSION_ENDED)
 
 
 def test_provider_that_is_down_changes_nothing(partner: Partner) -> None:
