@@ -148,4 +148,5 @@ def _target(server: ServerEntry) -> Target:
         person_attributes=server.person_attributes,
         approved_tools=frozenset(tool.name for tool in server.tools),
         url_since=server.url_since,
+        require_bound=server.require_bound,
     )

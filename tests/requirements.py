@@ -448,6 +448,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "What is cut off is listed without the runs and tokens that nobody but agents and servers "
         "ended, unless they are asked for."
     ),
+    "exchange-bound": (
+        "A subject token that is bound to no key is exchanged only for a server that takes bearers "
+        "now, whatever it took when the token was issued and whatever the gateway says."
+    ),
     "run-end-budget": (
         "Of one agent for one person only so many runs an hour are ended, over all processes; one "
         "too many changes nothing, and spends nothing of anybody else."

@@ -12,10 +12,12 @@ The ladder of `plan_exchange`, first failed rung wins:
  5. exactly one authorization detail says what for, at that server
  6. the subject token grants that, by scope and by details, and what is declared now still does:
     `Agent.tools` and the approved catalogue may have shrunk since the token was issued
- 7. the type of token asked for is the one the target's credential provider makes
- 8. the scope asked for is within the subject's
- 9. the gateway can be wrapped around the actor chain
-10. some lifetime is left
+ 7. the subject token is bound to a key, unless that server takes bearers: it may have come to
+    require bound tokens since this one was issued
+ 8. the type of token asked for is the one the target's credential provider makes
+ 9. the scope asked for is within the subject's
+10. the gateway can be wrapped around the actor chain
+11. some lifetime is left
 
 The result is a plan, not a token: the caller asks the policies, narrows the plan by what they say
 (it can only shrink), checks blocks again and signs. The gateway's decision id and argument digest
@@ -30,6 +32,7 @@ import msgspec
 
 from token_exchange.authorization_details import ACTION_CALL, is_well_formed
 from token_exchange.claims import (
+    AccessTokenClaims,
     Actor,
     AuthorizationDetail,
     Refusal,
@@ -79,7 +82,7 @@ _LIFETIMES: Final[Mapping[ExchangeKind, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Purpose:
-    """What the credential is for, after rungs 2-7."""
+    """What the credential is for, after rungs 2-8."""
 
     kind: ExchangeKind
     target: Target
@@ -88,7 +91,7 @@ class _Purpose:
 
 @dataclass(frozen=True, slots=True)
 class _Bounds:
-    """The most it may say, after rungs 8-10."""
+    """The most it may say, after rungs 9-11."""
 
     scope: frozenset[str]
     actor: Actor | None
@@ -144,14 +147,22 @@ def _purpose_of(request: ExchangeRequest) -> _Purpose | Refusal:
     if isinstance(detail, Refusal):
         return detail
     target = targets[detail.server]
-    # At or before, as with epochs: a token of the very second may be from before the move.
-    if kind == "tool_call" and request.subject.token.iat <= target.url_since:
-        return REFUSALS["exchange.resource_moved"]
+    outdated = _declared_since(request.subject.token, target) if kind == "tool_call" else None
+    if outdated is not None:
+        return outdated
     made = TOKEN_TYPE_OF_PROVIDER.get(target.provider_type)
     # Not asking is asking for an access token: a secret is never handed out by default.
     if made is None or (request.requested_token_type or TOKEN_TYPE_ACCESS_TOKEN) != made:
         return REFUSALS["exchange.token_type"]
     return _Purpose(kind, target, detail)
+
+
+def _declared_since(subject: AccessTokenClaims, target: Target) -> Refusal | None:
+    """Rungs 4 and 7: the server is where it was, and takes such tokens still."""
+    # At or before, as with epochs: a token of the very second may be from before the move.
+    if subject.iat <= target.url_since:
+        return REFUSALS["exchange.resource_moved"]
+    return REFUSALS["exchange.unbound"] if target.require_bound and subject.cnf is None else None
 
 
 def _kind_of(request: ExchangeRequest) -> ExchangeKind | Refusal:

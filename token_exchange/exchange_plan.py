@@ -24,7 +24,7 @@ class Target:
 
     `binding` is `run` or `call`; `person_attributes` are the `uctx` members it may see;
     `approved_tools` are the names in its approved catalogue. `url_since` is when it came to `url`
-    (NumericDate seconds), 0 where it always was.
+    (NumericDate seconds), 0 where it always was. `require_bound`: it takes no bearers.
     """
 
     url: str
@@ -35,6 +35,7 @@ class Target:
     person_attributes: tuple[str, ...] = ()
     approved_tools: frozenset[str] = frozenset()
     url_since: int = 0
+    require_bound: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

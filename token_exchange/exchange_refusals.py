@@ -85,6 +85,12 @@ REFUSALS: Final = {
         ),
         Refusal(
             "invalid_request",
+            "The server requires a subject token bound to a key.",
+            "the subject token has no cnf, and the server takes no bearers (any more)",
+            "exchange.unbound",
+        ),
+        Refusal(
+            "invalid_request",
             "The requested token type is not what this target takes.",
             "the credential provider of the server makes another type",
             "exchange.token_type",

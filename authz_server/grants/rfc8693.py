@@ -4,8 +4,8 @@ The authorization server does not believe the gateway (docs/architecture.md). In
 
 1. the client is a gateway that proved its enrolled key, and sent no actor of its own
 2. the subject token is one of our access tokens; nothing it depends on is blocked or outdated
-3. `token_exchange.plan_exchange`: audience, holder, resource, details, what the agent may use and
-   what is approved today, type, scope, chain, life
+3. `token_exchange.plan_exchange`: audience, holder, resource, details, what the agent may use, what
+   is approved and whether bearers are taken today, type, scope, chain, life
 4. our own policies on our own snapshot permit the credential (`issue_credential`), and narrow it
 5. where the credential is bound to a call, the gateway's decision id is used up, for everybody
 6. the server's credential provider makes it

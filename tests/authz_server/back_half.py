@@ -250,6 +250,18 @@ class Authority:
         await self.parts.live.refresh()
         return process
 
+    async def declare(self, kind: str, name: str, **spec: object) -> None:
+        """As an operator would: the objects of that name get these fields, the rest stay."""
+        settings = connector_catalog.settings_models() | credential_catalog.settings_models()
+        store = RegistryStore(
+            self.database, issuer=ISSUER, settings_models=settings, clock=self.clock
+        )
+        (before,) = (each for each in objects() if (each.kind, each.name) == (kind, name))
+        plan = store.plan([declare(kind, name, **{**before.spec, **spec})])
+        assert not plan.problems, plan.problems
+        await store.apply(plan, "test")
+        await self.parts.live.refresh()
+
     async def another_process(self) -> "Authority":
         """One more server on the same database; close its database when done."""
         return await start_authority(self.directory, database_file=self.database.path)

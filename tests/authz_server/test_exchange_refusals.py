@@ -122,6 +122,7 @@ async def test_exchange_wrong_request_is_refused(
         ({"sub_profile": "service"}, "exchange.subject_form"),
         ({"scope": "openid"}, "exchange.subject_scope"),
         ({"authorization_details": ()}, "exchange.detail_widened"),
+        ({"cnf": None}, "exchange.unbound"),
     ],
 )
 async def test_exchange_of_a_wrong_subject_token_is_refused(
@@ -131,6 +132,24 @@ async def test_exchange_of_a_wrong_subject_token_is_refused(
     answer = await gateway.exchange(authority.sign_token(authority.blended(**changes)))
     assert answer.status_code == 400
     assert authority.refusals()[0].reasons == (rule,)
+
+
+@pytest.mark.requirement("exchange-bound")
+async def test_exchange_of_a_bearer_ends_when_the_server_comes_to_require_bound_tokens(
+    authority: Authority,
+) -> None:
+    gateway = await authority.enrolled()
+    await authority.declare("McpServer", "crm", require_bound=False)
+    bearer = authority.sign_token(authority.blended(cnf=None))
+    bound = authority.sign_token(authority.blended())
+    assert (await gateway.exchange(bearer)).status_code == 200
+    assert (await gateway.exchange(bound)).status_code == 200
+
+    await authority.declare("McpServer", "crm", require_bound=True)
+    assert error_of(await gateway.exchange(bearer)) == "invalid_request"
+    (event,) = authority.refusals()
+    assert (event.type, event.reasons) == (EventType.EXCHANGE_REFUSED, ("exchange.unbound",))
+    assert (await gateway.exchange(bound)).status_code == 200
 
 
 @pytest.mark.requirement("exchange-gateway-not-believed")

@@ -35,6 +35,7 @@ CALL: Final = AuthorizationDetail(
     args_sha256="sha-256:ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0",
     decision="dec_aaaqeayeaudaocajbifqydiob4",
 )
+BOUND: Final = {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}
 DISCOVERY: Final = AuthorizationDetail("mcp_discovery", "crm")
 TOOLS: Final = AuthorizationDetail("mcp_tool", "crm", ("get_*",), ("call",))
 
@@ -43,6 +44,7 @@ def subject(**changes: Any) -> VerifiedClaims:
     """A verified token of an agent for a person at the crm endpoint, with changes."""
     claims = access_token_claims(
         **{
+            "cnf": BOUND,
             "txn": "txn_1",
             "inv": "inv_1",
             "sid": "ses_1",

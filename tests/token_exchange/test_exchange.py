@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -5,6 +6,7 @@ import msgspec
 import pytest
 
 from tests.token_exchange.exchanges import (
+    BOUND,
     CALL,
     CONTROL,
     CRM,
@@ -19,7 +21,7 @@ from tests.token_exchange.exchanges import (
     subject,
 )
 from tests.token_exchange.signing import ENDPOINT, ISSUER, NOW
-from token_exchange.claims import Actor, AuthorizationDetail, Refusal, UserContext
+from token_exchange.claims import Actor, AuthorizationDetail, Refusal, UserContext, VerifiedClaims
 from token_exchange.delegation import actors_of
 from token_exchange.exchange import plan_exchange
 from token_exchange.exchange_plan import ExchangePlan, ExchangeRequest
@@ -233,6 +235,43 @@ def test_exchange_of_a_token_from_before_the_server_moved_is_refused(
 
     assert (planned == REFUSALS["exchange.resource_moved"]) == (rule == "moved")
     assert isinstance(planned, Refusal) == (rule == "moved")
+
+
+@pytest.mark.requirement("exchange-bound")
+@pytest.mark.parametrize("token", [subject, agent_alone])
+@pytest.mark.parametrize(
+    ("cnf", "require_bound", "is_refused"),
+    [(None, True, True), (None, False, False), (BOUND, True, False), (BOUND, False, False)],
+)
+def test_exchange_of_a_bearer_is_refused_where_the_server_requires_bound_tokens(
+    token: Callable[..., VerifiedClaims],
+    cnf: dict[str, str] | None,
+    require_bound: bool,
+    is_refused: bool,
+) -> None:
+    crm = replace(CRM, require_bound=require_bound)
+    result = plan_exchange(exchange(subject=token(cnf=cnf), targets={"crm": crm}))
+
+    assert (result == REFUSALS["exchange.unbound"]) == is_refused
+    assert isinstance(result, Refusal) == is_refused
+
+
+@pytest.mark.requirement("exchange-bound")
+def test_target_requires_bound_tokens_unless_it_says_otherwise() -> None:
+    assert CRM.require_bound
+    other = replace(NOTES, require_bound=False)  # what another server takes plays no part
+    refusal = plan_exchange(
+        exchange(subject=subject(cnf=None), targets={"crm": CRM, "notes": other})
+    )
+    assert refusal == REFUSALS["exchange.unbound"]
+
+
+@pytest.mark.requirement("exchange-bound")
+def test_discovery_asks_not_how_agents_must_prove_themselves() -> None:
+    crm = replace(CRM, require_bound=True)
+    request = discovery(subject=control_token(cnf=None), targets={"crm": crm})
+
+    assert isinstance(plan_exchange(request), ExchangePlan)
 
 
 def test_discovery_goes_on_where_the_server_is_now() -> None:
