@@ -30,6 +30,10 @@ from database.transactions import WriterThread
 
 T = TypeVar("T")
 
+# Longer than another process may keep the write lock from the group before: then that one fails.
+WRITE_WAIT_SECONDS: Final = 8.0
+_NOT_BEGUN: Final = "the write had not begun in time"
+
 NAMING_CONVENTION: Final = naming.NAMING_CONVENTION
 
 
@@ -117,15 +121,34 @@ class Database:
         `work` runs in another thread and must not await, block or call the database again. When
         the caller is cancelled, a work that has not begun is dropped, one that has begun commits.
         An exception of `work` is raised here and undoes that work only.
+
+        Raises:
+            DatabaseBusyError: It had not begun in time and was dropped, or too many wait.
         """
-        value: T = await asyncio.wrap_future(self._writer.submit(work))
+        submitted = self._writer.submit(work)
+        answered = asyncio.wrap_future(submitted)
+        try:
+            await asyncio.wait((answered,), timeout=WRITE_WAIT_SECONDS)
+        except asyncio.CancelledError:
+            answered.cancel()
+            raise
+        # INVARIANT: what has begun is waited for: nobody is refused whose work may be committed.
+        if not answered.done() and submitted.cancel():
+            raise DatabaseBusyError(_NOT_BEGUN)
+        value: T = await answered
         return value
 
     def write_now(self, work: Callable[[Connection], T]) -> T:
         """As `write`, for threads and the command line: blocks until committed."""
         if self._writer.runs_here():
             raise DatabaseError("a work may not wait for another work")
-        value: T = self._writer.submit(work).result()
+        submitted = self._writer.submit(work)
+        try:
+            value: T = submitted.result(WRITE_WAIT_SECONDS)
+        except TimeoutError:  # ours, or one of the work's own
+            if submitted.cancel():
+                raise DatabaseBusyError(_NOT_BEGUN) from None
+            value = submitted.result()
         return value
 
     def data_version(self) -> int:

@@ -25,7 +25,7 @@ class UnstorableValueError(DatabaseError):
 
 
 class DatabaseBusyError(DatabaseError):
-    """The write queue is full, or another process held the write lock for too long."""
+    """Too many works wait, one waited for too long, or another process kept the write lock."""
 
 
 class DatabaseClosedError(DatabaseError):

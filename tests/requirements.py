@@ -480,6 +480,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "Refusals of requests without a valid token are written up to a rate and counted beyond it."
     ),
     "trailers-never-authenticate": "A field after the body is never taken for a header.",
+    "write-wait-bounded": (
+        "A write that does not begin in time is refused and dropped; one that has begun is waited "
+        "for, so that nobody is refused whose work is committed."
+    ),
     "workers-lose-nothing": (
         "A worker that dies under load takes nothing with it: the others serve, and each of its "
         "intents has an outcome or is unknown."

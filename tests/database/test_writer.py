@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import IntegrityError
 
+from database import engine
 from database.engine import Database
 from database.errors import (
     DatabaseBusyError,
@@ -150,6 +151,70 @@ def test_full_queue_refuses_at_once(database: Database) -> None:
     queued.result(5)
     writer.close()
     assert database.read(note_texts) == ["queued"]
+
+
+@pytest.mark.requirement("write-wait-bounded")
+@pytest.mark.parametrize("in_a_thread", [False, True])
+def test_write_that_does_not_begin_in_time_is_refused_and_dropped(
+    database: Database, monkeypatch: pytest.MonkeyPatch, in_a_thread: bool
+) -> None:
+    monkeypatch.setattr(engine, "WRITE_WAIT_SECONDS", 0.05)
+    gate = Gate()
+    dropped = partial(put_note, note=1, content="dropped")
+
+    async def scenario() -> None:
+        held = asyncio.create_task(database.write(gate))
+        await asyncio.to_thread(gate.entered.wait, 5)
+        writing = (
+            asyncio.to_thread(database.write_now, dropped)
+            if in_a_thread
+            else database.write(dropped)
+        )
+        with pytest.raises(DatabaseBusyError, match="in time"):
+            await asyncio.wait_for(writing, 3)
+        assert not held.done()
+        gate.opened.set()
+        await held
+        await database.write(lambda connection: put_note(connection, 2, "next"))
+
+    asyncio.run(scenario())
+    assert database.read(note_texts) == ["next"]
+
+
+@pytest.mark.requirement("write-wait-bounded")
+@pytest.mark.parametrize("in_a_thread", [False, True])
+def test_write_that_has_begun_is_waited_for_and_never_refused_for_its_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch, in_a_thread: bool
+) -> None:
+    monkeypatch.setattr(engine, "WRITE_WAIT_SECONDS", 0.05)
+    gate = Gate()
+
+    def gated_note(connection: Connection) -> int:
+        gate(connection)
+        return put_note(connection, 1, "kept")
+
+    async def scenario() -> int:
+        writing = asyncio.create_task(
+            asyncio.to_thread(database.write_now, gated_note)
+            if in_a_thread
+            else database.write(gated_note)
+        )
+        await asyncio.to_thread(gate.entered.wait, 5)
+        _, waiting = await asyncio.wait({writing}, timeout=0.3)
+        assert waiting
+        gate.opened.set()
+        return await writing
+
+    assert asyncio.run(scenario()) == 1
+    assert database.read(note_texts) == ["kept"]
+
+
+def test_time_out_of_a_work_itself_is_its_own(database: Database) -> None:
+    def out_of_time(_connection: Connection) -> None:
+        raise TimeoutError("of the work")
+
+    with pytest.raises(TimeoutError, match="of the work"):
+        database.write_now(out_of_time)
 
 
 def test_close_finishes_what_is_queued(database: Database) -> None:
