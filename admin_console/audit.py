@@ -52,7 +52,8 @@ class AuditAnswer(Wire):
 
     An event has the fields of docs/audit.md, and `position` and `received_at`. `complete` is false
     when events are known to be missing (`gaps`) or a source was not heard of (`silent`); what
-    happened after `as_of` may not have arrived yet.
+    happened after `as_of` may not have arrived yet. `counted_since`: the log is too large to count
+    all that was asked for; of what happened until then it is not known, and `complete` is false.
     """
 
     events: list[dict[str, Any]]
@@ -61,6 +62,7 @@ class AuditAnswer(Wire):
     gaps: list[GapItem]
     silent: list[str]
     as_of: datetime
+    counted_since: datetime | None
 
 
 class SourceItem(Wire):
@@ -130,6 +132,9 @@ async def search(call: AdminCall) -> AuditAnswer:
         ],
         silent=list(found.completeness.silent),
         as_of=moment(found.completeness.as_of_ms),
+        counted_since=None
+        if found.completeness.counted_since_ms is None
+        else moment(found.completeness.counted_since_ms),
     )
 
 

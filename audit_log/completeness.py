@@ -4,17 +4,26 @@ Complete means: of every source that may have said something in the time asked f
 1..high_water are all here, and every source that has not ended was heard of recently, so none is
 silently ahead. The rows themselves are counted: a counter kept beside them would not notice a
 deleted row.
+
+Counting has a bound, because anybody who may search could else keep the database busy for as long
+as the log is large: the newest events of each source, those of the sources heard of last first.
+Where that does not reach back to the time asked for, the answer says from when on it was counted,
+and is not complete.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Row, func, select
 
 from audit_log.event_rows import EVENTS, SOURCES
 
 SILENT_AFTER_MS: Final = 10_000  # five missed heartbeats of a pusher
-MAXIMUM_GAPS: Final = 100  # as many are described; `complete` counts all
+MAXIMUM_GAPS: Final = 100  # as many are described
+MAXIMUM_COUNTED: Final = 1_000_000  # events in all: some tenths of a second
+MAXIMUM_COUNTED_OF_SOURCE: Final = 250_000  # so that a busy one leaves something for the others
+_SOURCES_AT_ONCE: Final = 500  # in one statement: databases bound its variables
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,46 +40,106 @@ class Completeness:
     """What may be missing from an answer.
 
     `silent` are sources that have not ended and were not heard of for a while. `as_of_ms`: what
-    happened later than this may not have arrived yet.
+    happened later than this may not have arrived yet. `counted_since_ms`: what happened at or
+    before it was not counted, although the answer is about it; None when all was. `unknown`:
+    sources of which there are events and nothing else, because somebody removed their line.
     """
 
     complete: bool
     gaps: tuple[Gap, ...]
     silent: tuple[str, ...]
     as_of_ms: int
+    counted_since_ms: int | None = None
+    unknown: tuple[str, ...] = ()
 
 
-def completeness(connection: Connection, *, since_ms: int | None, now_ms: int) -> Completeness:
-    """What the store knows about the events since `since_ms` (Unix ms; None for all)."""
-    per_source = select(EVENTS.c.source, func.count()).group_by(EVENTS.c.source)
-    counted = {row[0]: row[1] for row in connection.execute(per_source)}
-    gaps: list[Gap] = []
-    silent: list[str] = []
-    as_of_ms, known, has_gap = now_ms, set(), False
-    for row in connection.execute(select(SOURCES).order_by(SOURCES.c.source)):
-        known.add(row.source)
-        is_over = since_ms is not None and row.is_stopped and row.last_event_ms < since_ms
-        if is_over:
-            continue
-        if not row.is_stopped:
-            as_of_ms = min(as_of_ms, row.reported_at_ms)
-            if now_ms - row.reported_at_ms > SILENT_AFTER_MS:
-                silent.append(row.source)
-        if counted.get(row.source, 0) != row.high_water:
-            has_gap = True
-            gaps.extend(_gaps_of(connection, row.source, row.high_water))
-    # Rows of a source we know nothing of: somebody removed its line.
-    has_gap = has_gap or not counted.keys() <= known
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A source and the first of its events that is counted; past `high_water` where none is."""
+
+    source: str
+    high_water: int
+    last_event_ms: int
+    first: int
+
+    @property
+    def events(self) -> int:
+        return self.high_water - self.first + 1
+
+
+def completeness(
+    connection: Connection,
+    *,
+    since_ms: int | None,
+    now_ms: int,
+    shown_since_ms: int | None = None,
+    is_bounded: bool = True,
+) -> Completeness:
+    """What the store knows about the events since `since_ms` (Unix ms; None for all).
+
+    `shown_since_ms`: the answer is about no more than what is as young; the rest is another page.
+    `is_bounded`: count no more than is good for a database that serves.
+    """
+    lines = connection.execute(select(SOURCES).order_by(SOURCES.c.source)).all()
+    asked = [line for line in lines if not _is_over(line, since_ms)]
+    waited_for = [line for line in asked if not line.is_stopped]
+    silent = tuple(
+        line.source for line in waited_for if now_ms - line.reported_at_ms > SILENT_AFTER_MS
+    )
+    counted = _counted(asked, is_bounded=is_bounded)
+    gaps = _gaps(connection, counted)
+    unknown = _sources_of_rows(connection) - {line.source for line in lines}
+    counted_since_ms = _counted_since(connection, counted, (since_ms, shown_since_ms))
     return Completeness(
-        complete=not has_gap and not silent,
-        gaps=tuple(gaps[:MAXIMUM_GAPS]),
-        silent=tuple(silent),
-        as_of_ms=as_of_ms,
+        complete=not (gaps or silent or unknown) and counted_since_ms is None,
+        gaps=gaps,
+        silent=silent,
+        as_of_ms=min((line.reported_at_ms for line in waited_for), default=now_ms),
+        counted_since_ms=counted_since_ms,
+        unknown=tuple(sorted(unknown)),
     )
 
 
-def _gaps_of(connection: Connection, source: str, high_water: int) -> list[Gap]:
-    here = select(EVENTS.c.sequence).where(EVENTS.c.source == source).subquery()
+def _is_over(line: Row[Any], since_ms: int | None) -> bool:
+    return since_ms is not None and line.is_stopped and line.last_event_ms < since_ms
+
+
+def _counted(lines: Iterable[Row[Any]], *, is_bounded: bool) -> list[_Counted]:
+    """How much of each source is counted; those heard of last have the first choice."""
+    left, counted = MAXIMUM_COUNTED, []
+    for line in sorted(lines, key=lambda line: (line.is_stopped, -line.last_event_ms)):
+        most = line.high_water
+        if is_bounded:
+            most = min(most, left, MAXIMUM_COUNTED_OF_SOURCE)
+            left -= most
+        first = line.high_water - most + 1
+        counted.append(_Counted(line.source, line.high_water, line.last_event_ms, first))
+    return sorted(counted, key=lambda each: each.source)
+
+
+def _gaps(connection: Connection, counted: Sequence[_Counted]) -> tuple[Gap, ...]:
+    """The first gaps; none only where there is none."""
+    whole = [each.source for each in counted if each.first == 1]
+    here: dict[str, int] = {}
+    for start in range(0, len(whole), _SOURCES_AT_ONCE):
+        some = whole[start : start + _SOURCES_AT_ONCE]
+        of_some = select(EVENTS.c.source, func.count()).where(EVENTS.c.source.in_(some))
+        here |= {row[0]: row[1] for row in connection.execute(of_some.group_by(EVENTS.c.source))}
+    for each in counted:
+        if 1 < each.first <= each.high_water:
+            rows = select(func.count()).select_from(EVENTS).where(*_counted_rows(each))
+            here[each.source] = connection.scalar(rows) or 0
+    holed = [each for each in counted if here.get(each.source, 0) != each.events]
+    described: list[Gap] = []
+    for each in holed:
+        if len(described) < MAXIMUM_GAPS:
+            described.extend(_gaps_of(connection, each))
+    return tuple(described[:MAXIMUM_GAPS])
+
+
+def _gaps_of(connection: Connection, counted: _Counted) -> list[Gap]:
+    source, high_water = counted.source, counted.high_water
+    here = select(EVENTS.c.sequence).where(*_counted_rows(counted)).subquery()
     following = select(
         here.c.sequence,
         func.lead(here.c.sequence, 1, high_water + 1).over(order_by=here.c.sequence).label("next"),
@@ -83,7 +152,42 @@ def _gaps_of(connection: Connection, source: str, high_water: int) -> list[Gap]:
     )
     first = connection.scalar(select(func.min(here.c.sequence)))
     if first is None:
-        return [Gap(source, 1, high_water)]
-    head = [Gap(source, 1, first - 1)] if first > 1 else []
+        return [Gap(source, counted.first, high_water)]
+    head = [Gap(source, counted.first, first - 1)] if first > counted.first else []
     rows = connection.execute(breaks)
     return head + [Gap(source, row.sequence + 1, row.next - 1) for row in rows]
+
+
+def _counted_rows(counted: _Counted) -> tuple[Any, Any]:
+    return EVENTS.c.source == counted.source, EVENTS.c.sequence >= counted.first
+
+
+def _sources_of_rows(connection: Connection) -> set[str]:
+    """Every source of which there is a row: one look into the index for each, no more."""
+    sources = select(func.min(EVENTS.c.source).label("source")).cte("sources", recursive=True)
+    following = select(func.min(EVENTS.c.source)).where(EVENTS.c.source > sources.c.source)
+    sources = sources.union_all(
+        select(following.scalar_subquery()).where(sources.c.source.is_not(None))
+    )
+    found = connection.execute(select(sources.c.source).where(sources.c.source.is_not(None)))
+    return set(found.scalars())
+
+
+def _counted_since(
+    connection: Connection, counted: Iterable[_Counted], asked_ms: tuple[int | None, int | None]
+) -> int | None:
+    """From when on everything was counted, if the answer is about earlier events as well."""
+    since_ms = max(_not_counted_until(connection, counted), default=None)
+    asked_since_ms = max((each for each in asked_ms if each is not None), default=None)
+    is_reached = since_ms is None or (asked_since_ms is not None and asked_since_ms > since_ms)
+    return None if is_reached else since_ms
+
+
+def _not_counted_until(connection: Connection, counted: Iterable[_Counted]) -> Iterator[int]:
+    """Of each source that was not counted whole: when its last event not counted was, at most."""
+    for each in counted:
+        if each.first == 1:
+            continue
+        oldest = select(EVENTS.c.timestamp_ms).where(*_counted_rows(each))
+        found = connection.scalar(oldest.order_by(EVENTS.c.sequence).limit(1))
+        yield each.last_event_ms if found is None else found

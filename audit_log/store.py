@@ -29,6 +29,7 @@ from audit_log.event_rows import (
     MAXIMUM_SOURCE_LENGTH,
     SOURCES,
     event_values,
+    timestamp_ms,
 )
 from audit_log.gateway_events import SOURCE_PREFIX, gateway_event_problem
 from audit_log.search import AuditFilter, FoundEvent, events_of_decision, find_events
@@ -121,11 +122,19 @@ class AuditStore:
 
         def work(connection: Connection) -> SearchResult:
             found = find_events(connection, wanted, limit + 1, before)
-            page = found[:limit]
+            page, has_more = found[:limit], len(found) > limit
+            shown_since_ms = (
+                min(timestamp_ms(each.event.timestamp) for each in page) if has_more else None
+            )
             return SearchResult(
                 page,
-                page[-1].position if len(found) > limit else None,
-                completeness(connection, since_ms=wanted.since_ms, now_ms=now_ms),
+                page[-1].position if has_more else None,
+                completeness(
+                    connection,
+                    since_ms=wanted.since_ms,
+                    now_ms=now_ms,
+                    shown_since_ms=shown_since_ms,
+                ),
             )
 
         return self._database.read(work)

@@ -133,7 +133,7 @@ def _recorded(connection: Connection) -> Recorded:
             if kind == EventType.CALL_FINISHED
         },
         is_complete=completeness(
-            connection, since_ms=None, now_ms=int(time.time() * 1000)
+            connection, since_ms=None, now_ms=int(time.time() * 1000), is_bounded=False
         ).complete,
     )
 

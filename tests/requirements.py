@@ -304,6 +304,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "Every search says whether its answer is complete: all of 1..high_water of every "
         "source, and no source silent."
     ),
+    "audit-counted": (
+        "A search counts a bounded number of events; an answer about more than it counted is not "
+        "called complete, and says since when it did."
+    ),
     "audit-durable": (
         "An event is in a file before the action it records, survives kill -9 of the "
         "process, and with durability `power` an fsync is awaited."

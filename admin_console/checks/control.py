@@ -129,9 +129,12 @@ def audit_findings(backlog_bytes: int, complete: Completeness) -> Iterator[Findi
         found = f"events {gap.first} to {gap.last} are missing"
         remedy = "see the spool directory of its process; what was deleted there stays missing"
         yield problem(AUDIT, gap.source, found, remedy)
+    is_whole = not (complete.silent or complete.gaps)
     if complete.complete:
         yield fine(AUDIT, "store", "complete: every source, every event")
-    elif not (complete.silent or complete.gaps):
+    elif is_whole and complete.counted_since_ms is not None and not complete.unknown:
+        yield fine(AUDIT, "store", "complete as far as it was counted; there is too much for all")
+    elif is_whole:
         found = "events of a source that is not known any more"
         yield problem(AUDIT, "store", found, "somebody changed the tables: restore a backup")
 

@@ -70,6 +70,11 @@ def search(
         for gap in found["gaps"]:
             span = f"events {gap['first']} to {gap['last']} of {gap['source']} are missing"
             context.errors.print(visible(f"  {span}"), highlight=False, markup=False)
+        if found.get("counted_since"):
+            line = (
+                f"  too large to count whole: what happened until {found['counted_since']} was not"
+            )
+            context.errors.print(visible(line), highlight=False, markup=False)
         for source in found["silent"]:
             line = visible(f"  {source} was not heard of")
             context.errors.print(line, highlight=False, markup=False)

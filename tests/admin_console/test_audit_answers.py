@@ -1,6 +1,9 @@
+from datetime import datetime
+
 import msgspec
 import pytest
 
+from audit_log import completeness
 from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp
 from tests.admin_console.stack import AdminStack
 from tests.token_exchange.signing import NOW
@@ -41,6 +44,19 @@ def ingest(stack: AdminStack, *events: AuditEvent, high_water: int | None = None
     stack.run(stack.parts.audit_store.ingest(SOURCE, last, events))
 
 
+@pytest.mark.requirement("audit-counted")
+def test_audit_of_a_log_too_large_to_count_says_since_when_it_did(
+    stack: AdminStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completeness, "MAXIMUM_COUNTED_OF_SOURCE", 1)
+    ingest(stack, decided("dec_1", 1, Outcome.ALLOWED), finished("dec_1", 2, Outcome.SUCCEEDED))
+
+    answer = stack.call("GET", "/audit?agent=support-bot", who="usr_vera").json
+
+    assert (answer["complete"], answer["gaps"]) == (False, [])
+    assert datetime.fromisoformat(answer["counted_since"]).timestamp() == NOW
+
+
 @pytest.mark.requirement("C59")
 def test_audit_answers_flat_events_and_says_that_it_is_complete(stack: AdminStack) -> None:
     ingest(
@@ -53,7 +69,7 @@ def test_audit_answers_flat_events_and_says_that_it_is_complete(stack: AdminStac
     answer = stack.call("GET", "/audit?agent=support-bot&outcome=denied", who="usr_vera").json
 
     assert (answer["complete"], answer["gaps"], answer["silent"]) == (True, [], [])
-    assert answer["next_before"] is None
+    assert answer["next_before"] is answer["counted_since"] is None
     (event,) = answer["events"]
     assert (event["decision_id"], event["policy_matched"]) == ("dec_2", ["guard-refund-limit"])
     assert event["timestamp"] == iso_timestamp(NOW)

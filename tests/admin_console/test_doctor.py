@@ -320,6 +320,10 @@ def test_audit_gaps_silence_and_backlog_are_found() -> None:
     assert levels(found) == [("spool", "warning"), ("g.2", "warning"), ("g.1", "problem")]
     assert "audit close-source g.2" in found[1].remedy
     assert levels(list(audit_findings(0, odd)))[1] == ("store", "problem")
+    large = Completeness(False, (), (), NOW_MS, counted_since_ms=NOW_MS - 1)
+    assert levels(list(audit_findings(0, large)))[1] == ("store", "ok")
+    changed = replace(large, unknown=("gone",))
+    assert levels(list(audit_findings(0, changed)))[1] == ("store", "problem")
 
 
 def test_accounts_that_cannot_log_in_are_found(stack: AdminStack) -> None:

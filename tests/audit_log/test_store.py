@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from sqlalchemy import delete
 
+from audit_log import completeness
 from audit_log.completeness import Gap
 from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp
 from audit_log.event_rows import EVENTS, SOURCES
@@ -238,6 +239,93 @@ def test_store_deleted_source_line_is_noticed(store: AuditStore, database: Datab
     database.write_now(lambda connection: connection.execute(delete(SOURCES)).rowcount)
 
     assert not found(store).completeness.complete
+
+
+@pytest.fixture
+def small_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four events of a source, six in all."""
+    monkeypatch.setattr(completeness, "MAXIMUM_COUNTED_OF_SOURCE", 4)
+    monkeypatch.setattr(completeness, "MAXIMUM_COUNTED", 6)
+
+
+def at_its_second(batch: Sequence[AuditEvent]) -> list[AuditEvent]:
+    """Each event as many seconds later as its number."""
+    return [
+        msgspec.structs.replace(each, timestamp=iso_timestamp(NOW + each.sequence))
+        for each in batch
+    ]
+
+
+def second(number: int) -> int:
+    return int((NOW + number) * 1000)
+
+
+@pytest.mark.requirement("audit-counted")
+@pytest.mark.usefixtures("small_count")
+def test_store_log_too_large_to_count_says_since_when_it_did(store: AuditStore) -> None:
+    ingest(store, at_its_second(events(1, 4)))
+    assert found(store).completeness.complete
+
+    ingest(store, at_its_second(events(5, 10)))
+    large = found(store).completeness
+    assert (large.complete, large.gaps, large.silent) == (False, (), ())
+    assert large.counted_since_ms == second(7)
+    for since, is_complete in ((7, False), (8, True)):
+        assert found(store, since_ms=second(since)).completeness.complete == is_complete
+
+
+@pytest.mark.requirement("audit-counted")
+@pytest.mark.usefixtures("small_count")
+def test_store_page_of_a_large_log_is_about_its_own_time(store: AuditStore) -> None:
+    ingest(store, at_its_second(events(1, 10)))
+
+    newest = store.search(AuditFilter(), limit=3)
+    assert newest.next_before is not None
+    assert newest.completeness.complete
+    assert newest.completeness.counted_since_ms is None
+    assert not store.search(AuditFilter(), limit=4).completeness.complete
+    older = store.search(AuditFilter(), limit=3, before=newest.next_before).completeness
+    assert (older.complete, older.counted_since_ms) == (False, second(7))
+    # Nothing found, and nothing more to come: that is about all the time there was.
+    assert not store.search(AuditFilter(agent="nobody"), limit=3).completeness.complete
+
+
+@pytest.mark.requirement("audit-counted")
+@pytest.mark.usefixtures("small_count")
+@pytest.mark.parametrize(("sequence", "is_counted"), [(6, False), (7, True), (8, True), (10, True)])
+def test_store_deleted_row_of_a_large_log_is_noticed_where_it_was_counted(
+    store: AuditStore, database: Database, sequence: int, is_counted: bool
+) -> None:
+    ingest(store, at_its_second(events(1, 10)))
+    database.write_now(
+        lambda connection: (
+            connection.execute(delete(EVENTS).where(EVENTS.c.sequence == sequence)).rowcount
+        )
+    )
+
+    large = found(store).completeness
+    assert large.gaps == ((Gap(SOURCE, sequence, sequence),) if is_counted else ())
+    assert not large.complete  # never called complete in what was not counted
+    assert found(store, since_ms=second(9)).completeness.complete != is_counted
+
+
+@pytest.mark.requirement("audit-counted")
+@pytest.mark.usefixtures("small_count")
+def test_store_counts_the_sources_heard_of_last_first(store: AuditStore, clock: Clock) -> None:
+    for name, first in (("a", 1), ("b", 101), ("c", 201)):
+        batch = [
+            msgspec.structs.replace(each, timestamp=iso_timestamp(NOW + first))
+            for each in events(1, 3, f"gateway.{name}.1")
+        ]
+        ingest(store, batch, source=f"gateway.{name}.1")
+    clock.now += 1
+
+    assert found(store).completeness.counted_since_ms == second(1)
+    assert found(store, since_ms=second(2)).completeness.complete
+    ingest(store, [], high_water=4, source="gateway.c.1")  # said, and not here yet
+    large = found(store).completeness
+    assert large.gaps == (Gap("gateway.c.1", 4, 4),)
+    assert large.counted_since_ms == second(101)
 
 
 @pytest.mark.requirement("audit-search")
