@@ -1,4 +1,4 @@
-"""Which memory of used proofs a gateway process has: one of its own, or Valkey's.
+"""The memory of used proofs of a gateway process; `gateway_shared_memory` is that of several.
 
 Going from one to the other loses nothing: a shared memory refuses what the own one of a
 predecessor in the same state directory may have accepted, and then removes that one's file, so
@@ -6,13 +6,10 @@ that a later worker with a memory of its own refuses whatever may have been used
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Final
 
-from countersign.settings import McpGatewaySettings, parse_valkey_url
-from mcp_gateway.proof_memory import ProofMemory, forget, open_proof_memory, taken_over
-from mcp_gateway.shared_proofs import SharedProofs
-from mcp_gateway.valkey_link import ValkeyLink, ValkeyServer
+from countersign.settings import McpGatewaySettings
+from mcp_gateway.proof_memory import ProofMemory, open_proof_memory
 
 PROOFS_FILE: Final = "proofs.latest"
 
@@ -23,37 +20,3 @@ def own_memory(
     """The memory of the only worker."""
     path = settings.state_dir / PROOFS_FILE
     return open_proof_memory(path, clock(), is_first_start=is_first_start)
-
-
-def shared_memory(
-    settings: McpGatewaySettings,
-    url: str,
-    gateway: str,
-    clock: Callable[[], float],
-    random: Callable[[int], bytes],
-) -> SharedProofs:
-    """The memory of every worker of `gateway`."""
-    path = settings.state_dir / PROOFS_FILE
-    return SharedProofs(
-        ValkeyLink(_server(settings, url)),
-        random=random,
-        issuer=settings.issuer,
-        gateway=gateway,
-        answer_seconds=settings.valkey_timeout_ms / 1000,
-        taken_over=taken_over(path, clock()),
-        on_taken_over=partial(forget, path),
-    )
-
-
-def _server(settings: McpGatewaySettings, url: str) -> ValkeyServer:
-    parts = parse_valkey_url(url, allow_plaintext=settings.valkey_allow_plaintext)
-    return ValkeyServer(
-        host=parts.host,
-        port=parts.port,
-        socket=parts.socket,
-        database=parts.database,
-        username=parts.username,
-        password_file=settings.valkey_password_file,
-        is_tls=parts.is_tls,
-        ca_file=settings.valkey_ca_file,
-    )

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from audit_log.spool import Spool
 from countersign.descriptors import backlog_for, connections_allowed, raise_limit
-from countersign.gateway_memory import own_memory, shared_memory
+from countersign.gateway_memory import own_memory
 from countersign.gateway_workers import GatewayWorkers
 from countersign.settings import McpGatewaySettings
 from countersign.web_server import listen
@@ -111,6 +111,9 @@ async def _mcp_gateway(
         opened.enter_context(contextlib.closing(spool))
         listeners, beside, proofs = [listener], None, None
         if settings.valkey_url is not None:
+            # Here, because a process that is alone need not wait for the client of Valkey to load.
+            from countersign.gateway_shared_memory import shared_memory  # noqa: PLC0415
+
             name = spool.source.rpartition(".")[2]
             proofs = shared_memory(
                 settings, settings.valkey_url, identity.gateway, clock, secrets.token_bytes

@@ -53,12 +53,13 @@ def test_agent_run_in_a_fresh_interpreter_loads_no_database_and_no_server() -> N
     assert not [name for name in loaded if name.split(".")[0] in servers]
 
 
-def test_authz_server_loads_what_a_declaration_needs_only_when_it_is_declared() -> None:
-    """Who has no Keycloak realm and no PostgreSQL does not wait for their libraries."""
-    code = "import sys, countersign.authz_process; print(' '.join(sys.modules))"
+@pytest.mark.parametrize("process", ["authz_process", "gateway_process"])
+def test_process_loads_what_a_declaration_or_a_setting_needs_only_where_it_is(process: str) -> None:
+    """Who has no Keycloak realm, no PostgreSQL and no Valkey does not wait for their libraries."""
+    code = f"import sys, countersign.{process}; print(' '.join(sys.modules))"
     loaded = run_fresh(code).split()
-    assert "idp_connectors.workforce.keycloak" in loaded
-    heavy = ("keycloak", "requests", "psycopg", "spiffe", "grpc")
+    assert f"countersign.{process}" in loaded
+    heavy = ("keycloak", "requests", "psycopg", "spiffe", "grpc", "valkey")
     assert not [name for name in loaded if name.split(".")[0] in heavy]
 
 
