@@ -116,7 +116,7 @@ def people_of(
     try:
         if not is_installed():
             console.print(f"downloading {DOWNLOAD}, once")
-        console.print(f"starting Keycloak on port {keycloak_port} (takes 10 to 60 s)\n")
+        console.print(f"starting Keycloak on port {keycloak_port} (takes 5 to 30 s)\n")
         people = held.enter_context(
             keycloak_people(stack.directory / "keycloak", keycloak_port, stack.issuer)
         )

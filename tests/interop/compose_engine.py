@@ -134,9 +134,11 @@ class Engine:
         return server
 
     def is_healthy(self, name: str) -> bool:
-        """What the health check of a service of ours says."""
+        """What the health check of a service of ours says, once its port is open."""
         test = self.service(name)["healthcheck"]["test"]
         assert test[:4] == ["CMD", "python", "-m", "countersign.health"], test
+        if not answers_at(int(test[4])):
+            return False
         done = subprocess.run([sys.executable, *test[2:]], check=False)  # noqa: S603 - our own
         return done.returncode == 0
 
@@ -232,10 +234,10 @@ class Engine:
         realm = "/opt/keycloak/data/import/corp-realm.json"
         shutil.copy(self.place(name, realm), imported / Path(realm).name)
         words = [self.place(name, word) for word in self.service(name)["command"]]
-        environment = dockerfile_environment("keycloak") | keycloak._java()
+        environment = dockerfile_environment("keycloak") | keycloak.java() | keycloak.QUICK_START
         command: Command = ["env", *(f"{key}={value}" for key, value in environment.items())]
         command += [home / "bin/kc.sh", *words, f"-Dkc.home.dir={own}"]
-        self.start(name, command, lambda: self.check(name))
+        self.start(name, command, lambda: answers_at(9000) and self.check(name))
 
     def check(self, name: str) -> bool:
         """The service's own health check, for those that need only a shell."""
@@ -254,7 +256,7 @@ def augmented_keycloak() -> Path:
         if not built.exists() or built.read_text() != f"{home} {settings}":
             shutil.rmtree(home, ignore_errors=True)
             shutil.copytree(keycloak.install(), home, symlinks=True)
-            run([home / "bin/kc.sh", "build"], environment=settings | keycloak._java())
+            run([home / "bin/kc.sh", "build"], environment=settings | keycloak.java())
             built.write_text(f"{home} {settings}")
         return home
 
