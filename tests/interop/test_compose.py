@@ -18,8 +18,8 @@ import pytest
 
 from compose.prepare import State, prepare
 from compose.services import keycloak
-from tests.compose_files import COMPOSE, dockerfile, services
-from tests.services import compose_tools, nginx, postgresql, valkey
+from tests.compose_files import COMPOSE, services
+from tests.services import compose_tools, image_build, nginx, postgresql, valkey
 from tests.services.common import run, service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
@@ -71,42 +71,17 @@ def test_linters_find_nothing_but_what_was_decided() -> None:
 
 @pytest.mark.slow
 def test_build_commands_of_the_image_make_a_command_that_runs(tmp_path: Path) -> None:
-    """Those of the stage `build`, with its paths below a folder of ours."""
-    for each in dockerfile():
-        if each.stage != "build":
-            continue
-        words = each.words.split()
-        if each.name == "COPY":
-            copy(words[:-1], tmp_path / "src" / words[-1])
-        if each.name == "RUN":
-            command = json.loads(each.words)
-            if command[0] == "install":  # owners are the engine's business
-                continue
-            placed = [
-                word.replace("/opt/", f"{tmp_path}/opt/").replace("/src/", f"{tmp_path}/src/")
-                for word in command
-            ]
-            placed[0] = sys.executable if placed[0] == "python" else placed[0]
-            run(placed, cwd=tmp_path / "src", environment={"PYTHONPATH": ""})
-    countersign = tmp_path / "opt" / "countersign" / "bin" / "countersign"
-    (tmp_path / "elsewhere").mkdir()
+    """Installed with nothing but what is locked and the wheel of this tree."""
     clean = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
-    help_text = run([countersign, "--help"], cwd=tmp_path / "elsewhere", environment=clean)
-    assert "mcp-gateway" in help_text
-    python = countersign.with_name("python")
-    for module in ("pip", "mcp", "tests", "compose"):
-        looked = f"import importlib.util as u, sys; sys.exit(u.find_spec({module!r}) is not None)"
-        run([python, "-c", looked], cwd=tmp_path / "elsewhere", environment=clean)
-
-
-def copy(sources: list[str], target: Path) -> None:
-    for source in sources:
-        if (ROOT / source).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / source, target, ignore=ignored)
-        else:
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / source, target)
+    with image_build.built() as root:
+        countersign = root / "opt" / "countersign" / "bin" / "countersign"
+        assert "mcp-gateway" in run([countersign, "--help"], cwd=tmp_path, environment=clean)
+        python = countersign.with_name("python")
+        for module in ("pip", "mcp", "tests", "compose"):
+            looked = (
+                f"import importlib.util as u, sys; sys.exit(u.find_spec({module!r}) is not None)"
+            )
+            run([python, "-c", looked], cwd=tmp_path, environment=clean)
 
 
 @pytest.fixture

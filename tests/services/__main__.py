@@ -14,6 +14,7 @@ from typing import Final
 from compose.services import keycloak
 from tests.services import (
     compose_tools,
+    image_build,
     mcp_clients,
     nginx,
     oidc_provider,
@@ -40,6 +41,7 @@ INSTALLATIONS: Final[Mapping[str, Callable[[], object]]] = {
     "SPIRE": spire.install,
     "nginx": nginx.install,
     "compose-go, hadolint, compose-lint": compose_tools.install,
+    "the locked packages of the image": image_build.install,
 }
 
 
