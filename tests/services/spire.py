@@ -31,7 +31,8 @@ KEPT: Final = frozenset({"disk", "jointoken", "memory", "systemd", "uniqueid", "
 UNSERVED_MODULE: Final = "github.com/Keyfactor/ejbca-go-client-sdk"
 START_SECONDS: Final = 60.0
 COMMAND_SECONDS: Final = 30.0
-IDENTITY_SECONDS: Final = 30.0  # the agent asks the server for new entries every five seconds
+IDENTITY_SECONDS: Final = 30.0
+SYNC_INTERVAL: Final = "1s"  # after which server and agent look for new entries; else five
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +213,10 @@ def running_trust_domain(
             "-socketPath",
             domain.server_socket,
         ]
-        server.await_ready(lambda: _succeeds(health), START_SECONDS)
+        server.await_ready(lambda: _is_healthy(domain.server_socket, health), START_SECONDS)
         with _agent(domain, port) as agent:
             health = [binaries.agent, "healthcheck", "-socketPath", domain.agent_socket]
-            agent.await_ready(lambda: _succeeds(health), START_SECONDS)
+            agent.await_ready(lambda: _is_healthy(domain.agent_socket, health), START_SECONDS)
             yield domain
 
 
@@ -259,6 +260,7 @@ server {{
   data_dir = "{domain.directory}"
   log_level = "INFO"
   ca_ttl = "24h"
+  experimental {{ cache_reload_interval = "{SYNC_INTERVAL}" }}
   {_federation(endpoint)}
 }}
 plugins {{
@@ -305,6 +307,7 @@ agent {{
   socket_path = "{domain.agent_socket}"
   trust_bundle_path = "{anchor}"
   trust_domain = "{domain.name}"
+  experimental {{ sync_interval = "{SYNC_INTERVAL}" }}
 }}
 plugins {{
   KeyManager "memory" {{ plugin_data {{}} }}
@@ -314,7 +317,10 @@ plugins {{
 """
 
 
-def _succeeds(command: list[str | Path]) -> bool:
+def _is_healthy(socket: Path, command: list[str | Path]) -> bool:
+    """What its own health check says, once there is somebody to ask."""
+    if not socket.exists():
+        return False
     done = subprocess.run(  # noqa: S603 - our own words
         command, check=False, capture_output=True, timeout=COMMAND_SECONDS
     )
