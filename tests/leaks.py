@@ -12,6 +12,7 @@ import gzip
 import html
 import io
 import re
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 WINDOW: Final = 16
-PREFIX: Final = 12  # of a needle, looked up in the set of all substrings of a piece
-PIECE: Final = 262_144
+BLOCK: Final = 8  # bytes; wherever a needle of 15 bytes or more begins, it fills an aligned one
+PIECE: Final = 262_144  # a multiple of the block
 OVERLAP: Final = 256  # longer than any needle
 MAXIMUM_INFLATED: Final = 8_388_608
 
@@ -74,13 +75,13 @@ class Detector:
 
     def __init__(self, secrets: Iterable[Secret]) -> None:
         self.secrets = {secret.name: secret for secret in secrets}
-        self._needles: dict[bytes, list[tuple[bytes, str, str]]] = {}
+        self._needles: dict[int, list[tuple[bytes, str, str]]] = {}
         for secret in self.secrets.values():
             for value in secret.values:
                 for needle, spelling in spellings(value):
-                    found = self._needles.setdefault(needle[:PREFIX], [])
-                    found.append((needle, secret.name, spelling))
-        self._prefixes = frozenset(self._needles)
+                    for block in {needle[at : at + BLOCK] for at in range(BLOCK)}:
+                        found = self._needles.setdefault(_number(block), [])
+                        found.append((needle, secret.name, spelling))
 
     def sightings(self, places: Iterable[tuple[str, bytes]]) -> set[Sighting]:
         """Every secret at every place, allowed or not."""
@@ -98,12 +99,15 @@ class Detector:
     def _in_view(self, data: bytes) -> Iterator[tuple[str, str]]:
         for start in range(0, len(data), PIECE):
             piece = data[start : start + PIECE + OVERLAP]
-            last = len(piece) - PREFIX + 1
-            present = self._prefixes & {piece[at : at + PREFIX] for at in range(last)}
-            for prefix in present:
-                for needle, secret, spelling in self._needles[prefix]:
+            blocks = memoryview(piece)[: len(piece) // BLOCK * BLOCK].cast("Q")
+            for block in self._needles.keys() & set(blocks):
+                for needle, secret, spelling in self._needles[block]:
                     if needle in piece:
                         yield secret, spelling
+
+
+def _number(block: bytes) -> int:
+    return int.from_bytes(block, sys.byteorder)
 
 
 def windows(value: bytes) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ tests, by leaks planted into this very recording, and by leaks planted into the 
 """
 
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -117,26 +118,24 @@ def test_canary_leak_planted_across_frames_and_in_a_compressed_file_is_found(
         assert detector.leaks(detector.sightings([(GATEWAY_TO_AGENT, planted)]))
 
 
+LEAKED: Final = {  # what each of `LEAKS` lets out, and where
+    "agent token, base64, in a log": ("agent token", "file:serve.log"),
+    "target token, gzip, in a file": ("target token", "file:gateway/credentials.cache"),
+    "notes key, percent-encoded, in an answer": ("notes key", GATEWAY_TO_AGENT),
+    "password, hex, in the audit": ("password", "file:data/countersign.db"),
+}
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    ("leak", "kind", "place"),
-    [
-        ("agent token, base64, in a log", "agent token", "file:serve.log"),
-        ("target token, gzip, in a file", "target token", "file:gateway/credentials.cache"),
-        ("notes key, percent-encoded, in an answer", "notes key", GATEWAY_TO_AGENT),
-        ("password, hex, in the audit", "password", "file:data/countersign.db"),
-    ],
-)
-def test_canary_leak_planted_into_the_product_is_found(
-    tmp_path: Path, leak: str, kind: str, place: str
-) -> None:
-    assert leak in LEAKS
+def test_canary_leaks_planted_into_the_product_are_found_and_nothing_else(tmp_path: Path) -> None:
+    """All in one run: each leaks another kind of secret, so each is told from the others."""
+    assert LEAKED.keys() == LEAKS.keys()
     path = f"{REPOSITORY / 'tests' / 'saboteurs' / 'leaks'}:{REPOSITORY}"
-    leaking = recorded(tmp_path, {"PYTHONPATH": path, "LEAK": leak})
+    leaking = recorded(tmp_path, {"PYTHONPATH": path, "LEAKS": "planted"})
     sabotaged = Detector(leaking.secrets)
     leaks = sabotaged.leaks(sabotaged.sightings(leaking.places))
-    assert any(each.secret.startswith(kind) and each.place.startswith(place) for each in leaks)
-    assert {each.secret.rstrip("0123456789 ").split(" of ")[0] for each in leaks} <= {
-        kind,
-        "password mistyped",
-    }
+    for leak, (kind, place) in LEAKED.items():
+        found = [each for each in leaks if each.secret.startswith(kind)]
+        assert any(each.place.startswith(place) for each in found), leak
+    kinds = {each.secret.rstrip("0123456789 ").split(" of ")[0] for each in leaks}
+    assert kinds <= {"password mistyped", *(kind for kind, _ in LEAKED.values())}

@@ -1,4 +1,4 @@
-"""As the folder above, for `LEAK`: plants one leak of `tests/saboteurs/break_secrecy.py`."""
+"""As the folder above, for `LEAKS`: plants every leak of `tests/saboteurs/break_secrecy.py`."""
 
 import os
 import sys
@@ -7,6 +7,5 @@ from tests.saboteurs.break_secrecy import LEAKS
 from tests.saboteurs.saboteurs import Saboteur
 from tests.saboteurs.sitecustomize import _Breaking
 
-planted = os.environ.get("LEAK")
-if planted is not None:
-    sys.meta_path.insert(0, _Breaking(Saboteur("canary", LEAKS[planted])))
+if "LEAKS" in os.environ:
+    sys.meta_path[:0] = [_Breaking(Saboteur("canary", breaks)) for breaks in LEAKS.values()]
