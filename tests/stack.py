@@ -44,6 +44,7 @@ PASSWORDS: Final = {
 GROUPS: Final = {"alice": ["support", "staff"], "bob": ["staff"]}
 PROTOCOL: Final = "2026-07-28"
 LOWEST_PORT: Final = 15_000
+SEARCHED: Final = frozenset({"type", "agent", "tool", "outcome", "invocation"})  # of an event
 
 
 def free_ports() -> Ports:
@@ -107,11 +108,16 @@ def prepare(stack: Stack, objects: list[dict[str, Any]] | None = None) -> None:
         stack.await_gateway("crm")
         for server in ("crm", "notes"):
             approve_all(api, server)
-        status = api.call("GET", "/policies/status", query={"wait": "20"}, wait_seconds=20)
-        if status["waiting_for"]:
-            message = f"the policy set is not active: {status}"
-            raise StackError(message)
+        await_policies(api)
     await_tools(stack)
+
+
+def await_policies(api: AdminClient) -> None:
+    """Wait until every gateway that is heard of decides by the newest policies."""
+    status = api.call("GET", "/policies/status", query={"wait": "20"}, wait_seconds=20)
+    if status["waiting_for"]:
+        message = f"the policy set is not active: {status}"
+        raise StackError(message)
 
 
 def demo_objects(stack: Stack) -> list[dict[str, Any]]:
@@ -353,9 +359,10 @@ def all_audit_events(stack: Stack, seconds: float = 20) -> list[dict[str, Any]]:
 
 def await_event(stack: Stack, **wanted: str) -> dict[str, Any]:
     """The newest recorded event whose fields are as wanted; sources deliver within moments."""
+    query = {name: value for name, value in wanted.items() if name in SEARCHED}
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        for event in reversed(audit_events(stack)):
+        for event in reversed(audit_events(stack, **query)):
             if all(event.get(name) == value for name, value in wanted.items()):
                 return dict(event)
         time.sleep(0.05)

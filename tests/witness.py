@@ -41,16 +41,16 @@ class Witness:
         message = f"the audit is not complete as of {until}: {found}"
         raise AssertionError(message)
 
-    def news(self) -> Iterator[dict[str, Any]]:
+    def news(self, **query: str) -> Iterator[dict[str, Any]]:
         """What happened since and has arrived, oldest first."""
-        yield from (each for each in audit_events(self.stack) if each["timestamp"] >= self.since)
+        yield from audit_events(self.stack, since=self.since, **query)
 
     def event(self, kind: str, *, says: str = "", **wanted: object) -> dict[str, Any]:
         """The new event of this type and fields; `says` is in its rule or its detail."""
         deadline = time.monotonic() + SECONDS
         found: list[dict[str, Any]] = []
         while time.monotonic() < deadline:
-            found = [event for event in self.news() if event["type"] == kind]
+            found = list(self.news(type=kind))
             for event in found:
                 text = " ".join((*event.get("reasons", ()), event.get("detail") or ""))
                 if says in text and all(event.get(name) == wanted[name] for name in wanted):

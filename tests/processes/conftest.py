@@ -1,4 +1,4 @@
-"""What the modules here share: a running stack each, an agent at it, and the authority's keys."""
+"""What the modules here share: a running stack, an agent at it, and the authority's keys."""
 
 from collections.abc import Iterator
 
@@ -10,8 +10,9 @@ from tests.gateway_requests import TOOLS, is_served
 from tests.stack import TestAgent, audit_events, running_stack
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One for all the modules that leave it as they found it; the others start their own."""
     with running_stack(tmp_path_factory.mktemp("stack")) as running:
         yield running
 

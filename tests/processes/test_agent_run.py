@@ -20,6 +20,7 @@ import pytest
 from compose.demo.browser import Browser, log_in_and_allow
 from compose.demo.stack import Stack
 from countersign.agent_run.process_tree import descendants
+from tests.operators import declared
 from tests.stack import (
     PASSWORDS,
     TestAgent,
@@ -27,8 +28,6 @@ from tests.stack import (
     audit_events,
     await_event,
     demo_objects,
-    prepare,
-    running_stack,
     tell,
 )
 
@@ -40,19 +39,18 @@ PLAIN_AGENT = Path(__file__).with_name("plain_agent.py")
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(stack: Stack) -> Iterator[Stack]:
     """The demo; its agent is what runs under the command, and may act alone."""
-    with running_stack(tmp_path_factory.mktemp("agent-run"), prepared=False) as running:
-        objects = demo_objects(running)
-        for each in objects:
-            if each["kind"] == "Agent":
-                digest = f"sha-256:{hashlib.sha256(COUNTERSIGN.read_bytes()).hexdigest()}"
-                each["spec"]["attestation"]["match"]["unix.script_digest"] = digest
-                each["spec"]["acts_alone"] = True
-            if each["kind"] == "Policy" and each["name"] == "support":
-                each["spec"]["cedar"] += ALONE
-        prepare(running, objects)
-        yield running
+    objects = demo_objects(stack)
+    for each in objects:
+        if each["kind"] == "Agent":
+            digest = f"sha-256:{hashlib.sha256(COUNTERSIGN.read_bytes()).hexdigest()}"
+            each["spec"]["attestation"]["match"]["unix.script_digest"] = digest
+            each["spec"]["acts_alone"] = True
+        if each["kind"] == "Policy" and each["name"] == "support":
+            each["spec"]["cedar"] += ALONE
+    with declared(stack, objects):
+        yield stack
 
 
 ALONE = """

@@ -8,14 +8,15 @@ import contextlib
 import re
 import socket
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from compose.demo.stack import COUNTERSIGN, Stack
-from tests.stack import admin, audit_events, running_stack
+from tests.operators import typed
+from tests.stack import admin
+from tests.witness import Witness
 
 pytestmark = pytest.mark.processes
 
@@ -39,19 +40,13 @@ spec:
 """
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running_stack(tmp_path_factory.mktemp("stack")) as running:
-        yield running
-
-
 def declared(stack: Stack) -> Any:
     with admin(stack) as api:
         return api.call("GET", "/objects")
 
 
 def apply(stack: Stack, path: Path, *options: str) -> tuple[int, str]:
-    done = stack.command("apply", "-f", str(path), *options, socket=True, check=False)
+    done = typed(stack, "apply", "-f", str(path), *options, socket=True, check=False)
     output = done.stderr + done.stdout
     assert "Traceback" not in output
     assert "site-packages" not in output
@@ -189,8 +184,8 @@ def test_file_twin_that_is_right_is_applied_and_can_be_deleted(
 ) -> None:
     path = tmp_path / "objects.yaml"
     path.write_text(AGENT)
-    status, output = apply(stack, path, "-y")
-    assert (status, "Applied as version" in output) == (0, True), output
+    done = stack.command("apply", "-f", str(path), "-y", socket=True)
+    assert "Applied as version" in done.stdout + done.stderr
     done = stack.command("delete", "Agent", "other-bot", "-y", socket=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -409,5 +404,9 @@ def test_gateway_that_is_not_enrolled_or_has_a_wrong_code_says_what_to_do(
     fresh.http.close()
 
 
-def test_refused_objects_are_in_the_audit(stack: Stack) -> None:
-    assert audit_events(stack, type="admin.refused")
+def test_refused_objects_are_in_the_audit(stack: Stack, tmp_path: Path) -> None:
+    path = tmp_path / "objects.yaml"
+    path.write_text(AGENT.replace("[local]", "[nowhere]"))
+    witness = Witness(stack)
+    assert apply(stack, path, "-y")[0] == 1
+    witness.event("admin.refused")

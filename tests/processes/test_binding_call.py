@@ -9,12 +9,11 @@ import pytest
 
 from compose.demo.stack import Stack
 from tests.gateways import TestGateway, decision
+from tests.operators import declared
 from tests.stack import (
     TestAgent,
     demo_objects,
     in_parallel,
-    prepare,
-    running_stack,
 )
 from tests.witness import Witness
 
@@ -45,10 +44,9 @@ def objects_bound_to_calls(stack: Stack) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running_stack(tmp_path_factory.mktemp("stack"), prepared=False) as running:
-        prepare(running, objects_bound_to_calls(running))
-        yield running
+def stack(stack: Stack) -> Iterator[Stack]:
+    with declared(stack, objects_bound_to_calls(stack)):
+        yield stack
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pytest
 from compose.demo.browser import Browser, log_in_and_allow
 from compose.demo.stack import Stack
 from tests.gateways import TestGateway
-from tests.stack import CALLBACK, PASSWORDS, TestAgent, demo_objects, prepare, running_stack
+from tests.operators import declared
+from tests.stack import CALLBACK, PASSWORDS, TestAgent, demo_objects
 from tests.witness import Witness
 from token_exchange.token_types import (
     CLIENT_ASSERTION_JWT_BEARER,
@@ -53,10 +54,9 @@ def objects_with_another_gateway(stack: Stack) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running_stack(tmp_path_factory.mktemp("stack"), prepared=False) as running:
-        prepare(running, objects_with_another_gateway(running))
-        yield running
+def stack(stack: Stack) -> Iterator[Stack]:
+    with declared(stack, objects_with_another_gateway(stack)):
+        yield stack
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from compose.demo.stack import Stack
-from tests.stack import TestAgent, await_event
+from tests.stack import TestAgent
+from tests.witness import Witness
 
 pytestmark = pytest.mark.processes
 
@@ -32,8 +33,9 @@ def test_a_denied_call_is_in_the_audit_with_its_guard_and_never_reaches_the_serv
 ) -> None:
     agent = TestAgent(stack)
     agent.token_for("alice", "crm", ["refund"])
+    witness = Witness(stack)
     answer = agent.call("crm", "refund", {"id": 17, "amount": 900}).json()["result"]
     assert answer["isError"]
     assert "Agents may not refund more than 500." in json.dumps(answer)
-    denied = await_event(stack, type="call.decided", outcome="denied", tool="refund")
+    denied = witness.event("call.decided", outcome="denied", tool="refund")
     assert "guard-refund-limit" in denied["policy_matched"]

@@ -15,7 +15,8 @@ import pytest
 from compose.demo.browser import Browser, log_in_and_allow
 from compose.demo.people import PASSWORDS
 from compose.demo.stack import Stack
-from tests.stack import demo_objects, prepare, running_stack
+from tests.operators import declared
+from tests.stack import demo_objects
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "agent_for_a_person.py"
 
@@ -23,16 +24,15 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(stack: Stack) -> Iterator[Stack]:
     """The demo, its agent being the example instead."""
-    with running_stack(tmp_path_factory.mktemp("example"), prepared=False) as running:
-        objects = demo_objects(running)
-        digest = hashlib.sha256(EXAMPLE.read_bytes()).hexdigest()
-        for each in objects:
-            if each["kind"] == "Agent":
-                each["spec"]["attestation"]["match"]["unix.script_digest"] = f"sha-256:{digest}"
-        prepare(running, objects)
-        yield running
+    objects = demo_objects(stack)
+    digest = hashlib.sha256(EXAMPLE.read_bytes()).hexdigest()
+    for each in objects:
+        if each["kind"] == "Agent":
+            each["spec"]["attestation"]["match"]["unix.script_digest"] = f"sha-256:{digest}"
+    with declared(stack, objects):
+        yield stack
 
 
 @contextlib.contextmanager

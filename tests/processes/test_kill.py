@@ -14,6 +14,7 @@ import pytest
 
 from compose.demo.browser import Browser, Page, RefusedError, log_in_and_allow
 from tests.deployment import Deployment, running_deployment
+from tests.operators import typed
 from tests.stack import CALLBACK, PASSWORDS, TestAgent, admin, await_event
 from tests.streams import OpenStream
 
@@ -71,13 +72,13 @@ def allowed(agent: TestAgent, browser: Browser, person: str, server: str) -> Hel
 def kill(deployment: Deployment, target: str) -> dict[str, Any]:
     """What the command says, as JSON. It ends with 0 only when every gateway confirmed."""
     reason = ("--reason", "a test")
-    done = deployment.first.command("-o", "json", "kill", target, *reason, socket=True)
+    done = typed(deployment.first, "-o", "json", "kill", target, *reason, socket=True)
     return dict(json.loads(done.stdout))
 
 
 def restore(deployment: Deployment, target: str) -> None:
     """Restore, and wait until the second is over in which nothing is issued."""
-    deployment.first.command("restore", target, socket=True)
+    typed(deployment.first, "restore", target, socket=True)
     with admin(deployment.first) as api:
         epochs = [each["not_before"] for each in api.call("GET", "/blocks")["blocks"]]
     while int(time.time()) <= max(epochs):  # noqa: TID251 - real processes have real time

@@ -13,7 +13,7 @@ from compose.demo.browser import Browser, Page, log_in_and_allow
 from compose.demo.stack import Stack
 from tests.challenges import assert_challenged
 from tests.forging import part
-from tests.stack import PASSWORDS, TestAgent, in_parallel
+from tests.stack import PASSWORDS, TestAgent, admin, in_parallel
 from tests.witness import Witness
 
 pytestmark = pytest.mark.processes
@@ -250,15 +250,19 @@ def test_persons_session_of_the_one_does_not_answer_the_request_of_the_other(
 def test_persons_consent_of_the_one_does_not_spare_the_other_the_question(stack: Stack) -> None:
     agent = TestAgent(stack)
     tools = ["list_hours", "watch_account"]
+    newcomer = {"username": "dora", "password": "velvet-harbour-tunnel-36"}
+    account = {"identity_provider": "local", "groups": ["staff"]} | newcomer
+    with admin(stack) as api:
+        api.call("POST", "/accounts", json=account)
     assert agent.code("alice", "crm", tools)["code"]
-    for was_asked in (True, False):  # the twin: his own consent is enough the next time
+    for was_asked in (True, False):  # the twin: her own consent is enough the next time
         browser = agent.browser()
         try:
             url, _ = agent.authorization_url("crm", tools)
-            redirect, consent = log_in_and_allow(browser, url, "bob", PASSWORDS["bob"])
+            redirect, consent = log_in_and_allow(browser, url, *newcomer.values())
             assert code_in(redirect)
             assert (consent is not None) is was_asked
-            assert consent is None or "bob" in consent.text
+            assert consent is None or "dora" in consent.text
         finally:
             browser.close()
 

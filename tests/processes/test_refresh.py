@@ -1,6 +1,5 @@
 """Refresh over the real processes: token after token for one consent, until the first replay."""
 
-from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
 import httpx2
@@ -9,15 +8,10 @@ import pytest
 from compose.demo.browser import log_in_and_allow
 from compose.demo.people import PASSWORDS
 from compose.demo.stack import Stack
-from tests.stack import TestAgent, await_event, in_parallel, running_stack
+from tests.stack import TestAgent, in_parallel
+from tests.witness import Witness
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running_stack(tmp_path_factory.mktemp("refresh")) as running:
-        yield running
 
 
 @pytest.fixture
@@ -68,9 +62,10 @@ def test_replayed_refresh_token_cuts_off_every_token_of_its_run(
     second = refresh(agent, used).json()
     agent.tokens["crm"] = second["access_token"]
     assert agent.call("crm", "get_account", {"id": 17}).status_code == 200
+    witness = Witness(stack)
     replayed = refresh(agent, used)
     assert (replayed.status_code, replayed.json()["error"]) == (400, "invalid_grant")
-    await_event(stack, type="revocation.blocked")
+    witness.event("revocation.blocked")
     assert agent.call("crm", "get_account", {"id": 17}).status_code == 401
     assert refresh(agent, second["refresh_token"]).json()["error"] == "invalid_grant"
 
