@@ -26,6 +26,7 @@ from compose.demo.stack import COUNTERSIGN
 from countersign.outside_view import certificate_findings
 from tests.cluster import Balancer
 from tests.deployment import Deployment, running_deployment
+from tests.operators import typed
 from tests.stack import admin, held_port
 
 pytestmark = pytest.mark.processes
@@ -47,7 +48,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 def doctor(deployment: Deployment, *options: str) -> tuple[int, Findings]:
     """The exit code, and what is not in order."""
     by = ("-o", "json", *options)
-    done = deployment.first.command(*by, "doctor", socket=True, check=False)
+    done = typed(deployment.first, *by, "doctor", socket=True, check=False)
     findings = json.loads(done.stdout)["findings"]
     return done.returncode, [each for each in findings if each["level"] != "ok"]
 
@@ -72,7 +73,7 @@ def assert_mended(deployment: Deployment, seconds: float = 20) -> None:
 
 def apply(deployment: Deployment, *objects: dict[str, Any]) -> str:
     documents = "---\n".join(yaml.safe_dump(each) for each in objects)
-    done = deployment.first.command("apply", "-y", "-f", "-", stdin=documents, socket=True)
+    done = typed(deployment.first, "apply", "-y", "-f", "-", stdin=documents, socket=True)
     return done.stdout + done.stderr
 
 
@@ -80,7 +81,7 @@ def apply(deployment: Deployment, *objects: dict[str, Any]) -> str:
 def test_doctor_of_a_healthy_deployment_finds_nothing_and_exits_0(deployment: Deployment) -> None:
     code, found = doctor_until(deployment, "nothing at all", seconds=0)
     assert (code, found) == (0, [])
-    shown = deployment.first.command("doctor", "--all", socket=True).stdout
+    shown = typed(deployment.first, "doctor", "--all", socket=True).stdout
     for check in ("issuer", "clock", "jwks", "endpoint", "database", "keys", "gateway", "server"):
         assert any(line.split()[:2] == ["ok", check] for line in shown.splitlines()), shown
 
@@ -112,8 +113,8 @@ def test_doctor_finds_a_server_that_cannot_be_reached_and_how_to_mend_it(
             {"kind": "Gateway", "name": stack.gateway, "spec": gateway},
         )
         code, found = doctor_until(deployment, "cannot list its tools")
-        listed = stack.command("tools", "list", "dead", socket=True)
-        described = stack.command("describe", "mcpserver", "dead", socket=True).stdout
+        listed = typed(stack, "tools", "list", "dead", socket=True)
+        described = typed(stack, "describe", "mcpserver", "dead", socket=True).stdout
 
     assert code == 2
     (problem,) = (each for each in found if each["subject"] == "dead")
@@ -123,7 +124,7 @@ def test_doctor_finds_a_server_that_cannot_be_reached_and_how_to_mend_it(
     assert "NOT reachable" in described
     gateway["servers"] = ["crm", "notes"]
     apply(deployment, {"kind": "Gateway", "name": stack.gateway, "spec": gateway})
-    stack.command("delete", "McpServer", "dead", "-y", socket=True)
+    typed(stack, "delete", "McpServer", "dead", "-y", socket=True)
     assert_mended(deployment)
 
 
@@ -133,7 +134,7 @@ def test_doctor_names_the_tools_that_policies_wait_for(deployment: Deployment) -
     cedar = '@id("late") permit (principal, action == Action::"crm/get_acount", resource);'
     said = apply(deployment, {"kind": "Policy", "name": "late", "spec": {"cedar": cedar}})
     code, found = doctor_until(deployment, "crm/get_acount")
-    deployment.first.command("delete", "Policy", "late", "-y", socket=True)
+    typed(deployment.first, "delete", "Policy", "late", "-y", socket=True)
 
     assert "did you mean 'crm/get_account'" in said
     assert (code, [each["check"] for each in found]) == (1, ["policies"])
@@ -146,13 +147,13 @@ def test_export_of_everything_is_no_difference_and_get_can_be_applied(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     stack = deployment.first
-    stack.command("export", "--output", str(tmp_path / "out"), socket=True)
-    same = stack.command("diff", "-f", str(tmp_path / "out"), socket=True)
-    got = stack.command("get", "-o", "yaml", socket=True).stdout
-    again = stack.command("apply", "-y", "-f", "-", stdin=got, socket=True).stdout
+    typed(stack, "export", "--output", str(tmp_path / "out"), socket=True)
+    same = typed(stack, "diff", "-f", str(tmp_path / "out"), socket=True)
+    got = typed(stack, "get", "-o", "yaml", socket=True).stdout
+    again = typed(stack, "apply", "-y", "-f", "-", stdin=got, socket=True).stdout
     file = tmp_path / "out" / "Agent.support-bot.yaml"
     file.write_text(file.read_text().replace("invocation_seconds: 900", "invocation_seconds: 901"))
-    other = stack.command("diff", "-f", str(tmp_path / "out"), socket=True, check=False)
+    other = typed(stack, "diff", "-f", str(tmp_path / "out"), socket=True, check=False)
 
     assert same.stdout == "No difference.\n"
     assert "Nothing changed." in again
@@ -181,8 +182,8 @@ def test_explain_says_what_the_gateway_then_does(
     agent.token_for(person, "crm", TOOLS)
     stack = deployment.first
 
-    explained = stack.command(
-        "explain", "--agent", "support-bot", "--user", person, "--tool", f"crm/{tool}",
+    explained = typed(
+        stack, "explain", "--agent", "support-bot", "--user", person, "--tool", f"crm/{tool}",
         "--args", json.dumps(arguments), socket=True, check=False,
     )  # fmt: skip
     answer = agent.call("crm", tool, arguments)
@@ -199,17 +200,17 @@ def test_kill_and_restore_of_a_person_by_login_name(deployment: Deployment) -> N
     agent.token_for("bob", "crm", TOOLS)
     assert agent.call("crm", "list_hours").status_code == httpx2.codes.OK
 
-    deployment.first.command("kill", "user/bob", "--reason", "gone", socket=True)
+    typed(deployment.first, "kill", "user/bob", "--reason", "gone", socket=True)
     refused = agent.call("crm", "list_hours")
     explain = ("explain", "--agent", "support-bot", "--user", "bob", "--tool", "crm/list_hours")
-    cut = deployment.first.command(*explain, socket=True, check=False)
-    deployment.first.command("restore", "user/bob", socket=True)
+    cut = typed(deployment.first, *explain, socket=True, check=False)
+    typed(deployment.first, "restore", "user/bob", socket=True)
 
     assert refused.status_code == httpx2.codes.UNAUTHORIZED
     assert "user/bob is cut off" in cut.stdout
     assert "countersign restore user/bob" in cut.stdout
-    nobody = deployment.first.command(
-        "kill", "user/bobby", "--reason", "x", socket=True, check=False
+    nobody = typed(
+        deployment.first, "kill", "user/bobby", "--reason", "x", socket=True, check=False
     )
     assert (nobody.returncode, "nobody called 'bobby'" in nobody.stderr) == (1, True)
 
