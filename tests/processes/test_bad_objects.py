@@ -354,16 +354,6 @@ def test_database_of_a_newer_release_is_left_as_it_is(tmp_path: Path, stack: Sta
     assert "9999_from_the_future" in output
 
 
-def test_port_that_is_taken_is_said_in_a_sentence(stack: Stack, tmp_path: Path) -> None:
-    fresh = Stack(tmp_path, ports=stack.ports)
-    taken = str(stack.ports.issuer)
-    status, output = start(fresh, "authz-server", COUNTERSIGN_LISTEN_PORT=taken)
-    fresh.http.close()
-    assert status == 1, output
-    assert taken in output
-    assert "COUNTERSIGN_LISTEN_PORT" in output
-
-
 def test_keys_that_are_not_the_databases_are_said_to_be(tmp_path: Path, stack: Stack) -> None:
     """A restored database with fresh key-encryption keys must not start with new keys."""
     fresh = Stack(tmp_path, ports=stack.ports)

@@ -42,6 +42,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         with admin(running.first) as api:
             body = {"objects": [{"kind": "AdminRole", "name": "somebody", "spec": role}]}
             api.call("POST", "/objects", json=body)
+        assert_mended(running)  # the gateways have heard of it
         yield running
 
 
@@ -54,11 +55,12 @@ def doctor(deployment: Deployment, *options: str) -> tuple[int, Findings]:
 
 
 def doctor_until(deployment: Deployment, says: str, seconds: float = 20) -> tuple[int, Findings]:
-    """Ask until somebody says so: gateways look and report by themselves."""
+    """Ask until somebody says so, and every gateway has heard of what was declared last."""
     deadline = time.monotonic() + seconds
     while True:
         code, found = doctor(deployment)
-        if any(says in each["found"] for each in found) or time.monotonic() > deadline:
+        told = "\n".join(each["found"] for each in found)
+        if (says in told and "behind:" not in told) or time.monotonic() > deadline:
             return code, found
         time.sleep(0.5)
 
