@@ -4,12 +4,15 @@ Forged ones are signed by the authority's real keys (`tests.forging`) and wrong 
 each kind has its accepted twin, and a wrong request never burns the code it tried.
 """
 
+import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import httpx2
 import pytest
 
 from authz_server.issuing.signing_keys import KeyPurpose
+from authz_server.store.codes import CODE_LIFETIME_SECONDS
 from compose.demo.stack import Stack
 from tests.forging import Forge, Keys, SigningKey, part, saying, signed, unsigned, without
 from tests.gateways import TestGateway, now
@@ -31,6 +34,20 @@ TOOLS: Final = ["get_account", "list_hours"]
 def pending(agent: TestAgent) -> dict[str, str]:
     """What only a client may redeem: a code of Alice's."""
     return agent.redemption(agent.code("alice", "crm", TOOLS))
+
+
+@pytest.fixture(scope="module")
+def unspent(agent: TestAgent) -> Callable[[], dict[str, str]]:
+    """The same for requests that must not use a code up: one serves many, while it is fresh."""
+    kept: list[tuple[float, dict[str, str]]] = []
+
+    def fresh() -> dict[str, str]:
+        if not kept or time.monotonic() - kept[-1][0] > CODE_LIFETIME_SECONDS / 2:
+            form = agent.redemption(agent.code("alice", "crm", TOOLS))
+            kept.append((time.monotonic(), form))
+        return kept[-1][1]
+
+    return fresh
 
 
 def assert_no_client(answer: httpx2.Response) -> None:
@@ -229,19 +246,23 @@ def _attesting(**changes: Any) -> Forge:
     ],
 )
 def test_stolen_attestation_forged_is_no_client_and_audited(
-    agent: TestAgent, pending: dict[str, str], keys: Keys, forge: Forge, rule: str
+    agent: TestAgent, unspent: Callable[[], dict[str, str]], keys: Keys, forge: Forge, rule: str
 ) -> None:
     forged = forge(keys, part(agent.attestation(), 1))
     witness = Witness(agent.stack)
-    assert_no_client(agent.token_request(pending, assertion=forged))
+    assert_no_client(agent.token_request(unspent(), assertion=forged))
     witness.event("token.refused", says=rule, error_code="invalid_client")
 
 
 def test_stolen_attestation_twin_forged_with_nothing_wrong_is_accepted(
-    agent: TestAgent, pending: dict[str, str], keys: Keys
+    agent: TestAgent, unspent: Callable[[], dict[str, str]], keys: Keys
 ) -> None:
+    """With a code that many of the others were refused with: none of them has burnt it."""
+    code = unspent()
+    wrong = _attestation(typ="JWT")(keys, part(agent.attestation(), 1))
+    assert_no_client(agent.token_request(code, assertion=wrong))
     forged = _attestation()(keys, part(agent.attestation(), 1))
-    assert agent.token_request(pending, assertion=forged).status_code == 200
+    assert agent.token_request(code, assertion=forged).status_code == 200
 
 
 @pytest.mark.requirement("attack-6")

@@ -172,27 +172,26 @@ def test_code_redeemed_once_at_the_other_server_stays_good(pair: Pair, agent: Te
     assert "Ada Lovelace" in agent.call("crm", "get_account", {"id": 17}).text
 
 
-def test_attestation_used_twenty_times_at_both_succeeds_once(pair: Pair, agent: TestAgent) -> None:
-    pending = codes(agent, TIMES)
+def test_attestation_and_then_proof_used_twenty_times_at_both_succeed_once_each(
+    pair: Pair, agent: TestAgent
+) -> None:
+    """Each time with a code of its own; what was refused for its attestation kept its code."""
+    forms = [agent.redemption(pending) for pending in codes(agent, TIMES + 1)]
     assertion = agent.attestation()
-    answers = pair.alternating(
-        lambda server, number: agent.token_request(
-            agent.redemption(pending[number]), issuer=server, assertion=assertion
-        )
-    )
-    one_success(answers, 401, "invalid_client")
+    redeemed = []
 
+    def with_one_attestation(server: str, number: int) -> httpx2.Response:
+        answer = agent.token_request(forms[number], issuer=server, assertion=assertion)
+        redeemed.extend([number] if answer.status_code == 200 else [])
+        return answer
 
-def test_proof_used_twenty_times_at_both_succeeds_once(pair: Pair, agent: TestAgent) -> None:
-    pending = codes(agent, TIMES)
+    one_success(pair.alternating(with_one_attestation), 401, "invalid_client")
+    del forms[redeemed[0]]
     assertions = [agent.attestation() for _ in range(TIMES)]
     proof = agent.key.proof("POST", f"{pair.stack.issuer}/oauth/token")
     answers = pair.alternating(
         lambda server, number: agent.token_request(
-            agent.redemption(pending[number]),
-            issuer=server,
-            assertion=assertions[number],
-            proof=proof,
+            forms[number], issuer=server, assertion=assertions[number], proof=proof
         )
     )
     one_success(answers, 400, "invalid_dpop_proof")
