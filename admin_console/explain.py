@@ -3,8 +3,9 @@
 The ladder a call climbs, asked here of the live registry in the same order: declared and approved,
 reachable, not cut off, within `Agent.tools`, for whom the agent may act, consent, the policies on
 the call, and the policies on its credential. Every rung is answered, so that all that is missing is
-seen at once. What only a token would say (attestation, session, program) is assumed, and said. Nothing is
-issued or changed. The other half, a decision that was recorded, is `audit.explain_decision`.
+seen at once. What only a token would say (attestation, session, program) is assumed, and said.
+Nothing is issued or changed. The other half, a decision that was recorded, is
+`audit.explain_decision`.
 """
 
 from collections.abc import Sequence
