@@ -51,7 +51,7 @@ services: $(VENV)/dev.stamp ## install the foreign servers the tests talk to (mi
 	@$(BIN)/python -m tests.services
 
 test: unit services ## every test, with the real processes and foreign servers
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder \
 	    -m "(processes or slow) and not soak" || { \
 	    echo "once more, alone, what failed beside the others:"; \
 	    $(BIN)/pytest -q --last-failed -m "(processes or slow) and not soak"; }

@@ -1,8 +1,8 @@
 """HTTP over the local admin socket: the scope of each request says who is on the line.
 
 A subclass of uvicorn's protocol (it exposes no peer itself). The peer is identified once, when it
-connects, by the kernel; whether it is the operator is asked anew for each request, because the
-declared agents may change meanwhile. Only an accepted peer reaches the application as
+connects, by the kernel (and once more when scripts have come to matter since); whether it is the
+operator is asked anew for each request, because the declared agents may change meanwhile. Only an accepted peer reaches the application as
 `scope["extensions"]["countersign.peer"]`; a refusal goes in under another name, for the audit.
 """
 
@@ -37,11 +37,16 @@ def peer_http_protocol(
         """Identifies the peer of a connection and tells the application."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            self.peer = _identify(transport, with_script=with_script())
+            self.knows_scripts = with_script()
+            self.peer = _identify(transport, with_script=self.knows_scripts)
             super().connection_made(transport)
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
+            if with_script() and not self.knows_scripts:
+                # An agent described by its script may have been connected before it was declared.
+                self.knows_scripts = True
+                self.peer = _identify(self.transport, with_script=True)
             refusal = self.peer if isinstance(self.peer, Refusal) else judge(self.peer)
             extensions: dict[str, Any] = dict(self.scope.get("extensions") or {})
             if refusal is None:

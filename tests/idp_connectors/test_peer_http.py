@@ -66,7 +66,11 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def during(judge: PeerJudge, asking: Callable[[Path], Awaitable[None]]) -> None:
+def during(
+    judge: PeerJudge,
+    asking: Callable[[Path], Awaitable[None]],
+    with_script: Callable[[], bool] = lambda: True,
+) -> None:
     async def serve() -> None:
         with tempfile.TemporaryDirectory(prefix="admin") as directory:
             os.chmod(directory, 0o755)  # noqa: PTH101, S103 - other users must reach it
@@ -74,7 +78,7 @@ def during(judge: PeerJudge, asking: Callable[[Path], Awaitable[None]]) -> None:
             bound = bind_unix_socket(path, mode=0o666)
             config = uvicorn.Config(
                 app,
-                http=peer_http_protocol(judge, lambda: True),
+                http=peer_http_protocol(judge, with_script),
                 lifespan="off",
                 log_config=None,
                 timeout_graceful_shutdown=5,
@@ -188,3 +192,23 @@ def test_connection_over_tcp_is_never_a_peer() -> None:
 
     asyncio.run(serve())
     assert accepted == []
+
+
+@pytest.mark.requirement("trap-agent-as-admin")
+def test_agent_connected_before_scripts_mattered_is_known_by_its_script(tmp_path: Path) -> None:
+    """Scripts come to matter between the first and the second request of one connection."""
+    script = tmp_path / "bot.py"
+    script.write_text(GET)
+    digest = "sha-256:" + hashlib.sha256(script.read_bytes()).hexdigest()
+    answers = iter([False, False, True, True])  # connected, first, second (asked twice at most)
+
+    async def asking(path: Path) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(script), str(path), stdout=subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+        first, second = json.loads(output)
+        assert first == {"pid": process.pid, "refused": None}
+        assert second == {"pid": None, "refused": "admin.local_agent"}
+
+    during(judge_with(agent(match={"unix.script_digest": digest})), asking, lambda: next(answers))

@@ -487,8 +487,8 @@ def test_session_of_a_killed_worker_is_gone_and_another_begins(
         404,
         "There is no such session.",
     )
-    detail = await_event(workers.stack, type="call.refused", status=404)["detail"]  # type: ignore[arg-type] # fields of any type
-    assert detail == "the worker that owned the session is gone"
+    why = "the worker that owned the session is gone"
+    assert await_event(workers.stack, type="call.refused", detail=why)["status"] == 404
     assert session.begin(other).status_code == 200
     assert "structuredContent" in session.call(other).text
     workers.await_serving()

@@ -119,7 +119,8 @@ def _assert_audit_agrees(
             name = person_of[event["user"]]
             assert event["presented_token_id"] == presented[name]
             counted[name, event["outcome"]] += 1
-        if event["type"] == "token.exchanged":
+        # A gateway that looks at tools has a token of its own.
+        if event["type"] == "token.exchanged" and event["principal_kind"] != "gateway":
             name = person_of[event["user"]]
             assert event["presented_token_id"] == presented[name]
             other = {"alice": "bob", "bob": "alice"}[name]

@@ -59,7 +59,7 @@ def _copies_locks(instruction: Instruction) -> bool:
 
 def _made_of(instructions: list[Instruction]) -> str:
     """What decides what they make."""
-    made_of = hashlib.sha256(f"{sys.version} {sys.executable}".encode())
+    made_of = hashlib.sha256(f"{sys.version} {sys.base_prefix}".encode())
     for each in instructions:
         made_of.update(f"\n{each.name} {each.words}".encode())
         for source in each.words.split()[:-1] if each.name == "COPY" else ():
