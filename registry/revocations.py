@@ -32,6 +32,7 @@ MAXIMUM_ID_LENGTH: Final = 512
 MAXIMUM_REASON_LENGTH: Final = 1024
 
 Also = Callable[[Connection, RevocationEvent], None]
+AlsoOnce = Callable[[Connection, RevocationEvent | None], None]  # None: it was blocked before
 
 
 def _nothing_else(_connection: Connection, _event: RevocationEvent) -> None:
@@ -65,6 +66,34 @@ class RevocationStore:
             event = append_block(
                 connection, kind, subject_id, reason=reason, author=author, now_ms=now_ms
             )
+            also(connection, event)
+            return event
+
+        return await self._database.write(work)
+
+    async def block_once(
+        self,
+        kind: BlockKind,
+        subject_id: str,
+        *,
+        reason: str,
+        author: str,
+        now_ms: int,
+        also: AlsoOnce,
+    ) -> RevocationEvent | None:
+        """The same, unless it is blocked: None then, and what was said of it stays.
+
+        For whoever may ask any number of times, an agent or a replay: a person's own word on why
+        it is blocked is not written over, and each further time costs no gateway anything.
+        """
+        _require_valid(kind, subject_id, reason)
+
+        def work(connection: Connection) -> RevocationEvent | None:
+            before, event = entry_of(connection, kind, subject_id), None
+            if before is None or not before.blocked:
+                event = append_block(
+                    connection, kind, subject_id, reason=reason, author=author, now_ms=now_ms
+                )
             also(connection, event)
             return event
 

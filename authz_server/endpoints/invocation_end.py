@@ -14,10 +14,9 @@ In this order:
 An expired token is taken: it says whose run it was and opens nothing, and what an agent may still
 have then (a refresh token, calls under way) is exactly what should end. For the same reason blocks
 and epochs are not asked. Ending an ended run changes nothing, costs nothing and is answered alike.
-One too many changes nothing either: the agent may ask again, and its tokens end by themselves
-within fifteen minutes. Errors are
-those of RFC 6750 §3.1 and RFC 9449 §7.1; tokens bound by a certificate do not exist (decision
-0009). Operators end a run with `countersign kill run/INV`.
+One too many ends the families alone: the agent may ask again, and its tokens end by themselves
+within fifteen minutes. Errors are those of RFC 6750 §3.1 and RFC 9449 §7.1; tokens bound by a
+certificate do not exist (decision 0009). Operators end a run with `countersign kill run/INV`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -96,16 +95,18 @@ async def _end(parts: Parts, run: RunToken, now: int) -> Refusal | None:
     """Steps 4 and 5."""
     now_ms, event, author = int(parts.clock() * 1000), _event(parts, run), _author(run)
 
-    def in_transaction(connection: Connection, _: RevocationEvent) -> None:
+    def in_transaction(connection: Connection, blocked: RevocationEvent | None) -> None:
+        revoke_of_run_in(connection, run.invocation, now)
+        if blocked is None:
+            return
         since_ms, most = now_ms - _HOUR_MS, ENDS_AN_HOUR + 1
         if number_of_author(connection, author, since_ms, most) > ENDS_AN_HOUR:
             raise TooManyEndsError
-        revoke_of_run_in(connection, run.invocation, now)
         append_in(connection, (event,), now_ms)
 
     # INVARIANT: families, run and record in one transaction: an ended run is not recorded again.
     try:
-        await parts.revocations.block(
+        await parts.revocations.block_once(
             BlockKind.INVOCATION,
             run.invocation,
             reason=REASON,
@@ -114,6 +115,8 @@ async def _end(parts: Parts, run: RunToken, now: int) -> Refusal | None:
             also=in_transaction,
         )
     except TooManyEndsError:
+        # No gateway remembers families, so they end all the same.
+        await parts.refresh_tokens.revoke_of_run(run.invocation, now)
         await _record_refusal(parts, TOO_MANY, proved=author, **_about(run))
         return TOO_MANY
     await parts.live.refresh()  # this process first: it is what the gateways hear it from

@@ -30,7 +30,8 @@ async def block_yield(
 ) -> None:
     """Block the run or the one token that the first use yielded, and record whose it was.
 
-    The block, its record and what `also` does are one transaction.
+    The block, its record and what `also` does are one transaction. What is blocked already stays
+    as it is: the refusal of each further use is recorded by whoever refuses, within its budget.
     """
     now_ms = int(parts.clock() * 1000)
     event = made(
@@ -48,10 +49,11 @@ async def block_yield(
         reasons=(refusal.rule,),
     )
 
-    def in_transaction(connection: Connection, _: RevocationEvent) -> None:
+    def in_transaction(connection: Connection, blocked: RevocationEvent | None) -> None:
         also(connection)
-        append_in(connection, (event,), now_ms)
+        if blocked is not None:
+            append_in(connection, (event,), now_ms)
 
-    await parts.revocations.block(
+    await parts.revocations.block_once(
         kind, subject_id, reason=reason, author=SERVER_AUTHOR, now_ms=now_ms, also=in_transaction
     )

@@ -2,8 +2,9 @@
 
 A subclass of uvicorn's protocol (it exposes no peer itself). The peer is identified once, when it
 connects, by the kernel (and once more when scripts have come to matter since); whether it is the
-operator is asked anew for each request, because the declared agents may change meanwhile. Only an accepted peer reaches the application as
-`scope["extensions"]["countersign.peer"]`; a refusal goes in under another name, for the audit.
+operator is asked anew for each request, because the declared agents may change meanwhile. Only an
+accepted peer reaches the application as `scope["extensions"]["countersign.peer"]`; a refusal goes
+in under another name, for the audit.
 """
 
 import asyncio
