@@ -35,9 +35,6 @@ class BlockKind(StrEnum):
 FORGETTABLE: Final = frozenset((BlockKind.INVOCATION, BlockKind.TOKEN))
 FORGET_SECONDS: Final = 86_400
 FORGET_EVERY_SECONDS: Final = 3_600  # looking for what to forget takes time, so not at every event
-# Gateways meet a token for its fifteen minutes and no longer: what refuses only older ones is not
-# sent to them with a snapshot. The rest is for what their clocks may be wrong by.
-ENFORCED_SECONDS: Final = 3_600
 # Who cuts off runs and tokens without being asked, many in an hour: an agent its own run (its name
 # follows), and this server what a code or refresh token yielded that came twice.
 AGENT_AUTHOR: Final = "agent:"
@@ -140,14 +137,6 @@ def remembered(
         for key, entry in entries.items()
         if entry.kind not in FORGETTABLE or entry.not_before >= oldest
     }
-
-
-def enforced(entries: Iterable[BlockEntry], now: int) -> tuple[BlockEntry, ...]:
-    """What a gateway needs of `entries`: a token from before has ended. `now` is NumericDate."""
-    oldest = now - ENFORCED_SECONDS
-    return tuple(
-        entry for entry in entries if entry.kind not in FORGETTABLE or entry.not_before >= oldest
-    )
 
 
 def forgotten_before(now_ms: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from registry.blocks import BlockState, enforced
+from registry.blocks import BlockState
 from registry.clients import clients_of
 from registry.counters import REGISTRY_VERSION, value_of
 from registry.declared import DeclaredSet, ObjectKey, ParsedObject, Problem, SettingsModels
@@ -149,7 +149,7 @@ def enforcement_view(  # noqa: PLR0917 - the fields of one view
         ),
         policies=snapshot.policies,
         sequence=blocks.sequence,
-        blocks=enforced(blocks.entries.values(), now),
+        blocks=tuple(blocks.entries.values()),
         lease_seconds=lease,
     )
 

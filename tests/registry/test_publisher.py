@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from joserfc.jwk import ECKey
 
-from registry.blocks import ENFORCED_SECONDS, FORGETTABLE, BlockEntry, BlockKind, BlockState
+from registry.blocks import BlockEntry, BlockKind, BlockState
 from registry.public_keys import PUBLIC_MEMBERS, InvalidKeyError
 from registry.publisher import (
     UnpublishableRegistryError,
@@ -32,7 +32,6 @@ from token_exchange.token_types import (
     GRANT_CLIENT_CREDENTIALS,
     GRANT_REFRESH_TOKEN,
     GRANT_TOKEN_EXCHANGE,
-    MAXIMUM_LIFETIME_SECONDS,
 )
 
 NOW = 1_700_000_000
@@ -242,23 +241,6 @@ def test_view_carries_policies_blocks_keys_and_times(registry: Registry) -> None
     assert [each["x"] for each in view.token_keys] == [key["x"]]
     decoded = msgspec.json.decode(msgspec.json.encode(view), type=EnforcementView)
     assert decoded == view
-
-
-@pytest.mark.requirement("runs-forgotten")
-def test_view_has_no_runs_and_tokens_whose_tokens_have_long_ended(registry: Registry) -> None:
-    registry.apply(*small_set())
-    old, young = NOW - ENFORCED_SECONDS - 1, NOW - ENFORCED_SECONDS
-    forgettable = [
-        BlockEntry(kind, f"{age}", True, age) for kind in FORGETTABLE for age in (old, young)
-    ]
-    lasting = [BlockEntry(kind, "it", True, old) for kind in BlockKind if kind not in FORGETTABLE]
-
-    view = view_of(registry, blocks=BlockState.of(7, [*forgettable, *lasting]))
-
-    kept = [entry for entry in forgettable if entry.not_before == young]
-    assert set(view.blocks) == {*kept, *lasting}
-    assert view.sequence == 7
-    assert ENFORCED_SECONDS >= 4 * MAXIMUM_LIFETIME_SECONDS
 
 
 def test_view_of_an_undeclared_gateway_is_none(registry: Registry) -> None:
