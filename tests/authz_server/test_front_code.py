@@ -92,6 +92,28 @@ def test_code_used_twice_is_refused_and_what_it_yielded_is_revoked(half: FrontHa
 
 
 @pytest.mark.requirement("attack-9")
+def test_code_used_many_times_revokes_once_and_leaves_what_an_operator_said(
+    half: FrontHalf,
+) -> None:
+    code, killed = code_of(half), code_of(half)
+    redeemed(half, code)
+    before = half.revocations.sequence()
+    for _ in range(5):
+        assert refused(half, code) == ("invalid_grant", "code.replayed")
+    assert half.revocations.sequence() == before + 1
+    assert len(half.cuts(EventType.BLOCKED)) == 1
+
+    invocation = redeemed(half, killed).claims.inv or ""
+    now_ms = int(half.parts.clock() * 1000)
+    kill = half.revocations.block(
+        BlockKind.INVOCATION, invocation, reason="stolen", author="usr_olga", now_ms=now_ms
+    )
+    said = asyncio.run(kill)
+    assert refused(half, killed) == ("invalid_grant", "code.replayed")
+    assert half.revocations.listed() == (said,)
+
+
+@pytest.mark.requirement("attack-9")
 def test_code_of_the_command_line_used_twice_revokes_its_one_token(half: FrontHalf) -> None:
     code = code_of(half, **cli_parameters(half.issuer))
     plan = redeem_for_admin(half, code)

@@ -109,6 +109,26 @@ async def test_invocation_end_with_an_expired_token_still_ends_the_run(
     assert (BlockKind.INVOCATION, invocation) in authority.parts.live.blocks.entries
 
 
+def granted(holder: Keyholder, invocation: str) -> RefreshGrant:
+    now = holder.authority.now
+    return RefreshGrant(
+        client_id="support-bot",
+        agent="support-bot",
+        resource=NOTES,
+        scope="mcp:tools",
+        details=(),
+        key=holder.thumbprint,
+        sub="usr_alice",
+        sid="ses_1",
+        session_created_at=now,
+        gid="grt_1",
+        invocation=invocation,
+        transaction="txn_1",
+        created_at=now,
+        expires_at=now + 3600,
+    )
+
+
 @pytest.mark.requirement("C30")
 async def test_invocation_end_for_a_person_ends_the_refresh_families_of_that_run_alone(
     authority: Authority,
@@ -116,26 +136,8 @@ async def test_invocation_end_for_a_person_ends_the_refresh_families_of_that_run
     holder = Keyholder(authority)
     store = authority.parts.refresh_tokens
 
-    def granted(invocation: str) -> RefreshGrant:
-        return RefreshGrant(
-            client_id="support-bot",
-            agent="support-bot",
-            resource=NOTES,
-            scope="mcp:tools",
-            details=(),
-            key=holder.thumbprint,
-            sub="usr_alice",
-            sid="ses_1",
-            session_created_at=authority.now,
-            gid="grt_1",
-            invocation=invocation,
-            transaction="txn_1",
-            created_at=authority.now,
-            expires_at=authority.now + 3600,
-        )
-
-    await store.begin("fam_1", "first", granted("inv_1"))
-    await store.begin("fam_2", "second", granted("inv_2"))
+    await store.begin("fam_1", "first", granted(holder, "inv_1"))
+    await store.begin("fam_2", "second", granted(holder, "inv_2"))
     token = authority.sign_token(blended(holder))
     assert (await end(holder, token, "inv_1")).status_code == 204
     ended, other = await store.find("first"), await store.find("second")
