@@ -3,6 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Final
+
+MOST_COMPARED: Final = 500
+LONGEST_COMPARED: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,12 @@ class CompileProblems:
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """The nearest known name as the end of a sentence; empty if none is near."""
-    near = get_close_matches(given, sorted(known), n=1)
+    """The nearest known name as the end of a sentence; empty if none is near.
+
+    Among very many, or for a very long one, none is looked for: a hint is not worth the time.
+    """
+    names = sorted(known)
+    if len(names) > MOST_COMPARED or len(given) > LONGEST_COMPARED:
+        return ""
+    near = get_close_matches(given, names, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -3,7 +3,13 @@ import pytest
 from policies.compile import compile_policy_set
 from policies.decide import CompiledPolicySet
 from policies.documents import MAXIMUM_POLICIES
-from policies.problems import CompileProblems, PolicyProblem, did_you_mean
+from policies.problems import (
+    LONGEST_COMPARED,
+    MOST_COMPARED,
+    CompileProblems,
+    PolicyProblem,
+    did_you_mean,
+)
 from tests.policies.story import (
     CRM,
     KNOWN,
@@ -253,3 +259,5 @@ def test_gateway_checks_the_policies_whose_names_it_has() -> None:
 def test_nearest_known_name_is_offered() -> None:
     assert did_you_mean("suport", ["support", "sales"]) == "; did you mean 'support'?"
     assert did_you_mean("suport", ["x"]) == ""
+    assert did_you_mean("suport", ["support", *map(str, range(MOST_COMPARED))]) == ""
+    assert did_you_mean("s" * (LONGEST_COMPARED + 1), ["s" * LONGEST_COMPARED]) == ""
