@@ -8,7 +8,8 @@ deleted row.
 Counting has a bound, because anybody who may search could else keep the database busy for as long
 as the log is large: the newest events of each source, those of the sources heard of last first.
 Where that does not reach back to the time asked for, the answer says from when on it was counted,
-and is not complete.
+and is not complete. An event's own time is its writer's word. When we received it is ours, and what
+is earlier in its source happened before: the later of the two is where counting ended.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -59,7 +60,7 @@ class _Counted:
 
     source: str
     high_water: int
-    last_event_ms: int
+    reported_at_ms: int
     first: int
 
     @property
@@ -105,15 +106,18 @@ def _is_over(line: Row[Any], since_ms: int | None) -> bool:
 
 
 def _counted(lines: Iterable[Row[Any]], *, is_bounded: bool) -> list[_Counted]:
-    """How much of each source is counted; those heard of last have the first choice."""
+    """How much of each source is counted; those heard of last have the first choice.
+
+    Of each at least its newest event: what happened before that was received is all that is open.
+    """
     left, counted = MAXIMUM_COUNTED, []
     for line in sorted(lines, key=lambda line: (line.is_stopped, -line.last_event_ms)):
         most = line.high_water
         if is_bounded:
-            most = min(most, left, MAXIMUM_COUNTED_OF_SOURCE)
+            most = min(most, max(left, 1), MAXIMUM_COUNTED_OF_SOURCE)
             left -= most
         first = line.high_water - most + 1
-        counted.append(_Counted(line.source, line.high_water, line.last_event_ms, first))
+        counted.append(_Counted(line.source, line.high_water, line.reported_at_ms, first))
     return sorted(counted, key=lambda each: each.source)
 
 
@@ -188,6 +192,7 @@ def _not_counted_until(connection: Connection, counted: Iterable[_Counted]) -> I
     for each in counted:
         if each.first == 1:
             continue
-        oldest = select(EVENTS.c.timestamp_ms).where(*_counted_rows(each))
-        found = connection.scalar(oldest.order_by(EVENTS.c.sequence).limit(1))
-        yield each.last_event_ms if found is None else found
+        times = select(EVENTS.c.timestamp_ms, EVENTS.c.received_at_ms)
+        oldest = times.where(*_counted_rows(each)).order_by(EVENTS.c.sequence).limit(1)
+        found = connection.execute(oldest).one_or_none()
+        yield each.reported_at_ms if found is None else max(found)

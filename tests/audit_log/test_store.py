@@ -260,6 +260,11 @@ def second(number: int) -> int:
     return int((NOW + number) * 1000)
 
 
+def delete_of(database: Database, source: str, *sequences: int) -> None:
+    rows = (EVENTS.c.source == source) & EVENTS.c.sequence.in_(sequences)
+    database.write_now(lambda connection: connection.execute(delete(EVENTS).where(rows)).rowcount)
+
+
 @pytest.mark.requirement("audit-counted")
 @pytest.mark.usefixtures("small_count")
 def test_store_log_too_large_to_count_says_since_when_it_did(store: AuditStore) -> None:
@@ -307,6 +312,46 @@ def test_store_deleted_row_of_a_large_log_is_noticed_where_it_was_counted(
     assert large.gaps == ((Gap(SOURCE, sequence, sequence),) if is_counted else ())
     assert not large.complete  # never called complete in what was not counted
     assert found(store, since_ms=second(9)).completeness.complete != is_counted
+
+
+@pytest.mark.requirement("audit-counted")
+@pytest.mark.usefixtures("small_count")
+def test_store_event_that_says_1970_makes_nothing_look_counted(
+    store: AuditStore, database: Database, clock: Clock
+) -> None:
+    batch = at_its_second(events(1, 10))
+    batch[6] = msgspec.structs.replace(batch[6], timestamp=iso_timestamp(1))  # the first counted
+    for event in batch:
+        clock.now = NOW + event.sequence
+        ingest(store, [event])
+    delete_of(database, SOURCE, 5, 6)
+
+    large = found(store, since_ms=second(5)).completeness
+    assert (large.complete, large.gaps, large.counted_since_ms) == (False, (), second(7))
+    assert found(store, since_ms=second(8)).completeness.complete
+
+
+@pytest.mark.requirement("audit-counted")
+@pytest.mark.usefixtures("small_count")
+def test_store_source_for_which_no_count_was_left_is_not_called_counted(
+    store: AuditStore, clock: Clock
+) -> None:
+    """Whatever its clock said: what it reported and is not here may be of any time."""
+    old = [
+        msgspec.structs.replace(each, timestamp=iso_timestamp(1))
+        for each in events(1, 3, "gateway.old.1")
+    ]
+    ingest(store, old, source="gateway.old.1")
+    for name in ("a", "b"):
+        source = f"gateway.{name}.1"
+        ingest(store, at_its_second(events(1, 3, source)), source=source)
+    clock.now += 5
+    assert found(store, since_ms=second(1)).completeness.complete
+    ingest(store, [], high_water=4, source="gateway.old.1")
+
+    large = found(store, since_ms=second(1)).completeness
+    assert (large.complete, large.gaps) == (False, (Gap("gateway.old.1", 4, 4),))
+    assert large.counted_since_ms == second(5)
 
 
 @pytest.mark.requirement("audit-counted")
