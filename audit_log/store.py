@@ -123,9 +123,7 @@ class AuditStore:
         def work(connection: Connection) -> SearchResult:
             found = find_events(connection, wanted, limit + 1, before)
             page, has_more = found[:limit], len(found) > limit
-            shown_since_ms = (
-                min(timestamp_ms(each.event.timestamp) for each in page) if has_more else None
-            )
+            shown_since_ms = min(map(_latest_time_ms, page)) if has_more else None
             return SearchResult(
                 page,
                 page[-1].position if has_more else None,
@@ -176,6 +174,11 @@ class AuditStore:
     def get(self, decision_id: str) -> tuple[FoundEvent, ...]:
         """What the gateway that decided and the authority recorded of a decision, oldest first."""
         return self._database.read(lambda connection: events_of_decision(connection, decision_id))
+
+
+def _latest_time_ms(found: FoundEvent) -> int:
+    """When it happened, at the latest: it may say a time that is yet to come."""
+    return min(timestamp_ms(found.event.timestamp), found.received_at_ms)
 
 
 def _require_well_formed(source: str, high_water: int, events: Sequence[AuditEvent]) -> None:

@@ -260,6 +260,12 @@ def second(number: int) -> int:
     return int((NOW + number) * 1000)
 
 
+def ingest_as_they_happen(store: AuditStore, clock: Clock, batch: Sequence[AuditEvent]) -> None:
+    for event in batch:
+        clock.now = NOW + event.sequence
+        ingest(store, [event])
+
+
 def delete_of(database: Database, source: str, *sequences: int) -> None:
     rows = (EVENTS.c.source == source) & EVENTS.c.sequence.in_(sequences)
     database.write_now(lambda connection: connection.execute(delete(EVENTS).where(rows)).rowcount)
@@ -281,8 +287,8 @@ def test_store_log_too_large_to_count_says_since_when_it_did(store: AuditStore) 
 
 @pytest.mark.requirement("audit-counted")
 @pytest.mark.usefixtures("small_count")
-def test_store_page_of_a_large_log_is_about_its_own_time(store: AuditStore) -> None:
-    ingest(store, at_its_second(events(1, 10)))
+def test_store_page_of_a_large_log_is_about_its_own_time(store: AuditStore, clock: Clock) -> None:
+    ingest_as_they_happen(store, clock, at_its_second(events(1, 10)))
 
     newest = store.search(AuditFilter(), limit=3)
     assert newest.next_before is not None
@@ -293,6 +299,29 @@ def test_store_page_of_a_large_log_is_about_its_own_time(store: AuditStore) -> N
     assert (older.complete, older.counted_since_ms) == (False, second(7))
     # Nothing found, and nothing more to come: that is about all the time there was.
     assert not store.search(AuditFilter(agent="nobody"), limit=3).completeness.complete
+
+
+@pytest.mark.requirement("audit-counted")
+@pytest.mark.usefixtures("small_count")
+def test_store_page_of_events_that_say_2099_is_about_when_they_were_received(
+    store: AuditStore, database: Database, clock: Clock
+) -> None:
+    own = at_its_second(events(1, 10))
+    far = [
+        msgspec.structs.replace(each, timestamp="2099-12-31T23:59:59.000Z")
+        for each in events(1, 2, "gateway.far.1")
+    ]
+    for some in (own[:5], own[5:6], own[6:]):
+        ingest_as_they_happen(store, clock, some)
+        if far:
+            ingest(store, [far.pop(0)], source="gateway.far.1")
+    delete_of(database, SOURCE, 6)  # between the two
+
+    before = store.search(AuditFilter(), limit=4).next_before
+    page = store.search(AuditFilter(), limit=2, before=before)
+    assert {each.event.source for each in page.events} == {"gateway.far.1"}
+    assert not page.completeness.complete
+    assert page.completeness.counted_since_ms == second(7)
 
 
 @pytest.mark.requirement("audit-counted")
@@ -321,9 +350,7 @@ def test_store_event_that_says_1970_makes_nothing_look_counted(
 ) -> None:
     batch = at_its_second(events(1, 10))
     batch[6] = msgspec.structs.replace(batch[6], timestamp=iso_timestamp(1))  # the first counted
-    for event in batch:
-        clock.now = NOW + event.sequence
-        ingest(store, [event])
+    ingest_as_they_happen(store, clock, batch)
     delete_of(database, SOURCE, 5, 6)
 
     large = found(store, since_ms=second(5)).completeness
