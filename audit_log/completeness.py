@@ -6,7 +6,8 @@ silently ahead. The rows themselves are counted: a counter kept beside them woul
 deleted row.
 
 Counting has a bound, because anybody who may search could else keep the database busy for as long
-as the log is large: the newest events of each source, those of the sources heard of last first.
+as the log is large: the newest events of each source, those of the authority's own sources first,
+so that nobody's events hide a hole in them, then those with the latest events.
 Where that does not reach back to the time asked for, the answer says from when on it was counted,
 and is not complete. An event's own time is its writer's word. When we received it is ours, and what
 is earlier in its source happened before: the later of the two is where counting ended.
@@ -19,6 +20,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, func, select
 
 from audit_log.event_rows import EVENTS, SOURCES
+from audit_log.gateway_events import SOURCE_PREFIX
 
 SILENT_AFTER_MS: Final = 10_000  # five missed heartbeats of a pusher
 MAXIMUM_GAPS: Final = 100  # as many are described
@@ -106,12 +108,12 @@ def _is_over(line: Row[Any], since_ms: int | None) -> bool:
 
 
 def _counted(lines: Iterable[Row[Any]], *, is_bounded: bool) -> list[_Counted]:
-    """How much of each source is counted; those heard of last have the first choice.
+    """How much of each source is counted, in the order of `_precedence`.
 
     Of each at least its newest event: what happened before that was received is all that is open.
     """
     left, counted = MAXIMUM_COUNTED, []
-    for line in sorted(lines, key=lambda line: (line.is_stopped, -line.last_event_ms)):
+    for line in sorted(lines, key=_precedence):
         most = line.high_water
         if is_bounded:
             most = min(most, max(left, 1), MAXIMUM_COUNTED_OF_SOURCE)
@@ -119,6 +121,16 @@ def _counted(lines: Iterable[Row[Any]], *, is_bounded: bool) -> list[_Counted]:
         first = line.high_water - most + 1
         counted.append(_Counted(line.source, line.high_water, line.reported_at_ms, first))
     return sorted(counted, key=lambda each: each.source)
+
+
+def _precedence(line: Row[Any]) -> tuple[bool, bool, int]:
+    """The authority's own before all; then what goes on, and what has the latest events.
+
+    Attack: a gateway that says 2099 goes before no other; no event is later than we heard of it.
+    """
+    is_gateway = line.source.startswith(SOURCE_PREFIX)
+    latest_ms = min(line.last_event_ms, line.reported_at_ms)
+    return is_gateway, is_gateway and line.is_stopped, -latest_ms
 
 
 def _gaps(connection: Connection, counted: Sequence[_Counted]) -> tuple[Gap, ...]:

@@ -18,6 +18,8 @@ from audit_log.store import (
     SearchResult,
     UnknownSourceError,
 )
+from audit_log.transaction_log import SOURCE as CUTS
+from audit_log.transaction_log import append_in
 from database.engine import Database
 from tests.audit_log.samples import NOW, intent
 
@@ -383,21 +385,68 @@ def test_store_source_for_which_no_count_was_left_is_not_called_counted(
 
 @pytest.mark.requirement("audit-counted")
 @pytest.mark.usefixtures("small_count")
-def test_store_counts_the_sources_heard_of_last_first(store: AuditStore, clock: Clock) -> None:
-    for name, first in (("a", 1), ("b", 101), ("c", 201)):
+def test_store_counts_the_sources_with_the_latest_events_first(
+    store: AuditStore, clock: Clock
+) -> None:
+    for number, name in enumerate("abc", 1):
+        clock.now = NOW + number
         batch = [
-            msgspec.structs.replace(each, timestamp=iso_timestamp(NOW + first))
+            msgspec.structs.replace(each, timestamp=iso_timestamp(clock.now))
             for each in events(1, 3, f"gateway.{name}.1")
         ]
         ingest(store, batch, source=f"gateway.{name}.1")
-    clock.now += 1
+    ingest(store, [], high_water=3, source="gateway.a.1")  # it goes on, and nothing happened
 
     assert found(store).completeness.counted_since_ms == second(1)
     assert found(store, since_ms=second(2)).completeness.complete
     ingest(store, [], high_water=4, source="gateway.c.1")  # said, and not here yet
     large = found(store).completeness
     assert large.gaps == (Gap("gateway.c.1", 4, 4),)
-    assert large.counted_since_ms == second(101)
+    assert large.counted_since_ms == second(2)
+
+
+@pytest.mark.requirement("audit-counted")
+@pytest.mark.usefixtures("small_count")
+def test_store_counts_a_gateway_that_says_2099_no_sooner_than_others(
+    store: AuditStore, database: Database, clock: Clock
+) -> None:
+    for number, name in enumerate(("far", "a", "b"), 1):
+        clock.now = NOW + number
+        said = "2099-12-31T23:59:59.000Z" if name == "far" else iso_timestamp(clock.now)
+        batch = [
+            msgspec.structs.replace(each, timestamp=said)
+            for each in events(1, 3, f"gateway.{name}.1")
+        ]
+        ingest(store, batch, source=f"gateway.{name}.1")
+    delete_of(database, "gateway.a.1", 1)
+
+    assert found(store).completeness.gaps == (Gap("gateway.a.1", 1, 1),)
+
+
+@pytest.mark.requirement("audit-counted")
+@pytest.mark.usefixtures("small_count")
+@pytest.mark.parametrize("source", [CUTS, "authz-server.0001"])
+def test_store_counts_the_sources_of_the_authority_before_all_gateways(
+    store: AuditStore, database: Database, clock: Clock, source: str
+) -> None:
+    """Else whoever makes events at gateways keeps the kills and logins from being counted."""
+    own = at_its_second(events(1, 3, source))
+    if source == CUTS:
+        database.write_now(lambda connection: append_in(connection, own, second(1)))
+    else:
+        ingest(store, own, source=source)
+    clock.now += 4
+    for name in ("a", "b"):
+        batch = [
+            msgspec.structs.replace(each, timestamp=iso_timestamp(clock.now))
+            for each in events(1, 4, f"gateway.{name}.1")
+        ]
+        ingest(store, batch, source=f"gateway.{name}.1")
+    assert found(store).completeness.gaps == ()
+
+    delete_of(database, source, 2)
+
+    assert found(store).completeness.gaps == (Gap(source, 2, 2),)
 
 
 @pytest.mark.requirement("audit-search")
