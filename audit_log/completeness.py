@@ -46,6 +46,7 @@ class Completeness:
     happened later than this may not have arrived yet. `counted_since_ms`: what happened at or
     before it was not counted, although the answer is about it; None when all was. `unknown`:
     sources of which there are events and nothing else, because somebody removed their line.
+    `own_uncounted`: sources of the authority itself for which `counted_since_ms` is not None.
     """
 
     complete: bool
@@ -54,6 +55,7 @@ class Completeness:
     as_of_ms: int
     counted_since_ms: int | None = None
     unknown: tuple[str, ...] = ()
+    own_uncounted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +94,15 @@ def completeness(
     counted = _counted(asked, is_bounded=is_bounded)
     gaps = _gaps(connection, counted)
     unknown = _sources_of_rows(connection) - {line.source for line in lines}
-    counted_since_ms = _counted_since(connection, counted, (since_ms, shown_since_ms))
+    uncounted = _uncounted(connection, counted, (since_ms, shown_since_ms))
     return Completeness(
-        complete=not (gaps or silent or unknown) and counted_since_ms is None,
+        complete=not (gaps or silent or unknown or uncounted),
         gaps=gaps,
         silent=silent,
         as_of_ms=min((line.reported_at_ms for line in waited_for), default=now_ms),
-        counted_since_ms=counted_since_ms,
+        counted_since_ms=max(uncounted.values(), default=None),
         unknown=tuple(sorted(unknown)),
+        own_uncounted=tuple(source for source in uncounted if not _is_of_gateway(source)),
     )
 
 
@@ -128,9 +131,13 @@ def _precedence(line: Row[Any]) -> tuple[bool, bool, int]:
 
     Attack: a gateway that says 2099 goes before no other; no event is later than we heard of it.
     """
-    is_gateway = line.source.startswith(SOURCE_PREFIX)
+    is_of_gateway = _is_of_gateway(line.source)
     latest_ms = min(line.last_event_ms, line.reported_at_ms)
-    return is_gateway, is_gateway and line.is_stopped, -latest_ms
+    return is_of_gateway, is_of_gateway and line.is_stopped, -latest_ms
+
+
+def _is_of_gateway(source: str) -> bool:
+    return source.startswith(SOURCE_PREFIX)
 
 
 def _gaps(connection: Connection, counted: Sequence[_Counted]) -> tuple[Gap, ...]:
@@ -189,17 +196,21 @@ def _sources_of_rows(connection: Connection) -> set[str]:
     return set(found.scalars())
 
 
-def _counted_since(
+def _uncounted(
     connection: Connection, counted: Iterable[_Counted], asked_ms: tuple[int | None, int | None]
-) -> int | None:
-    """From when on everything was counted, if the answer is about earlier events as well."""
-    since_ms = max(_not_counted_until(connection, counted), default=None)
+) -> dict[str, int]:
+    """The sources that were not counted back to the time asked for; until when they were not."""
     asked_since_ms = max((each for each in asked_ms if each is not None), default=None)
-    is_reached = since_ms is None or (asked_since_ms is not None and asked_since_ms > since_ms)
-    return None if is_reached else since_ms
+    return {
+        source: until_ms
+        for source, until_ms in _not_counted_until(connection, counted)
+        if asked_since_ms is None or asked_since_ms <= until_ms
+    }
 
 
-def _not_counted_until(connection: Connection, counted: Iterable[_Counted]) -> Iterator[int]:
+def _not_counted_until(
+    connection: Connection, counted: Iterable[_Counted]
+) -> Iterator[tuple[str, int]]:
     """Of each source that was not counted whole: when its last event not counted was, at most."""
     for each in counted:
         if each.first == 1:
@@ -207,4 +218,4 @@ def _not_counted_until(connection: Connection, counted: Iterable[_Counted]) -> I
         times = select(EVENTS.c.timestamp_ms, EVENTS.c.received_at_ms)
         oldest = times.where(*_counted_rows(each)).order_by(EVENTS.c.sequence).limit(1)
         found = connection.execute(oldest).one_or_none()
-        yield each.reported_at_ms if found is None else max(found)
+        yield each.source, each.reported_at_ms if found is None else max(found)

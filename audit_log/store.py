@@ -137,6 +137,13 @@ class AuditStore:
 
         return self._database.read(work)
 
+    def completeness_since(self, since_ms: int) -> Completeness:
+        """Whether anything may be missing of what happened since then (Unix ms)."""
+        now_ms = int(self._clock() * 1000)
+        return self._database.read(
+            lambda connection: completeness(connection, since_ms=since_ms, now_ms=now_ms)
+        )
+
     def sources(self) -> tuple[SourceStatus, ...]:
         """Every source that ever reported."""
         query = select(

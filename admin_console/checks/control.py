@@ -129,6 +129,10 @@ def audit_findings(backlog_bytes: int, complete: Completeness) -> Iterator[Findi
         found = f"events {gap.first} to {gap.last} are missing"
         remedy = "see the spool directory of its process; what was deleted there stays missing"
         yield problem(AUDIT, gap.source, found, remedy)
+    for source in complete.own_uncounted:
+        found = "has more events than are counted at once: a hole in older ones would not show"
+        remedy = "`countersign audit search` says what makes so many; of less time all are counted"
+        yield warning(AUDIT, source, found, remedy)
     is_whole = not (complete.silent or complete.gaps)
     if complete.complete:
         yield fine(AUDIT, "store", "complete: every source, every event")

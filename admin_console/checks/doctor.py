@@ -32,7 +32,6 @@ from admin_console.operation import AdminCall
 from admin_console.parts import AdminParts
 from admin_console.wire import Wire
 from admin_console.workers import latest_acks
-from audit_log.search import AuditFilter
 
 CHECK_SECONDS: Final = 8.0
 AUDIT_SPAN_MS: Final = 7 * 86_400_000  # gaps older than a week were seen by earlier looks
@@ -158,9 +157,8 @@ def _servers(parts: AdminParts, now_ms: int) -> Iterator[Finding]:
 
 
 def _audit(parts: AdminParts, now_ms: int) -> Iterator[Finding]:
-    recent = AuditFilter(since_ms=now_ms - AUDIT_SPAN_MS)
-    found = parts.audit_store.search(recent, limit=1)
-    return audit_findings(parts.spool.backlog_bytes, found.completeness)
+    complete = parts.audit_store.completeness_since(now_ms - AUDIT_SPAN_MS)
+    return audit_findings(parts.spool.backlog_bytes, complete)
 
 
 def _admins(parts: AdminParts, _now_ms: int) -> Iterator[Finding]:

@@ -17,8 +17,9 @@ from admin_console.checks.control import (
 from admin_console.checks.enforcement import gateway_findings, server_findings
 from admin_console.checks.finding import Finding, Level, lasted
 from admin_console.facts import DatabaseFacts, KeyFacts, ProviderFacts
+from audit_log import completeness
 from audit_log.completeness import Completeness, Gap
-from audit_log.event import EventType
+from audit_log.event import EventType, iso_timestamp
 from audit_log.store import SourceStatus
 from registry.acks import Ack
 from registry.live import LiveState
@@ -32,6 +33,7 @@ from registry.snapshot import (
 )
 from registry.tool_catalogue import CatalogueTool, ToolState
 from tests.admin_console.stack import AdminStack, FakeSystem, role
+from tests.audit_log.samples import intent
 from tests.registry.samples import declare, tool
 from tests.token_exchange.signing import NOW
 
@@ -324,6 +326,33 @@ def test_audit_gaps_silence_and_backlog_are_found() -> None:
     assert levels(list(audit_findings(0, large)))[1] == ("store", "ok")
     changed = replace(large, unknown=("gone",))
     assert levels(list(audit_findings(0, changed)))[1] == ("store", "problem")
+
+
+@pytest.mark.requirement("audit-counted")
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("authz-server.0009", [("authz-server.0009", "warning"), ("store", "ok")]),
+        (WORKER, [("store", "ok")]),
+    ],
+)
+def test_doctor_warns_where_the_authoritys_own_events_are_too_many_to_count(
+    stack: AdminStack, monkeypatch: pytest.MonkeyPatch, source: str, expected: list[tuple[str, str]]
+) -> None:
+    monkeypatch.setattr(completeness, "MAXIMUM_COUNTED_OF_SOURCE", 1)
+    batch = [
+        msgspec.structs.replace(
+            intent(f"dec_{number}"), event_id=f"evt_{number}", source=source, sequence=number
+        )
+        for number in (1, 2)
+    ]
+    batch = [msgspec.structs.replace(each, timestamp=iso_timestamp(NOW)) for each in batch]
+    stack.run(stack.parts.audit_store.ingest(source, 2, batch))
+
+    (_spool, *found) = of(asked(stack), "audit")
+
+    assert levels(found) == expected
+    assert found[-1].found.startswith("complete as far as it was counted")
 
 
 def test_accounts_that_cannot_log_in_are_found(stack: AdminStack) -> None:
