@@ -329,14 +329,24 @@ def test_kill_during_the_run_is_told_to_the_command(stack: Stack, alone: Running
     assert "ended or cut off" in alone.ended()
 
 
+def next_token(stack: Stack, before: dict[str, Any]) -> None:
+    """The run of this token's record has another; records arrive within moments."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        found = audit_events(stack, type="token.issued", invocation=before["invocation"])
+        if found[-1]["token_id"] != before["token_id"]:
+            return
+        time.sleep(0.05)
+    raise AssertionError(found)
+
+
 def test_killed_token_is_replaced_without_the_command_noticing(
     stack: Stack, alone: Running
 ) -> None:
     issued = await_event(stack, type="token.issued", invocation=alone.invocation)
     kill(stack, "jti", issued["token_id"])
     assert alone.called("list_hours")["status"] == 200
-    again = await_event(stack, type="token.issued", invocation=alone.invocation)
-    assert again["token_id"] != issued["token_id"]
+    next_token(stack, issued)
 
 
 @pytest.mark.requirement("C7")
@@ -350,8 +360,7 @@ def test_agent_acts_for_the_person_who_logged_in_at_start_and_stays_itself(stack
         # The token dies; the refresh token yields the next one, of the same run.
         kill(stack, "jti", first["token_id"])
         assert started.called("get_account", {"id": 17})["status"] == 200
-        second = await_event(stack, type="token.issued", invocation=started.invocation)
-        assert second["token_id"] != first["token_id"]
+        next_token(stack, first)
         started.ended()
     ended = await_event(stack, type="invocation.ended", invocation=started.invocation)
     assert ended["user"] == first["user"]
