@@ -1,9 +1,10 @@
 """The authorization_code grant (RFC 6749 §4.1.3): a person's consent becomes one token.
 
 The code is read; the request is held against it (client, redirect URI, verifier: RFC 6749 and
-RFC 7636, by Authlib; resource, key, agent, tools: here); then one statement consumes it; then a
-plan is returned, which names the code and the login session as things the token depends on, so
-that the shared phase holds their times against blocks and epochs. Nothing is signed.
+RFC 7636, by Authlib; resource, key, agent, tools: here); then one statement consumes it, and the
+refresh token family begins in the same write; then a plan is returned, which names the code and
+the login session as things the token depends on, so that the shared phase holds their times
+against blocks and epochs. Nothing is signed.
 
 A wrong request leaves the code usable by the right one. A right request for a used code means
 that two parties hold everything the code needs, so whatever the first use yielded is blocked
@@ -14,7 +15,10 @@ very request, bound to the attested key. Only `countersign-cli` gets *person dir
 administration interface and nothing else.
 """
 
+from collections.abc import Callable
 from typing import Final
+
+from sqlalchemy import Connection
 
 from authz_server.authlib_bridge import validate_code_request
 from authz_server.clients.self_declared import SELF_DECLARED_KINDS
@@ -25,7 +29,7 @@ from authz_server.parts import Parts
 from authz_server.requested_access import SCOPE_OFFLINE
 from authz_server.store.codes import CodeGrant, StoredCode
 from authz_server.store.digests import new_secret
-from authz_server.store.refresh_tokens import RefreshGrant
+from authz_server.store.refresh_tokens import RefreshGrant, begin_in
 from authz_server.token_request import IssuancePlan, TokenRequest
 from registry.blocks import BlockKind
 from token_exchange.claims import Refusal
@@ -76,11 +80,10 @@ async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal:
     plan = _plan(request, stored, parts)
     if isinstance(plan, Refusal):
         return plan
-    if not await parts.codes.consume(stored.digest, request.now):
-        return await _revoke(stored.grant, parts)
-    if plan.refresh_token is not None:
-        await _begin_family(request, stored.grant, plan.refresh_token, parts)
-    return plan
+    family = _new_family(request, stored.grant, plan.refresh_token, parts)
+    if await parts.codes.consume(stored.digest, request.now, also=family):
+        return plan
+    return await _revoke(stored.grant, parts)
 
 
 async def _revoke(code: CodeGrant, parts: Parts) -> Refusal:
@@ -140,29 +143,32 @@ def _refresh_token(request: TokenRequest, granted: PersonGrant, parts: Parts) ->
     return new_secret(parts.random)
 
 
-async def _begin_family(request: TokenRequest, code: CodeGrant, token: str, parts: Parts) -> None:
+def _new_family(
+    request: TokenRequest, code: CodeGrant, token: str | None, parts: Parts
+) -> Callable[[Connection], None]:
+    """What begins the family of a refresh token inside a write; without one, nothing."""
+    if token is None:
+        return lambda _: None
     if code.agent is None:
         raise AssertionError("only an agent has a refresh token")
-    await parts.refresh_tokens.begin(
-        new_id("fam", parts.random),
-        token,
-        RefreshGrant(
-            client_id=code.client_id,
-            agent=code.agent,
-            resource=code.resource,
-            scope=code.scope,
-            details=code.details,
-            key=request.proof_thumbprint,
-            sub=code.sub,
-            sid=code.sid,
-            session_created_at=code.session_created_at,
-            gid=code.gid,
-            invocation=code.invocation,
-            transaction=code.transaction,
-            created_at=request.now,
-            expires_at=code.valid_until,
-        ),
+    family_id = new_id("fam", parts.random)
+    granted = RefreshGrant(
+        client_id=code.client_id,
+        agent=code.agent,
+        resource=code.resource,
+        scope=code.scope,
+        details=code.details,
+        key=request.proof_thumbprint,
+        sub=code.sub,
+        sid=code.sid,
+        session_created_at=code.session_created_at,
+        gid=code.gid,
+        invocation=code.invocation,
+        transaction=code.transaction,
+        created_at=request.now,
+        expires_at=code.valid_until,
     )
+    return lambda connection: begin_in(connection, family_id, token, granted)
 
 
 def _mismatch(request: TokenRequest, stored: StoredCode, parts: Parts) -> Refusal | None:

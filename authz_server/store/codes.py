@@ -6,6 +6,7 @@ processes one gets the row, and a wrong request burns nobody's code (RFC 6749 §
 are kept until no token issued from them can be alive, so that a second use is recognised.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -120,10 +121,13 @@ class CodeStore:
 
         return await self._database.fetch(work)
 
-    async def consume(self, digest: str, now: int) -> bool:
-        """Use the code. False: somebody else did first, or it expired meanwhile.
+    async def consume(
+        self, digest: str, now: int, *, also: Callable[[Connection], None] = lambda _: None
+    ) -> bool:
+        """Use the code, and do `also` in the same write. False: used before, or expired meanwhile.
 
-        INVARIANT: one statement decides, so of parallel calls at most one returns True.
+        INVARIANT: one statement decides, so of parallel calls at most one returns True. What
+        cannot be done leaves the code usable: else the honest client's retry would be a replay.
         """
 
         def work(connection: Connection) -> bool:
@@ -137,6 +141,9 @@ class CodeStore:
                 .values(used_at=now)
                 .returning(col(AuthorizationCodeRow.code_digest))
             ).one_or_none()
-            return used is not None
+            if used is None:
+                return False
+            also(connection)
+            return True
 
         return await self._database.write(work)

@@ -83,25 +83,6 @@ class RefreshTokenStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def begin(self, family_id: str, token: str, grant: RefreshGrant) -> None:
-        """Store a new family with its first token, and drop the families that ended."""
-
-        def work(connection: Connection) -> None:
-            _drop_ended(connection, grant.created_at)
-            connection.execute(
-                insert(RefreshFamilyRow).values(
-                    family_id=family_id,
-                    granted=msgspec.json.encode(grant),
-                    expires_at=grant.expires_at,
-                    invocation=grant.invocation,
-                )
-            )
-            connection.execute(
-                insert(RefreshTokenRow).values(token_digest=digest_of(token), family_id=family_id)
-            )
-
-        await self._database.write(work)
-
     async def find(self, unverified_token: str) -> StoredRefreshToken | None:
         """The token as stored."""
         digest = digest_of(unverified_token)
@@ -174,6 +155,22 @@ class RefreshTokenStore:
     async def revoke_of_run(self, invocation: str, now: int) -> None:
         """End every family of a run."""
         await self._database.write(lambda connection: revoke_of_run_in(connection, invocation, now))
+
+
+def begin_in(connection: Connection, family_id: str, token: str, grant: RefreshGrant) -> None:
+    """Inside a write: store a new family with its first token, and drop those that ended."""
+    _drop_ended(connection, grant.created_at)
+    connection.execute(
+        insert(RefreshFamilyRow).values(
+            family_id=family_id,
+            granted=msgspec.json.encode(grant),
+            expires_at=grant.expires_at,
+            invocation=grant.invocation,
+        )
+    )
+    connection.execute(
+        insert(RefreshTokenRow).values(token_digest=digest_of(token), family_id=family_id)
+    )
 
 
 def revoke_in(connection: Connection, family_id: str, now: int) -> None:

@@ -1,6 +1,7 @@
 """Refresh tokens: the same access again, never more, until the first replay."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from authz_server.store.consents import ConsentRow
 from authz_server.store.digests import digest_of
 from authz_server.store.sessions import SESSION_LIFETIME_SECONDS
 from authz_server.token_request import IssuancePlan, TokenRequest
+from database.errors import DatabaseBusyError
 from idp_connectors.workforce.login import LoginFailure, LoginFailureCode
 from registry.blocks import BlockKind, Subject
 from tests.authz_server.cuts import cuts_in
@@ -28,6 +30,7 @@ from tests.authz_server.front_half import (
 )
 from tests.authz_server.front_requests import change_agent
 from tests.authz_server.test_front_consent_outdated import CHANGES
+from tests.busy_database import busy_after
 from token_exchange.claims import JwkThumbprint, Refusal
 from token_exchange.token_types import GRANT_REFRESH_TOKEN
 
@@ -101,6 +104,22 @@ def test_refresh_token_is_given_only_to_who_asked_for_one(half: FrontHalf) -> No
     plan = first_plan(half)
     assert plan.refresh_token is not None
     assert plan.claims.scope == "mcp:tools"  # the gateway has no use for the other
+
+
+@pytest.mark.requirement("attack-9")
+@pytest.mark.parametrize("writes", [0, 1])
+def test_refresh_family_begins_in_the_write_that_uses_the_code(
+    half: FrontHalf, writes: int
+) -> None:
+    """Were they two, the honest retry after the second was refused would be a replay."""
+    code = half.browser().get_code(scope=OFFLINE)
+    plan = None
+    with busy_after(writes, half.database), suppress(DatabaseBusyError):
+        plan = half.redeem(code)
+    plan = plan or half.redeem(code)
+    assert isinstance(plan, IssuancePlan), plan
+    refreshed(half, plan.refresh_token or "")
+    assert half.cuts(EventType.BLOCKED) == []
 
 
 @pytest.mark.requirement("attack-14")

@@ -9,7 +9,7 @@ import pytest
 from audit_log.event import EventType, Outcome, PrincipalKind
 from authz_server.endpoints import invocation_end
 from authz_server.grants.client_credentials import MAXIMUM_PAUSE_SECONDS
-from authz_server.store.refresh_tokens import RefreshGrant
+from authz_server.store.refresh_tokens import RefreshGrant, begin_in
 from database.errors import DatabaseUnavailableError
 from registry.blocks import BlockKind
 from tests.authz_server.back_half import (
@@ -109,9 +109,9 @@ async def test_invocation_end_with_an_expired_token_still_ends_the_run(
     assert (BlockKind.INVOCATION, invocation) in authority.parts.live.blocks.entries
 
 
-def granted(holder: Keyholder, invocation: str) -> RefreshGrant:
+async def begin_family(holder: Keyholder, family_id: str, token: str, invocation: str) -> None:
     now = holder.authority.now
-    return RefreshGrant(
+    granted = RefreshGrant(
         client_id="support-bot",
         agent="support-bot",
         resource=NOTES,
@@ -127,6 +127,9 @@ def granted(holder: Keyholder, invocation: str) -> RefreshGrant:
         created_at=now,
         expires_at=now + 3600,
     )
+    await holder.authority.database.write(
+        lambda connection: begin_in(connection, family_id, token, granted)
+    )
 
 
 @pytest.mark.requirement("C30")
@@ -135,9 +138,8 @@ async def test_invocation_end_for_a_person_ends_the_refresh_families_of_that_run
 ) -> None:
     holder = Keyholder(authority)
     store = authority.parts.refresh_tokens
-
-    await store.begin("fam_1", "first", granted(holder, "inv_1"))
-    await store.begin("fam_2", "second", granted(holder, "inv_2"))
+    await begin_family(holder, "fam_1", "first", "inv_1")
+    await begin_family(holder, "fam_2", "second", "inv_2")
     token = authority.sign_token(blended(holder))
     assert (await end(holder, token, "inv_1")).status_code == 204
     ended, other = await store.find("first"), await store.find("second")

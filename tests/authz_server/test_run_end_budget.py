@@ -6,7 +6,7 @@ from audit_log.event import EventType, Outcome
 from authz_server.endpoints import invocation_end
 from registry.blocks import BlockKind
 from tests.authz_server.back_half import Authority, Keyholder, payload_of
-from tests.authz_server.test_invocation_end import alone, blended, end, granted
+from tests.authz_server.test_invocation_end import alone, begin_family, blended, end
 
 pytestmark = [pytest.mark.anyio, pytest.mark.requirement("run-end-budget")]
 
@@ -54,7 +54,7 @@ async def test_run_ended_over_the_budget_is_refused_recorded_and_goes_on(
 
 async def test_refresh_tokens_of_a_run_end_over_the_budget_too(authority: Authority) -> None:
     holder, store = Keyholder(authority), authority.parts.refresh_tokens
-    await store.begin("fam_1", "first", granted(holder, "inv_mine"))
+    await begin_family(holder, "fam_1", "first", "inv_mine")
     for number in range(BUDGET):
         assert await end_of(holder, f"inv_{number}") == 204
     assert await end_of(holder, "inv_mine") == 429
