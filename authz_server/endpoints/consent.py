@@ -4,18 +4,24 @@ What the page says is `consent_view`. What is granted is what the page showed, l
 unavailable since: the form carries a mark of each tool as it was shown, and one that changed
 meanwhile is shown again before it can be allowed. The answer counts once, from this browser, in
 this session. Nothing is preselected and no answer is remembered but "allow".
+
+INVARIANT: an "allow" uses up the request, is recorded and is stored in one transaction: no consent
+that the audit does not know, none in the audit that is not stored, and an answer that could not be
+written may be given again.
 """
 
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
+from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from audit_log.event import EventType, Outcome
-from authz_server.audit_events import record, record_refusal
+from audit_log.transaction_log import append_in
+from authz_server.audit_events import made, record_refusal
 from authz_server.authorize_answers import (
     NOT_OPEN_HERE,
     deliver_code,
@@ -40,7 +46,7 @@ from authz_server.pages.pages import consent_page
 from authz_server.parameters import form_of, parse_parameters
 from authz_server.parts import Parts, now_of
 from authz_server.requested_access import Grantable, shown_tools
-from authz_server.store.consents import Consent
+from authz_server.store.consents import Consent, grant_in
 from authz_server.store.interactions import AuthorizationRequest, Interaction
 from authz_server.store.sessions import Session
 from token_exchange.claims import Refusal
@@ -158,12 +164,9 @@ async def _do_otherwise(
 async def _allow(
     parts: Parts, interaction: Interaction, session: Session, granted: Grantable
 ) -> Response:
-    asked = interaction.request
-    if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
-        return await _refuse(parts, NOT_OPEN_HERE, interaction, session)
+    asked, now_ms = interaction.request, int(parts.clock() * 1000)
     consent = _consent(parts, asked, session, granted)
-    # First the event: a consent nobody can find in the audit must not exist.
-    await record(
+    event = made(
         parts,
         EventType.CONSENT_GRANTED,
         Outcome.ALLOWED,
@@ -171,8 +174,16 @@ async def _allow(
         consent=None if consent is None else consent.gid,
         detail=" ".join(granted.tools) or None,
     )
-    if consent is not None:
-        await parts.consents.grant(consent, now_of(parts))
+
+    def in_transaction(connection: Connection) -> None:
+        if consent is not None:
+            grant_in(connection, consent, consent.created_at)
+        append_in(connection, (event,), now_ms)
+
+    if not await parts.interactions.finish(
+        interaction.interaction_id, now_of(parts), also=in_transaction
+    ):
+        return await _refuse(parts, NOT_OPEN_HERE, interaction, session)
     return await deliver_code(parts, interaction, session, granted, consent)
 
 

@@ -62,26 +62,6 @@ class ConsentStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def grant(self, consent: Consent, now: int) -> None:
-        """Write a new consent; those that ended are dropped on the way."""
-
-        def work(connection: Connection) -> None:
-            connection.execute(delete(ConsentRow).where(col(ConsentRow.expires_at) <= now))
-            connection.execute(
-                insert(ConsentRow).values(
-                    gid=consent.gid,
-                    sub=consent.sub,
-                    agent=consent.agent,
-                    server=consent.server,
-                    tools=msgspec.json.encode(consent.tools),
-                    scope=consent.scope,
-                    created_at=consent.created_at,
-                    expires_at=consent.expires_at,
-                )
-            )
-
-        await self._database.write(work)
-
     async def living(self, sub: str, agent: str, server: str, now: int) -> tuple[Consent, ...]:
         """The consents of this person for this agent at this server, latest first."""
 
@@ -111,3 +91,20 @@ class ConsentStore:
             )
 
         return await self._database.fetch(work)
+
+
+def grant_in(connection: Connection, consent: Consent, now: int) -> None:
+    """Inside a write: store a new consent; those that ended are dropped on the way."""
+    connection.execute(delete(ConsentRow).where(col(ConsentRow.expires_at) <= now))
+    connection.execute(
+        insert(ConsentRow).values(
+            gid=consent.gid,
+            sub=consent.sub,
+            agent=consent.agent,
+            server=consent.server,
+            tools=msgspec.json.encode(consent.tools),
+            scope=consent.scope,
+            created_at=consent.created_at,
+            expires_at=consent.expires_at,
+        )
+    )

@@ -191,8 +191,13 @@ class InteractionStore:
 
         await self._database.write(work)
 
-    async def finish(self, interaction_id: str, now: int) -> bool:
-        """Answer the interaction. False: it was answered already, or ended meanwhile."""
+    async def finish(
+        self, interaction_id: str, now: int, *, also: Callable[[Connection], None] = lambda _: None
+    ) -> bool:
+        """Answer the interaction, and do `also` in the same write.
+
+        False: it was answered already, or ended meanwhile.
+        """
 
         def work(connection: Connection) -> bool:
             finished = connection.execute(
@@ -205,7 +210,10 @@ class InteractionStore:
                 .values(finished_at=now)
                 .returning(col(InteractionRow.interaction_id))
             ).one_or_none()
-            return finished is not None
+            if finished is None:
+                return False
+            also(connection)
+            return True
 
         return await self._database.write(work)
 

@@ -9,7 +9,7 @@ import httpx2
 
 from audit_log.event import AuditEvent
 from authz_server.requested_access import ServerAtEndpoint, shown_tools
-from authz_server.store.consents import Consent
+from authz_server.store.consents import Consent, grant_in
 from credential_providers import catalog as credential_catalog
 from idp_connectors import catalog as connector_catalog
 from idp_connectors.evidence import Person
@@ -98,7 +98,8 @@ class Blending:
             "expires_at": self.authority.now + 30 * DAY,
         }
         consent = Consent(**(fields | changes))
-        await self.authority.parts.consents.grant(consent, self.authority.now)
+        now = self.authority.now
+        await self.authority.database.write(lambda connection: grant_in(connection, consent, now))
         return consent
 
     async def declare(self, *declared: DeclaredObject) -> None:

@@ -5,9 +5,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+from sqlalchemy import select
+from sqlmodel import col
 
 from audit_log.event import EventType, Outcome, PrincipalKind
 from authz_server.pages.tool_words import CARE
+from authz_server.store.consents import ConsentRow
 from authz_server.store.interactions import INTERACTION_LIFETIME_SECONDS
 from registry.blocks import BlockKind
 from tests.authz_server.front_half import (
@@ -34,6 +37,7 @@ from tests.authz_server.front_requests import (
     of_crm,
     set_clients,
 )
+from tests.busy_database import busy_after
 
 DAY = 86_400
 WEB = {"client_id": "web-bot", "redirect_uri": "https://app.example.com/cb?tenant=1"}
@@ -158,7 +162,8 @@ def test_consent_page_of_the_command_line_names_the_person_and_no_agent(half: Fr
 
 def test_consent_given_is_recorded_before_the_code_and_the_code_names_it(half: FrontHalf) -> None:
     agreed(half)
-    login, consent, code = half.spool.events
+    login, code = half.spool.events
+    (consent,) = half.cuts(EventType.CONSENT_GRANTED)
     assert (consent.type, consent.outcome) == (EventType.CONSENT_GRANTED, Outcome.ALLOWED)
     assert consent.principal_kind is PrincipalKind.AGENT_FOR_PERSON
     assert (consent.user, consent.user_name, consent.agent) == (login.user, "alice", "support-bot")
@@ -202,7 +207,7 @@ def test_consent_by_another_person_starts_with_their_login(half: FrontHalf) -> N
     page = browser.log_in(again, "bob")
     assert is_consent(page)
     browser.allow(page)
-    assert half.spool.of(EventType.CONSENT_GRANTED)[0].user_name == "bob"
+    assert half.cuts(EventType.CONSENT_GRANTED)[0].user_name == "bob"
 
 
 @pytest.mark.requirement("attack-12")
@@ -295,7 +300,7 @@ def test_consent_answered_meanwhile_in_another_tab_gives_nothing_and_is_recorded
     assert is_consent(page)
     half.spool.events.clear()
 
-    async def somebody_was_first(_interaction_id: str, _now: int) -> bool:
+    async def somebody_was_first(_interaction_id: str, _now: int, **_: Any) -> bool:
         return False
 
     with monkeypatch.context() as patched:
@@ -450,7 +455,7 @@ def test_consent_for_tools_that_became_fewer_gives_the_fewer(half: FrontHalf) ->
     browser, page = asked(half)
     change_entry(half, "support-bot", tools=("crm/get_*",))
     assert "code" in answer_of(browser.allow(page))
-    assert half.spool.of(EventType.CONSENT_GRANTED)[0].detail == "get_account"
+    assert half.cuts(EventType.CONSENT_GRANTED)[0].detail == "get_account"
 
 
 def test_consent_page_opened_after_the_group_was_lost_is_a_refusal(half: FrontHalf) -> None:
@@ -475,11 +480,43 @@ def test_consent_of_a_command_line_that_is_gone_or_blocked_gives_no_code(half: F
     assert half.spool.events[-1].reasons == ("authorize.gone",)
 
 
-def test_consent_that_cannot_be_recorded_is_not_given(half: FrontHalf) -> None:
+@pytest.mark.requirement("attack-12")
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_consent_is_recorded_and_stored_or_neither_when_the_database_is_busy(
+    half: FrontHalf, writes: int
+) -> None:
+    browser, page = asked(half)
+    with busy_after(writes, half.database):
+        answer = browser.allow(page)
+    granted = half.cuts(EventType.CONSENT_GRANTED)
+    assert [event.consent for event in granted] == stored_consents(half)
+    if writes == 0:
+        assert (answer.status_code, answer.headers.get("location")) == (503, None)
+        assert granted == []
+        assert is_consent(browser.authorize())
+        answer = browser.allow(page)  # it was not answered
+    elif writes == 1:
+        assert (answer.status_code, answer.headers.get("location")) == (503, None)
+        answer = browser.authorize()  # the code alone is missing
+    assert "code" in answer_of(answer)
+    assert len(half.cuts(EventType.CONSENT_GRANTED)) == 1
+
+
+def test_consent_while_the_spool_is_full_gives_no_code_but_stands_as_recorded(
+    half: FrontHalf,
+) -> None:
     browser, page = asked(half)
     half.spool.is_broken = True
     answer = browser.allow(page)
     assert (answer.status_code, answer.headers.get("location")) == (503, None)
     half.spool.is_broken = False
-    assert is_consent(browser.authorize())
-    assert half.spool.of(EventType.CONSENT_GRANTED) == []
+    (granted,) = half.cuts(EventType.CONSENT_GRANTED)
+    assert stored_consents(half) == [granted.consent]
+    assert half.spool.of(EventType.CODE_ISSUED) == []
+    assert "code" in answer_of(browser.authorize())
+
+
+def stored_consents(half: FrontHalf) -> list[str]:
+    return half.database.read(
+        lambda connection: list(connection.execute(select(col(ConsentRow.gid))).scalars())
+    )

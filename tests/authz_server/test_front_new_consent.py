@@ -77,7 +77,7 @@ def test_person_follows_the_link_reads_and_allows(half: FrontHalf) -> None:
     assert "Your consent is kept" in done.text
     assert "location" not in done.headers
     assert consents(half) == [{"get_account", "refund"}]
-    (event,) = half.spool.of(EventType.CONSENT_GRANTED)
+    (event,) = half.cuts(EventType.CONSENT_GRANTED)
     assert (event.agent, event.target_service) == ("support-bot", "crm")
     assert half.spool.of(EventType.CODE_ISSUED) == []
 

@@ -139,7 +139,7 @@ def test_consent_of_the_command_line_is_asked_for_each_time(half: FrontHalf) -> 
     assert is_consent(browser.log_in(page))
     silent = browser.authorize(**cli_parameters(half.issuer, prompt="none"))
     assert answer_of(silent)["error"] == "login_required"
-    granted = half.spool.of(EventType.CONSENT_GRANTED)[0]
+    granted = half.cuts(EventType.CONSENT_GRANTED)[0]
     assert (granted.consent, granted.agent, granted.principal_kind) == (
         None,
         None,
@@ -152,7 +152,7 @@ def test_consent_blocked_is_asked_for_again_and_serves_again_when_restored(
     half: FrontHalf,
 ) -> None:
     browser = agreed(half)
-    gid = half.spool.of(EventType.CONSENT_GRANTED)[0].consent or ""
+    gid = half.cuts(EventType.CONSENT_GRANTED)[0].consent or ""
     half.clock.now += 10
     half.block(BlockKind.CONSENT, gid)
     assert is_consent(browser.authorize())

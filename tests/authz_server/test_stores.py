@@ -20,7 +20,7 @@ from audit_log.search import AuditFilter
 from audit_log.store import AuditStore
 from authz_server.store import interactions
 from authz_server.store.codes import CODE_LIFETIME_SECONDS, CodeGrant, CodeStore
-from authz_server.store.consents import Consent, ConsentStore
+from authz_server.store.consents import Consent, ConsentStore, grant_in
 from authz_server.store.interactions import AuthorizationRequest, InteractionStore
 from authz_server.store.person_cuts import Ending, PersonCut, PersonCuts
 from authz_server.store.persons import PersonStore
@@ -190,9 +190,9 @@ def test_session_of_a_new_login_replaces_the_one_before_it_in_that_browser(
 
 def test_consent_is_found_by_person_agent_and_server_until_it_ends(database: Database) -> None:
     store = ConsentStore(database)
-    run(store.grant(CONSENT, NOW))
+    run(database.write(lambda each: grant_in(each, CONSENT, NOW)))
     later = replace(CONSENT, gid="grt_2", created_at=NOW + 1, expires_at=NOW + 50)
-    run(store.grant(later, NOW + 1))
+    run(database.write(lambda each: grant_in(each, later, NOW + 1)))
     assert asyncio.run(store.living("usr_alice", "support-bot", "crm", NOW + 2)) == (later, CONSENT)
     assert asyncio.run(store.living("usr_alice", "support-bot", "crm", NOW + 50)) == (CONSENT,)
     for other in (

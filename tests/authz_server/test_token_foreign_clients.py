@@ -14,7 +14,7 @@ from audit_log.event import EventType
 from authz_server.clients.documents import ClientDocuments, DocumentHosts
 from authz_server.clients.metadata_document import ClientDocument
 from authz_server.requested_access import ServerAtEndpoint, shown_tools
-from authz_server.store.consents import Consent
+from authz_server.store.consents import Consent, grant_in
 from outbound.fetcher import FetchError
 from registry.blocks import BlockKind
 from registry.unattested import UNATTESTED_AGENT
@@ -82,7 +82,7 @@ class World:
             created_at=now,
             expires_at=now + 86_400,
         )
-        await parts.consents.grant(consent, now)
+        await self.authority.database.write(lambda each: grant_in(each, consent, now))
         fields = {
             "client_id": client_id,
             "agent": agent.entry.name,

@@ -4,6 +4,7 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import pytest
 from authz_server.compiled_snapshot import SnapshotCompiler
 from authz_server.issuing.signing_keys import KeyRing
 from authz_server.requested_access import ServerAtEndpoint, shown_tools
-from authz_server.store.consents import Consent, ConsentStore
+from authz_server.store.consents import Consent, ConsentStore, grant_in
 from authz_server.store.people import PeopleFinder
 from authz_server.store.persons import PersonStore
 from authz_server.store.sessions import SessionStore
@@ -234,7 +235,7 @@ async def test_consent_is_told_with_the_tools_that_stand_and_not_when_it_was_wit
             created_at=NOW,
             expires_at=NOW + 60,
         )
-        await store.grant(consent, NOW)
+        await database.write(partial(grant_in, consent=consent, now=NOW))
     revocations = RevocationStore(database)
     live = cast("Any", SimpleNamespace(snapshot=snapshot, blocks=revocations.state()))
     known = replace(people, consent_store=store, live=live)
