@@ -2,15 +2,15 @@
 
 256 random bits, handed out once (in a 0600 file and on a terminal, never in a log); only its hash
 is stored; good for 15 minutes, once, and only while nobody is admin. A new code replaces the one
-before it. INVARIANT: using a code is one statement that also asks whether there is an admin, so
-of any number of parallel uses one wins.
+before it. INVARIANT: a code is used in the write that makes the admin, which first asks whether
+there is one: of any number of parallel uses one wins, and one that fails leaves the code good.
 """
 
 import hashlib
 from collections.abc import Callable
 from typing import Final
 
-from sqlalchemy import BigInteger, Connection, String, delete, insert, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, String, delete, insert, select, update
 from sqlmodel import Field, SQLModel
 
 import database.naming  # noqa: F401 - before the first table: it names the constraints
@@ -35,7 +35,7 @@ _TABLE: Final = SetupCodeRow.__table__  # type: ignore[attr-defined]  # SQLModel
 
 
 class SetupCodes:
-    """Makes and uses setup codes."""
+    """Makes setup codes, and tells which are good."""
 
     def __init__(self, database: Database, *, random: Callable[[int], bytes]) -> None:
         """Take the database and the source of unpredictable bytes."""
@@ -56,47 +56,30 @@ class SetupCodes:
 
         return self._database.write_now(work)
 
-    async def use(self, code: str, now: int) -> bool:
-        """Use a code up; whether it was good and nobody is admin."""
-
-        def work(connection: Connection) -> bool:
-            if _has_admin(connection):
-                return False
-            used = connection.execute(
-                update(_TABLE)
-                .where(
-                    _TABLE.c.code_hash == _hash(code),
-                    _TABLE.c.used_at.is_(None),
-                    _TABLE.c.expires_at > now,
-                )
-                .values(used_at=now)
-            )
-            return bool(used.rowcount)
-
-        return await self._database.write(work)
-
     def is_open(self, code: str, now: int) -> bool:
-        """Whether a code may still make somebody admin; blocks on the database.
-
-        A code that is being used is open until there is the admin: the use may fail.
-        """
-        living = select(_TABLE.c.code_hash).where(
-            _TABLE.c.code_hash == _hash(code), _TABLE.c.expires_at > now
-        )
+        """Whether a code may still make somebody admin; blocks on the database."""
+        good = select(_TABLE.c.code_hash).where(*_good(code, now))
 
         def work(connection: Connection) -> bool:
-            return connection.execute(living).first() is not None and not _has_admin(connection)
+            return connection.execute(good).first() is not None and not _has_admin(connection)
 
         return self._database.read(work)
 
-    async def release(self, code: str) -> None:
-        """Make a code good again: what it was used for could not be done."""
-        unused = update(_TABLE).where(_TABLE.c.code_hash == _hash(code)).values(used_at=None)
 
-        def work(connection: Connection) -> None:
-            connection.execute(unused)
+def use_in(connection: Connection, code: str, now: int) -> bool:
+    """Inside the write that makes the admin: use a code up. False: not good, or an admin exists."""
+    if _has_admin(connection):
+        return False
+    used = connection.execute(update(_TABLE).where(*_good(code, now)).values(used_at=now))
+    return bool(used.rowcount)
 
-        await self._database.write(work)
+
+def _good(code: str, now: int) -> tuple[ColumnElement[bool], ...]:
+    return (
+        _TABLE.c.code_hash == _hash(code),
+        _TABLE.c.used_at.is_(None),
+        _TABLE.c.expires_at > now,
+    )
 
 
 def _has_admin(connection: Connection) -> bool:

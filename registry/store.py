@@ -121,14 +121,25 @@ class RegistryStore:
         """What these documents would change. Nothing is written."""
         return self._database.read(lambda connection: self._judge(connection, objects, delete).plan)
 
-    async def apply(self, plan: ChangePlan, author: str) -> AppliedChange:
-        """Carry out a plan, whole or not at all.
+    async def apply(
+        self,
+        plan: ChangePlan,
+        author: str,
+        *,
+        first: Callable[[Connection], None] = lambda _: None,
+    ) -> AppliedChange:
+        """Carry out a plan, whole or not at all; `first` is done in the same write, and may raise.
 
         Raises:
             PlanRefusedError: It has problems, or would have by now.
             PlanOutdatedError: One of its objects was changed since.
         """
-        return await self._database.write(lambda connection: self._apply(connection, plan, author))
+
+        def work(connection: Connection) -> AppliedChange:
+            first(connection)
+            return self._apply(connection, plan, author)
+
+        return await self._database.write(work)
 
     def apply_now(self, plan: ChangePlan, author: str) -> AppliedChange:
         """As `apply`, for threads and the command line."""

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from admin_console.setup_codes import use_in
 from audit_log.event import EventType
 from tests.admin_console.stack import AdminStack
+from tests.busy_database import busy_after
 from tests.registry.samples import small_set
 from tests.token_exchange.signing import NOW
 
@@ -84,8 +86,13 @@ def test_setup_code_expires_after_fifteen_minutes(fresh: AdminStack) -> None:
     codes = fresh.parts.setup_codes
     early = code_of(fresh)
 
-    assert not fresh.run(codes.use(early, NOW + 900))
-    assert fresh.run(codes.use(early, NOW + 899))
+    def use(now: int) -> bool:
+        return fresh.run(fresh.database.write(lambda connection: use_in(connection, early, now)))
+
+    assert not codes.is_open(early, NOW + 900)
+    assert not use(NOW + 900)
+    assert codes.is_open(early, NOW + 899)
+    assert use(NOW + 899)
 
 
 @pytest.mark.requirement("admin-setup")
@@ -146,3 +153,32 @@ def test_setup_that_cannot_be_carried_out_keeps_the_code(empty: AdminStack) -> N
 
     assert (refused.status, refused.json["error"]) == (400, "invalid_object")
     assert accepted.status == 200
+
+
+@pytest.mark.requirement("admin-setup")
+@pytest.mark.parametrize("writes", range(4))
+def test_setup_code_stays_good_until_there_is_the_admin_when_the_database_is_busy(
+    fresh: AdminStack, writes: int
+) -> None:
+    code = code_of(fresh)
+
+    with busy_after(writes, fresh.database):
+        answer = fresh.call("POST", "/setup", body={"code": code}, who="usr_alice")
+    if answer.status == 503:
+        answer = fresh.call("POST", "/setup", body={"code": code}, who="usr_alice")
+
+    assert (answer.status, answer.json.get("role")) == (200, "admin")
+
+
+@pytest.mark.requirement("admin-setup")
+def test_setup_code_used_while_a_plan_is_made_is_refused_in_the_write(
+    fresh: AdminStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, codes = code_of(fresh), fresh.parts.setup_codes
+    fresh.call("POST", "/setup", body={"code": code}, who="usr_alice")
+    monkeypatch.setattr(type(codes), "is_open", lambda *_: True)
+
+    answer = fresh.call("POST", "/setup", body={"code": code}, who="usr_nobody")
+
+    assert (answer.status, answer.json["error"]) == (403, "access_denied")
+    assert fresh.call("GET", "/whoami", who="usr_nobody").json["role"] is None

@@ -8,6 +8,7 @@ from admin_console.setup_codes import SetupCodes
 from countersign.setup_code_file import SetupCodeFile
 from database.errors import DatabaseBusyError
 from tests.admin_console.stack import AdminStack
+from tests.busy_database import busy_after
 from tests.registry.samples import small_set
 
 pytestmark = pytest.mark.requirement("admin-setup")
@@ -57,14 +58,16 @@ def test_file_of_the_setup_code_goes_when_the_code_made_an_admin(
     assert not path.exists()
 
 
-def test_file_of_the_setup_code_stays_while_its_use_may_still_fail(
+def test_file_of_the_setup_code_stays_after_a_use_that_failed(
     fresh: AdminStack, handed_out: SetupCodeFile, path: Path
 ) -> None:
-    code, codes = path.read_text().strip(), fresh.parts.setup_codes
-    assert fresh.run(codes.use(code, int(fresh.clock())))
+    code = path.read_text().strip()
+    with busy_after(0, fresh.database):
+        assert fresh.call("POST", "/setup", body={"code": code}, who="usr_alice").status == 503
     assert_stays(fresh, handed_out, path)
-    fresh.run(codes.release(code))
-    assert_stays(fresh, handed_out, path)
+    assert fresh.call("POST", "/setup", body={"code": code}, who="usr_alice").status == 200
+    fresh.run(handed_out.run())
+    assert not path.exists()
 
 
 def test_file_of_the_setup_code_goes_when_the_code_expires(

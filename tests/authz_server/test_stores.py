@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event
 
 import countersign.migrations.tables  # noqa: F401 - every table there is
-from admin_console.setup_codes import SetupCodes
+from admin_console.setup_codes import SetupCodes, use_in
 from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp
 from audit_log.search import AuditFilter
 from audit_log.store import AuditStore
@@ -319,14 +319,18 @@ def test_setup_code_used_twenty_times_in_two_processes_has_one_winner(
 ) -> None:
     fresh = random()
     stores = [SetupCodes(each, random=fresh) for each in both]
+
+    async def use(process: int, code: str) -> bool:
+        return await both[process].write(lambda connection: use_in(connection, code, NOW))
+
     replaced = stores[0].create_now(NOW)
     code = stores[1].create_now(NOW)
     assert code is not None
     assert replaced is not None
-    assert not run(stores[0].use(replaced, NOW))
-    assert at_once([stores[n % 2].use(code, NOW) for n in range(TIMES)]).count(True) == 1
-    run(stores[0].release(code))
-    assert run(stores[1].use(code, NOW))
+    assert not run(use(0, replaced))
+    assert stores[0].is_open(code, NOW)
+    assert at_once([use(n % 2, code) for n in range(TIMES)]).count(True) == 1
+    assert not stores[1].is_open(code, NOW)
 
 
 def test_acknowledgement_sent_to_both_servers_is_kept_once(
