@@ -34,7 +34,7 @@ run: $(VENV)/run.stamp ## start everything, play the story; ONCE=1 ends after it
 run-keycloak: $(VENV)/run.stamp ## the same with people at a real Keycloak, installed if need be
 	@$(BIN)/python -m compose.demo.story --keycloak $(if $(ONCE),--once)
 
-check: lint unit ## format, lint, types, import contracts, unit tests (about two minutes)
+check: lint unit ## format, lint, types, import contracts, unit tests (about four minutes)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check $(SOURCES)
