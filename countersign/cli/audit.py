@@ -63,6 +63,8 @@ def search(
             "WHY": _why,
         },
     )
+    if found.get("next_before") is not None:
+        context.say(f"these are the newest {len(rows)}; there are older ones (--limit, --since)")
     if found["complete"]:
         context.say("complete: every source has delivered every event up to its last")
     else:

@@ -204,8 +204,11 @@ def _moment(seconds: int) -> str:
 
 def _parsed(target: str) -> tuple[str, str]:
     kind, slash, name = target.partition("/")
-    if not slash or kind not in KINDS or not name:
-        raise typer.BadParameter(f"{target!r} is not KIND/NAME; kinds: {', '.join(KINDS)}")
+    kinds = f"kinds: {', '.join(KINDS)}"
+    if not slash or not name:
+        raise typer.BadParameter(f"{target!r} is not KIND/NAME; {kinds}")
+    if kind not in KINDS:
+        raise typer.BadParameter(f"{kind!r} is no kind of what can be cut off; {kinds}")
     if not name.startswith(PREFIXES.get(kind, "")):
         raise typer.BadParameter(
             f"a {kind} is named by its id, {PREFIXES[kind]}…: `countersign audit search` shows it"

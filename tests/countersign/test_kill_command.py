@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import typer
 
 from countersign.admin_client import AdminError
 from countersign.cli.context import CommandContext
@@ -69,6 +70,15 @@ def test_kill_of_an_agent_nobody_declared_names_the_one_meant(server: Admin) -> 
         run("kill", "agent/suport-bot", "--reason", "x")
     assert "did you mean 'support-bot'" in refused.value.description
     assert server.calls == ["GET /objects/Agent"]
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [("server/", "is not KIND/NAME"), ("crm", "is not KIND/NAME"), ("mcp/crm", "'mcp' is no kind")],
+)
+def test_kill_says_what_of_its_target_is_wrong(target: str, says: str) -> None:
+    with pytest.raises(typer.BadParameter, match=says):
+        run("kill", target, "--reason", "test")
 
 
 @pytest.mark.parametrize("arguments", [("agent/support-bot",), ("agent/gone-bot", "--force")])

@@ -280,6 +280,20 @@ def test_diff_of_wrong_objects_or_files_exits_2(
 # describe
 
 
+@pytest.mark.parametrize("older", [None, 17])
+def test_audit_search_says_whether_older_events_follow(
+    server: Admin, shown: Shown, older: int | None
+) -> None:
+    event = {"timestamp": AT, "type": "call.finished", "outcome": "succeeded"}
+    server.answers["GET /audit"] = {"events": [event], "next_before": older, "complete": True}
+
+    assert run("audit", "search", "--limit", "1") == 0
+
+    text = shown()
+    assert ("these are the newest 1; there are older ones" in text) is (older is not None)
+    assert "complete: every source" in text
+
+
 def test_describe_shows_versions_and_the_objects_around(server: Admin, shown: Shown) -> None:
     server.answers["GET /blocks"] = {
         "blocks": [
