@@ -340,23 +340,6 @@ def audit_events(stack: Stack, **query: str) -> list[dict[str, Any]]:
             time.sleep(0.05)
 
 
-def all_audit_events(stack: Stack, seconds: float = 20) -> list[dict[str, Any]]:
-    """Every recorded event, oldest first, page by page, once the search says it is complete."""
-    deadline = time.monotonic() + seconds
-    with admin(stack) as api:
-        while not (found := api.call("GET", "/audit", query={"limit": "1000"}))["complete"]:
-            if time.monotonic() > deadline:
-                message = f"the audit is not complete: {found['gaps']} {found['silent']}"
-                raise StackError(message)
-            time.sleep(0.1)
-        events = list(found["events"])
-        while found["next_before"] is not None:
-            query = {"limit": "1000", "before": str(found["next_before"])}
-            found = api.call("GET", "/audit", query=query)
-            events += found["events"]
-    return events[::-1]
-
-
 def await_event(stack: Stack, **wanted: str) -> dict[str, Any]:
     """The newest recorded event whose fields are as wanted; sources deliver within moments."""
     query = {name: value for name, value in wanted.items() if name in SEARCHED}

@@ -21,6 +21,37 @@ def moment() -> str:
     return iso_timestamp(time.time())  # noqa: TID251 - real processes have real time
 
 
+def await_settled(stack: Stack, seconds: float = 40) -> None:
+    """Until all that happened before this call has arrived.
+
+    A search may be complete as of a moment ago: what was recorded since is on its way.
+    """
+    until, deadline = datetime.fromisoformat(moment()), time.monotonic() + seconds
+    with admin(stack) as api:
+        while True:
+            found = api.call("GET", "/audit", query={"limit": "1"})
+            if found["complete"] and datetime.fromisoformat(found["as_of"]) >= until:
+                return
+            if time.monotonic() > deadline:
+                message = f"the audit is not complete as of {until}: {found}"
+                raise AssertionError(message)
+            time.sleep(0.05)
+
+
+def all_audit_events(stack: Stack) -> list[dict[str, Any]]:
+    """Every event, oldest first, page by page, once all of before this moment have arrived."""
+    await_settled(stack)
+    events: list[dict[str, Any]] = []
+    query = {"limit": "1000"}
+    with admin(stack) as api:
+        while True:
+            found = api.call("GET", "/audit", query=query)
+            events += found["events"]
+            if found["next_before"] is None:
+                return events[::-1]
+            query["before"] = str(found["next_before"])
+
+
 @dataclass
 class Witness:
     """Sees what happens from now on, however late it arrives; and nothing of before."""
@@ -30,16 +61,8 @@ class Witness:
 
     def settled(self) -> list[dict[str, Any]]:
         """Everything that happened since and before this call, once all of it has arrived."""
-        until = datetime.fromisoformat(moment())
-        deadline = time.monotonic() + SECONDS
-        with admin(self.stack) as api:
-            while time.monotonic() < deadline:
-                found = api.call("GET", "/audit", query={"limit": "1"})
-                if found["complete"] and datetime.fromisoformat(found["as_of"]) >= until:
-                    return list(self.news())
-                time.sleep(0.05)
-        message = f"the audit is not complete as of {until}: {found}"
-        raise AssertionError(message)
+        await_settled(self.stack)
+        return list(self.news())
 
     def news(self, **query: str) -> Iterator[dict[str, Any]]:
         """What happened since and has arrived, oldest first."""

@@ -40,13 +40,13 @@ from tests.stack import (
     CALLBACK,
     PASSWORDS,
     TestAgent,
-    all_audit_events,
     demo_objects,
     new_key,
     prepare,
     running_stack,
     tell,
 )
+from tests.witness import all_audit_events
 from token_exchange.proof_of_possession import PROOF_LEEWAY_SECONDS
 
 pytestmark = [pytest.mark.processes, pytest.mark.soak, pytest.mark.timeout(600)]
@@ -308,7 +308,7 @@ def test_gateway_killed_at_200_random_points_loses_and_doubles_nothing(
     cold = await_serving(stack)
     await_adopted(stack.directory / "gateway" / "spool")
 
-    recorded = Recorded.of(all_audit_events(stack))  # waits until the search says complete
+    recorded = Recorded.of(all_audit_events(stack))
     upstream, died = calls_of_upstream(stack), recorded.died
     tell(
         capsys,

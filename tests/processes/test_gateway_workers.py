@@ -39,7 +39,6 @@ from tests.services.valkey import ValkeyProcess
 from tests.stack import (
     TestAgent,
     admin,
-    all_audit_events,
     await_event,
     free_ports,
     held_port,
@@ -49,6 +48,7 @@ from tests.stack import (
     tell,
     tool_call,
 )
+from tests.witness import all_audit_events
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 

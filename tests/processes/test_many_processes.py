@@ -10,7 +10,6 @@ import itertools
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import datetime
 from typing import Any, Final
 
 import httpx2
@@ -33,8 +32,8 @@ from tests.processes.test_crash import (
 from tests.services import postgresql
 from tests.services.common import service
 from tests.services.postgresql import Postgresql
-from tests.stack import TestAgent, admin, all_audit_events, tell
-from tests.witness import moment
+from tests.stack import TestAgent, admin, tell
+from tests.witness import all_audit_events
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
@@ -117,18 +116,6 @@ def await_end_of_epochs(cluster: Cluster) -> None:
         time.sleep(0.02)
 
 
-def settled_events(cluster: Cluster, seconds: float = 40) -> list[dict[str, Any]]:
-    """Every event of before this moment, once all of them have arrived."""
-    until, deadline = datetime.fromisoformat(moment()), time.monotonic() + seconds
-    with admin(cluster.stack) as api:
-        while True:
-            found = api.call("GET", "/audit", query={"limit": "1"})
-            if found["complete"] and datetime.fromisoformat(found["as_of"]) >= until:
-                return all_audit_events(cluster.stack)
-            assert time.monotonic() < deadline, {**found, "events": len(found["events"])}
-            time.sleep(0.1)
-
-
 @pytest.mark.requirement("attack-28")
 @pytest.mark.parametrize("said_to", [0, 1])
 def test_kill_said_to_either_server_is_acknowledged_by_all_three_gateways(
@@ -191,7 +178,7 @@ def test_any_one_process_killed_under_load_loses_nothing(
             each.await_served()
     for gateway in cluster.gateways:
         await_adopted(cluster.state(gateway) / "spool")
-    recorded = Recorded.of(settled_events(cluster))
+    recorded = Recorded.of(all_audit_events(cluster.stack))
     upstream = calls_of_upstream(cluster.stack)
     served = [unique for each in callers for unique in each.served]
     tell(
@@ -242,7 +229,7 @@ def test_database_that_goes_away_is_refused_and_served_again_without_a_restart(
         back_after = until_served(*agents)
         for each in callers:
             each.await_served()
-    recorded = Recorded.of(settled_events(cluster))
+    recorded = Recorded.of(all_audit_events(cluster.stack))
     upstream = calls_of_upstream(cluster.stack)
     tell(
         capsys,
