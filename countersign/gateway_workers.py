@@ -34,6 +34,9 @@ class GatewayWorkers:
         """Until SIGTERM or SIGINT; 1 when a worker had to be killed, else 0.
 
         A worker that cannot start at all, for a reason it has told itself, ends all: its status.
+
+        Raises:
+            OSError: The first process of a worker could not be made; the others have been drained.
         """
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

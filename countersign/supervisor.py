@@ -8,7 +8,6 @@ It makes no decision and holds no key.
 """
 
 import asyncio
-import contextlib
 import ctypes
 import os
 import signal
@@ -49,6 +48,9 @@ class Supervisor:
         A child that cannot start at all, for a reason it has told itself, ends both: its status.
 
         The gateway drains first: its last audit events still need the authorization server.
+
+        Raises:
+            OSError: The first process of a child could not be made; the other has been drained.
         """
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -61,8 +63,7 @@ class Supervisor:
         finally:
             for task in (stopped, gateway, authority):
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+                await asyncio.gather(task, return_exceptions=True)
         failed = [task.result() for task in (authority, gateway) if not task.cancelled()]
         return failed[0] if failed else int(self._killed)
 

@@ -8,7 +8,7 @@ import structlog
 
 from countersign.admin_client import AdminError
 from countersign.settings import ServeSettings
-from countersign.supervisor import LAST_JOIN_BACKOFF_SECONDS, Supervisor
+from countersign.supervisor import ENROLMENT_FILE, LAST_JOIN_BACKOFF_SECONDS, Supervisor
 
 
 def test_refused_join_is_said_once_and_asked_ever_more_rarely(
@@ -82,3 +82,43 @@ def test_child_that_was_killed_or_failed_later_is_started_again(
 ) -> None:
     with pytest.raises(asyncio.CancelledError):
         kept(monkeypatch, tmp_path, [-9, 1, 1])
+
+
+class Serving:
+    """A process that serves until it is told to end."""
+
+    returncode = 0
+
+    def __init__(self, ended: list[str]) -> None:
+        self._ended = ended
+        self._told = asyncio.Event()
+
+    async def wait(self) -> int:
+        await self._told.wait()
+        return 0
+
+    def terminate(self) -> None:
+        self._ended.append("authz-server")
+        self._told.set()
+
+
+def test_gateway_that_cannot_be_made_leaves_no_authorization_server_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ended: list[str] = []
+
+    async def start(name: str, join_code: str | None, *_: str) -> Serving:
+        del join_code
+        if name == "mcp-gateway":
+            raise OSError("no process is left")
+        return Serving(ended)
+
+    monkeypatch.setattr("countersign.supervisor._start", start)
+    (tmp_path / ENROLMENT_FILE).touch()
+
+    async def run() -> list[str]:
+        with pytest.raises(OSError, match="no process is left"):
+            await Supervisor(ServeSettings(state_dir=tmp_path), lambda: 0.0).run()
+        return list(ended)  # before the loop is closed, which ends whatever is left
+
+    assert asyncio.run(run()) == ["authz-server"]
