@@ -32,7 +32,6 @@ import msgspec
 
 from token_exchange.authorization_details import ACTION_CALL, is_well_formed
 from token_exchange.claims import (
-    AccessTokenClaims,
     Actor,
     AuthorizationDetail,
     Refusal,
@@ -147,22 +146,13 @@ def _purpose_of(request: ExchangeRequest) -> _Purpose | Refusal:
     if isinstance(detail, Refusal):
         return detail
     target = targets[detail.server]
-    outdated = _declared_since(request.subject.token, target) if kind == "tool_call" else None
-    if outdated is not None:
-        return outdated
+    if kind == "tool_call" and target.require_bound and request.subject.token.cnf is None:
+        return REFUSALS["exchange.unbound"]
     made = TOKEN_TYPE_OF_PROVIDER.get(target.provider_type)
     # Not asking is asking for an access token: a secret is never handed out by default.
     if made is None or (request.requested_token_type or TOKEN_TYPE_ACCESS_TOKEN) != made:
         return REFUSALS["exchange.token_type"]
     return _Purpose(kind, target, detail)
-
-
-def _declared_since(subject: AccessTokenClaims, target: Target) -> Refusal | None:
-    """Rungs 4 and 7: the server is where it was, and takes such tokens still."""
-    # At or before, as with epochs: a token of the very second may be from before the move.
-    if subject.iat <= target.url_since:
-        return REFUSALS["exchange.resource_moved"]
-    return REFUSALS["exchange.unbound"] if target.require_bound and subject.cnf is None else None
 
 
 def _kind_of(request: ExchangeRequest) -> ExchangeKind | Refusal:
@@ -184,9 +174,10 @@ def _targets_of(request: ExchangeRequest, kind: ExchangeKind) -> dict[str, Targe
     # RFC 8693 §2.1 allows several; one credential is for one target (RFC 8707 §2.2).
     if len(request.resource) != 1:
         return REFUSALS["exchange.resource_count"]
+    subject = request.subject.token
     # INVARIANT: the subject token's audience names the server of a call, not the gateway.
     servers = (
-        (request.gateway_endpoints[request.subject.token.aud],)
+        (request.gateway_endpoints[subject.aud],)
         if kind == "tool_call"
         else tuple(request.gateway_endpoints.values())
     )
@@ -195,7 +186,12 @@ def _targets_of(request: ExchangeRequest, kind: ExchangeKind) -> dict[str, Targe
         for server in servers
         if (target := request.targets.get(server)) is not None and target.url == request.resource[0]
     }
-    return targets or REFUSALS["exchange.resource"]
+    if not targets:
+        return REFUSALS["exchange.resource"]
+    # At or before, as with epochs: a token of the very second may be from before the move.
+    if kind == "tool_call" and any(subject.iat <= each.url_since for each in targets.values()):
+        return REFUSALS["exchange.resource_moved"]
+    return targets
 
 
 def _detail_of(
