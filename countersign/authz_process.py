@@ -24,7 +24,7 @@ from audit_log.batch import Batch
 from audit_log.pusher import SpoolPusher
 from authz_server.app import create_app, create_mtls_app
 from authz_server.directory_watch import DirectoryWatch
-from authz_server.http_protocol import StrictHttpProtocol
+from authz_server.http_protocol import PublicHttpProtocol
 from countersign.composition import AuthzServer, compose_authz_server
 from countersign.descriptors import backlog_for, connections_allowed, raise_limit
 from countersign.migrations.run import upgrade
@@ -51,10 +51,6 @@ ATTESTATION_SOCKET: Final = "attest.sock"
 SETUP_CODE_FILE: Final = "setup-code"
 
 _logger = structlog.get_logger(__name__)
-
-
-class PublicHttpProtocol(BoundedHeads, StrictHttpProtocol):
-    """What the public listener speaks."""
 
 
 class MtlsHttpProtocol(TlsPeerProtocol, PublicHttpProtocol):

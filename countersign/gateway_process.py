@@ -37,7 +37,7 @@ from mcp_gateway.enrolment import (
     save_identity,
 )
 from mcp_gateway.gateway_key import GatewayKey
-from mcp_gateway.web_server import StrictHttpProtocol, new_server
+from mcp_gateway.web_server import GatewayHttpProtocol, new_server
 
 Clock = Callable[[], float]
 
@@ -163,7 +163,7 @@ def _connections_allowed() -> int:
 
 def _protocol() -> type[HttpToolsProtocol]:
     bounded = bounded_connections(Room(_connections_allowed))
-    return new_class("GatewayHttpProtocol", (bounded, StrictHttpProtocol))
+    return new_class("BoundedHttpProtocol", (bounded, GatewayHttpProtocol))
 
 
 async def _identity(

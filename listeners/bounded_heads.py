@@ -2,7 +2,7 @@
 
 Without this a client could hold a connection for ever by sending one header line a minute, or
 send a header of any size, which is kept in memory until it ends. The bodies are bounded where
-they are read. A mixin for the protocol of every listener of ours; put it first.
+they are read. The protocol of every listener of ours derives from it.
 """
 
 import asyncio

@@ -24,7 +24,7 @@ SHUTDOWN_SECONDS: Final = 10
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 
 
-class StrictHttpProtocol(BoundedHeads):
+class GatewayHttpProtocol(BoundedHeads):
     """httptools with the limits of this module's docstring."""
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -73,14 +73,14 @@ def new_server(
     host: str,
     port: int,
     drain_seconds: float = DRAIN_SECONDS,
-    protocol: type[HttpToolsProtocol] = StrictHttpProtocol,
+    protocol: type[HttpToolsProtocol] = GatewayHttpProtocol,
     backlog: int = BACKLOG,
     ssl_certfile: str | None = None,
     ssl_keyfile: str | None = None,
 ) -> GatewayServer:
     """A server for one worker; run it with `serve()` or, given sockets, `serve(sockets)`.
 
-    `protocol` is `StrictHttpProtocol` or a subclass that bounds its connections.
+    `protocol` is `GatewayHttpProtocol` or a subclass that bounds its connections.
     """
     config = uvicorn.Config(
         app,

@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mcp_gateway.stdio_host.app import StdioHostApp
-from mcp_gateway.web_server import StrictHttpProtocol
+from mcp_gateway.web_server import GatewayHttpProtocol
 
 SHUTDOWN_SECONDS: Final = 5
 MAXIMUM_CONNECTIONS: Final = 2_000
@@ -26,7 +26,7 @@ _logger = structlog.get_logger(__name__)
 def protocol_for(allowed_uid: int) -> type[HttpToolsProtocol]:
     """HTTP for one user's processes only."""
 
-    class OneUsersProtocol(StrictHttpProtocol):
+    class OneUsersProtocol(GatewayHttpProtocol):
         """Closes every connection of somebody else."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn

@@ -12,7 +12,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from authz_server.app import create_app
-from authz_server.http_protocol import StrictHttpProtocol
+from authz_server.http_protocol import PublicHttpProtocol
 from tests.authz_server.back_half import Authority, error_of
 
 pytestmark = pytest.mark.anyio
@@ -125,7 +125,7 @@ async def spoken(data: bytes, split: Callable[[bytes], list[bytes]] = lambda dat
     config = Config(app, log_config=None, access_log=False, lifespan="off")
     config.load()
     wire = Wire()
-    protocol = StrictHttpProtocol(config=config, server_state=ServerState(), app_state={})
+    protocol = PublicHttpProtocol(config=config, server_state=ServerState(), app_state={})
     protocol.connection_made(wire)  # type: ignore[arg-type] # as much of one as is used
     for part in split(data):
         if not wire.closed:
