@@ -20,7 +20,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from audit_log.spool import Spool
 from countersign.descriptors import backlog_for, connections_allowed, raise_limit
-from countersign.gateway_memory import own_memory
 from countersign.gateway_workers import GatewayWorkers
 from countersign.settings import McpGatewaySettings
 from countersign.web_server import listen
@@ -37,6 +36,7 @@ from mcp_gateway.enrolment import (
     save_identity,
 )
 from mcp_gateway.gateway_key import GatewayKey
+from mcp_gateway.proof_memory import PROOFS_FILE, open_proof_memory
 from mcp_gateway.web_server import GatewayHttpProtocol, new_server
 
 Clock = Callable[[], float]
@@ -129,7 +129,10 @@ async def _mcp_gateway(
             clock=clock,
             monotonic=time.monotonic,
             random=secrets.token_bytes,
-            proofs=proofs or own_memory(settings, clock, is_first_start=is_first_start),
+            proofs=proofs
+            or open_proof_memory(
+                settings.state_dir / PROOFS_FILE, clock(), is_first_start=is_first_start
+            ),
             stdio_socket=settings.stdio_socket,
             beside=beside,
         )

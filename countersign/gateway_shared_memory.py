@@ -1,11 +1,15 @@
-"""The memory of used proofs that all workers of a gateway share: Valkey's."""
+"""The memory of used proofs that all workers of a gateway share: Valkey's.
+
+Going to it from a worker's own memory and back loses nothing: it refuses what a predecessor in the
+same state directory may have accepted, and then removes that one's file, so that a later worker
+with a memory of its own refuses whatever may have been used before its start.
+"""
 
 from collections.abc import Callable
 from functools import partial
 
-from countersign.gateway_memory import PROOFS_FILE
 from countersign.settings import McpGatewaySettings, parse_valkey_url
-from mcp_gateway.proof_memory import forget, taken_over
+from mcp_gateway.proof_memory import PROOFS_FILE, forget, taken_over
 from mcp_gateway.shared_proofs import SharedProofs
 from mcp_gateway.valkey_link import ValkeyLink, ValkeyServer
 

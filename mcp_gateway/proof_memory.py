@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from token_exchange.proof_of_possession import PROOF_LEEWAY_SECONDS
 
+PROOFS_FILE: Final = "proofs.latest"  # in the state directory
 MAXIMUM_PROOFS: Final = 1_000_000  # about 16,000 calls/s for the age of a proof; 150 MB at most
 _DIGITS: Final = 20
 
