@@ -4,10 +4,7 @@ Serves `/admin/v1/...` when it stands alone (the local socket) and the same unde
 already took that prefix away. What the endpoints have in common is in `dispatch`.
 """
 
-from functools import cache
-from typing import Any
-
-from anyio import to_thread
+from anyio import Lock, to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,15 +21,21 @@ from admin_console.routes import OPERATIONS
 
 def create_admin_app(parts: AdminParts) -> Starlette:
     """The admin API over these parts."""
+    made: list[Response] = []
+    making = Lock()
 
-    @cache
-    def document() -> dict[str, Any]:
-        """Made when somebody asks: it takes a good part of a start, and few ever do."""
-        return openapi_document(OPERATIONS, parts.issuer)
+    def document() -> Response:
+        return JSONResponse(openapi_document(OPERATIONS, parts.issuer), headers=HEADERS)
 
     async def openapi(_request: Request) -> Response:
-        """The one document for everybody: it says nothing of this deployment's objects."""
-        return JSONResponse(await to_thread.run_sync(document), headers=HEADERS)
+        """The one document for everybody: it says nothing of this deployment's objects.
+
+        Made when somebody asks, and once: it takes a good part of a start, and few ever do.
+        """
+        async with making:
+            if not made:
+                made.append(await to_thread.run_sync(document))
+        return made[0]
 
     routes: list[BaseRoute] = [
         *(_route(path, parts) for path in dict.fromkeys(each.path for each in OPERATIONS)),

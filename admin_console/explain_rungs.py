@@ -117,7 +117,7 @@ def _consent(question: Question, person: PersonFacts, consents: Sequence[Consent
         return Rung("consent", True, found, "")
     providers = {each.identity_provider for each in question.agent.subject_tokens}
     if question.agent.by_mandate and person.identity_provider in providers:
-        found = f"{name} has a mandate for people whose tokens of {person.identity_provider} it has"
+        found = f"{name} acts by mandate for whoever's token of {person.identity_provider} it has"
         return Rung("consent", True, found, "")
     for consent in consents:
         if tool in consent.tools:

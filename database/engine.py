@@ -30,7 +30,7 @@ from database.transactions import WriterThread
 
 T = TypeVar("T")
 
-# Longer than another process may keep the write lock from the group before: then that one fails.
+# Longer than the databases let the group before wait for another process (5 s), then it fails.
 WRITE_WAIT_SECONDS: Final = 8.0
 _NOT_BEGUN: Final = "the write had not begun in time"
 

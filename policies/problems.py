@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
 
-MOST_COMPARED: Final = 500
-LONGEST_COMPARED: Final = 64
+# Comparing takes some 10 ms, and 0.2 s where so many and so long names are nearly the same.
+MOST_COMPARED: Final = 500  # names
+LONGEST_COMPARED: Final = 64  # characters
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,8 +124,8 @@ class ClientDocuments:
         self._fetches: OrderedDict[str, deque[float]] = OrderedDict()
 
     @property
-    def are_read(self) -> bool:
-        """Whether there is any host whose documents are."""
+    def reads_any_host(self) -> bool:
+        """Whether there is any host whose documents are read."""
         return self._fetcher is not None and bool(self._hosts.allowed)
 
     async def document(self, client_id: str) -> ClientDocument | Refusal:

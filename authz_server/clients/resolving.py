@@ -19,7 +19,7 @@ _SCHEME: Final = "https://"
 
 def takes_documents(parts: Parts) -> bool:
     """Whether a client id may be the URL of a document now."""
-    return parts.client_documents.are_read and _has_agent(parts)
+    return parts.client_documents.reads_any_host and _serves_unattested(parts)
 
 
 async def document_of(parts: Parts, parameters: Parameters) -> ClientRecord | Refusal | None:
@@ -44,10 +44,10 @@ async def document_of_holder(
 
 
 def _may_describe_itself(parts: Parts, client_id: str) -> bool:
-    return client_id.startswith(_SCHEME) and _has_agent(parts)
+    return client_id.startswith(_SCHEME) and _serves_unattested(parts)
 
 
-def _has_agent(parts: Parts) -> bool:
+def _serves_unattested(parts: Parts) -> bool:
     return UNATTESTED_AGENT in parts.live.snapshot.agents
 
 

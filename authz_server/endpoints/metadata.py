@@ -92,7 +92,7 @@ def routes(parts: Parts) -> list[Route]:
     async def metadata(request: Request) -> Response:
         # draft-ietf-oauth-client-id-metadata-document-02 §6. A client that reads `true` offers
         # nothing else: while no Agent is declared for such clients all of them would be refused.
-        now = {"client_id_metadata_document_supported": takes_documents(parts)}
-        return public_document(request, msgspec.json.encode(parts.server_metadata | now))
+        today = {"client_id_metadata_document_supported": takes_documents(parts)}
+        return public_document(request, msgspec.json.encode(parts.server_metadata | today))
 
     return [Route(place, metadata, methods=["GET"]) for place in sorted(places)]

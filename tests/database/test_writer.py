@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import IntegrityError
 
-from database import engine
+from database import engine, sqlite
 from database.engine import Database
 from database.errors import (
     DatabaseBusyError,
@@ -17,6 +17,7 @@ from database.errors import (
     DatabaseError,
     DatabaseUnavailableError,
 )
+from database.postgresql import LOCK_WAIT_MS, STALLED_WRITE_MS
 from database.transactions import WriterThread
 from tests.database.samples import note_texts, put_note
 
@@ -207,6 +208,12 @@ def test_write_that_has_begun_is_waited_for_and_never_refused_for_its_time(
 
     assert asyncio.run(scenario()) == 1
     assert database.read(note_texts) == ["kept"]
+
+
+def test_write_waits_longer_than_any_lock_it_can_be_waiting_for() -> None:
+    # Else it would be refused while the group before it may still be served.
+    waits = (sqlite.LOCK_WAIT_SECONDS, LOCK_WAIT_MS / 1000, STALLED_WRITE_MS / 1000)
+    assert max(waits) < engine.WRITE_WAIT_SECONDS
 
 
 def test_time_out_of_a_work_itself_is_its_own(database: Database) -> None:
