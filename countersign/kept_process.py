@@ -51,7 +51,8 @@ class KeptProcess:
                 if is_first:
                     raise
                 _logger.warning("child.not_started", child=self._name, reason=str(error))
-                backoff = await _pause(backoff)
+                await asyncio.sleep(backoff)
+                backoff = _longer(backoff)
                 continue
             started = self._clock()
             try:
@@ -66,7 +67,8 @@ class KeptProcess:
                 return status
             is_first = False
             _logger.warning("child.ended", child=self._name, status=status, restart_seconds=backoff)
-            backoff = await _pause(backoff)
+            await asyncio.sleep(backoff)
+            backoff = _longer(backoff)
 
     async def _drain(self, process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -80,7 +82,5 @@ class KeptProcess:
             await process.wait()
 
 
-async def _pause(seconds: float) -> float:
-    """Wait; how long to wait the next time."""
-    await asyncio.sleep(seconds)
-    return min(LAST_BACKOFF_SECONDS, seconds * 2)
+def _longer(backoff_seconds: float) -> float:
+    return min(LAST_BACKOFF_SECONDS, backoff_seconds * 2)

@@ -177,7 +177,7 @@ async def _allow(
 
     def in_transaction(connection: Connection) -> None:
         if consent is not None:
-            grant_in(connection, consent, consent.created_at)
+            grant_in(connection, consent)
         append_in(connection, (event,), now_ms)
 
     if not await parts.interactions.finish(

@@ -93,9 +93,9 @@ class ConsentStore:
         return await self._database.fetch(work)
 
 
-def grant_in(connection: Connection, consent: Consent, now: int) -> None:
+def grant_in(connection: Connection, consent: Consent) -> None:
     """Inside a write: store a new consent; those that ended are dropped on the way."""
-    connection.execute(delete(ConsentRow).where(col(ConsentRow.expires_at) <= now))
+    connection.execute(delete(ConsentRow).where(col(ConsentRow.expires_at) <= consent.created_at))
     connection.execute(
         insert(ConsentRow).values(
             gid=consent.gid,

@@ -98,8 +98,7 @@ class Blending:
             "expires_at": self.authority.now + 30 * DAY,
         }
         consent = Consent(**(fields | changes))
-        now = self.authority.now
-        await self.authority.database.write(lambda connection: grant_in(connection, consent, now))
+        await self.authority.database.write(lambda each: grant_in(each, consent))
         return consent
 
     async def declare(self, *declared: DeclaredObject) -> None:

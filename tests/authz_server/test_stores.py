@@ -190,9 +190,9 @@ def test_session_of_a_new_login_replaces_the_one_before_it_in_that_browser(
 
 def test_consent_is_found_by_person_agent_and_server_until_it_ends(database: Database) -> None:
     store = ConsentStore(database)
-    run(database.write(lambda each: grant_in(each, CONSENT, NOW)))
+    run(database.write(lambda each: grant_in(each, CONSENT)))
     later = replace(CONSENT, gid="grt_2", created_at=NOW + 1, expires_at=NOW + 50)
-    run(database.write(lambda each: grant_in(each, later, NOW + 1)))
+    run(database.write(lambda each: grant_in(each, later)))
     assert asyncio.run(store.living("usr_alice", "support-bot", "crm", NOW + 2)) == (later, CONSENT)
     assert asyncio.run(store.living("usr_alice", "support-bot", "crm", NOW + 50)) == (CONSENT,)
     for other in (

@@ -82,7 +82,7 @@ class World:
             created_at=now,
             expires_at=now + 86_400,
         )
-        await self.authority.database.write(lambda each: grant_in(each, consent, now))
+        await self.authority.database.write(lambda each: grant_in(each, consent))
         fields = {
             "client_id": client_id,
             "agent": agent.entry.name,

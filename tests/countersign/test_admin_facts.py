@@ -235,7 +235,7 @@ async def test_consent_is_told_with_the_tools_that_stand_and_not_when_it_was_wit
             created_at=NOW,
             expires_at=NOW + 60,
         )
-        await database.write(partial(grant_in, consent=consent, now=NOW))
+        await database.write(partial(grant_in, consent=consent))
     revocations = RevocationStore(database)
     live = cast("Any", SimpleNamespace(snapshot=snapshot, blocks=revocations.state()))
     known = replace(people, consent_store=store, live=live)

@@ -12,7 +12,7 @@ from tests.stack import TestAgent, audit_events, running_stack
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One for all the modules that leave it as they found it; the others start their own."""
+    """One for the modules whose traces no other module minds; the others start their own."""
     with running_stack(tmp_path_factory.mktemp("stack")) as running:
         yield running
 
