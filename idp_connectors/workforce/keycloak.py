@@ -22,7 +22,11 @@ from idp_connectors.workforce.claim_tables import (
     is_text,
     is_texts,
 )
-from idp_connectors.workforce.keycloak_realm import AdminAccess, realm_of
+from idp_connectors.workforce.keycloak_directory import (
+    AdminAccess,
+    KeycloakDirectory,
+    realm_of,
+)
 from idp_connectors.workforce.keycloak_watch import KeycloakWatch
 from idp_connectors.workforce.oidc import OidcProvider
 from idp_connectors.workforce.oidc_settings import OidcSettings, Printable, SecretName
@@ -115,10 +119,6 @@ class KeycloakProvider(OidcProvider):
         permitted_groups: Collection[str],
         parts: WorkforceParts,
     ) -> None:
-        # Here, because python-keycloak takes longer to load than all connectors together, and only
-        # who declares a realm needs it.
-        from idp_connectors.workforce.keycloak_admin import KeycloakDirectory  # noqa: PLC0415
-
         super().__init__(name, settings, permitted_groups, parts)
         self._realm_settings = settings
         self._secrets = parts.secrets

@@ -1,23 +1,18 @@
-"""Reads Keycloak's admin API. The one file that knows python-keycloak.
+"""Talks to Keycloak's admin API. The one file that knows python-keycloak.
 
-The library is synchronous, so it runs in a thread; and whatever it sends goes through our own
-guarded fetcher (`_ThroughFetcher`), which vets the address, verifies TLS, follows no redirect and
-bounds time and size of every answer. After any failure the connection with its token is thrown
-away: the next call logs in anew, so a Keycloak that was restarted is found again.
-
-Left out: writing. The service account needs the role `view-events` and no other.
+The library is synchronous, so it is used in threads (`keycloak_directory`, which is also who loads
+this file, in such a thread: it takes as long as all connectors together); and whatever it sends
+goes through our own guarded fetcher (`_ThroughFetcher`), which vets the address, verifies TLS,
+follows no redirect and bounds time and size of every answer.
 """
 
 import asyncio
+import contextlib
 import io
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from functools import partial
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 from urllib.parse import parse_qsl
 
-import anyio
-import anyio.from_thread
-import anyio.to_thread
 from keycloak import KeycloakAdmin, KeycloakOpenIDConnection
 from keycloak.exceptions import KeycloakError, KeycloakGetError, raise_error_from_response
 from keycloak.urls_patterns import URL_ADMIN_EVENTS_CONFIG
@@ -25,94 +20,82 @@ from requests import PreparedRequest, Response
 from requests.adapters import BaseAdapter
 from requests.exceptions import RequestException
 
-from idp_connectors.workforce.keycloak_realm import AdminAccess
+from idp_connectors.workforce.keycloak_directory import AdminAccess
 from idp_connectors.workforce.person_changes import ChangesUnavailableError
 from outbound.fetcher import Fetched, Fetcher, FetchError, FetchPolicy
 
-MAXIMUM_THREADS: Final = 4  # of one connector; more wait
 _FORWARDED_HEADERS: Final = frozenset(("authorization", "accept"))
 _FORM: Final = "application/x-www-form-urlencoded"
 
-Result = TypeVar("Result")
 
-
-class KeycloakDirectory:
-    """The admin API of one realm, read as one service account."""
+class RealmAdmin:
+    """The admin API of one realm, logged in to as one service account. Used in threads only."""
 
     def __init__(
         self,
-        access: Callable[[], Coroutine[Any, Any, AdminAccess]],
+        access: AdminAccess,
+        loop: asyncio.AbstractEventLoop,
         fetcher: Fetcher,
         policy: FetchPolicy,
     ) -> None:
-        self._access = access
-        self._fetcher = fetcher
-        self._policy = policy
-        self._admin: KeycloakAdmin | None = None
-        self._threads = anyio.CapacityLimiter(MAXIMUM_THREADS)
-
-    async def admin_events(self, query: Mapping[str, object]) -> tuple[Mapping[str, Any], ...]:
-        """One page of admin events.
+        """Send nothing yet; `loop` is where the fetcher runs.
 
         Raises:
-            ChangesUnavailableError: see there.
+            ChangesUnavailableError: the library does not take these values.
         """
-        return _events(await self._call(lambda admin: admin.get_admin_events(dict(query))))
-
-    async def user_events(self, query: Mapping[str, object]) -> tuple[Mapping[str, Any], ...]:
-        """One page of user events.
-
-        Raises:
-            ChangesUnavailableError: see there.
-        """
-        return _events(await self._call(lambda admin: admin.get_events(dict(query))))
-
-    async def events_config(self) -> Mapping[str, Any]:
-        """Which events the realm keeps at all.
-
-        Raises:
-            ChangesUnavailableError: see there.
-        """
-        config = await self._call(_events_config)
-        if not isinstance(config, dict):
-            raise ChangesUnavailableError("malformed")
-        return config
-
-    async def _call(self, ask: Callable[[KeycloakAdmin], Result]) -> Result:
-        loop = asyncio.get_running_loop()
-        try:
-            return await anyio.to_thread.run_sync(
-                partial(self._ask, loop, ask), limiter=self._threads
+        with _failures_told():
+            self._connection = KeycloakOpenIDConnection(
+                server_url=f"{access.base_url}/",  # the library joins paths to it
+                realm_name=access.realm,
+                client_id=access.client_id,
+                client_secret_key=access.client_secret,
+                max_retries=0,
             )
-        except (KeycloakError, RequestException, TypeError, ValueError) as error:
-            self._admin = None
-            raise ChangesUnavailableError(_code_of(error)) from None
+            transport = _ThroughFetcher(loop, fetcher, policy)
+            # The library cannot be given a transport; its sessions are all it connects with.
+            for manager in (self._connection, self._connection.keycloak_openid.connection):
+                session = manager._s  # noqa: SLF001
+                session.trust_env = False
+                session.adapters.clear()
+                session.mount("https://", transport)
+                session.mount("http://", transport)
+            self._admin = KeycloakAdmin(connection=self._connection)
 
-    def _ask(
-        self, loop: asyncio.AbstractEventLoop, ask: Callable[[KeycloakAdmin], Result]
-    ) -> Result:
-        if self._admin is None:
-            self._admin = self._connect(loop)
-        return ask(self._admin)
+    def admin_events(self, query: Mapping[str, object]) -> object:
+        """One page of admin events, as it came.
 
-    def _connect(self, loop: asyncio.AbstractEventLoop) -> KeycloakAdmin:
-        access = anyio.from_thread.run(self._access)
-        connection = KeycloakOpenIDConnection(
-            server_url=f"{access.base_url}/",  # the library joins paths to it
-            realm_name=access.realm,
-            client_id=access.client_id,
-            client_secret_key=access.client_secret,
-            max_retries=0,
-        )
-        transport = _ThroughFetcher(loop, self._fetcher, self._policy)
-        # The library has no way to be given a transport; its sessions are all it connects with.
-        for manager in (connection, connection.keycloak_openid.connection):
-            session = manager._s  # noqa: SLF001
-            session.trust_env = False
-            session.adapters.clear()
-            session.mount("https://", transport)
-            session.mount("http://", transport)
-        return KeycloakAdmin(connection=connection)
+        Raises:
+            ChangesUnavailableError: the API cannot be asked; its code says why.
+        """
+        with _failures_told():
+            return self._admin.get_admin_events(dict(query))
+
+    def user_events(self, query: Mapping[str, object]) -> object:
+        """One page of user events, as it came.
+
+        Raises:
+            ChangesUnavailableError: as above.
+        """
+        with _failures_told():
+            return self._admin.get_events(dict(query))
+
+    def events_config(self) -> object:
+        """Which events the realm keeps, as it came.
+
+        Raises:
+            ChangesUnavailableError: as above.
+        """
+        path = URL_ADMIN_EVENTS_CONFIG.format(**{"realm-name": self._connection.realm_name})
+        with _failures_told():
+            return raise_error_from_response(self._connection.raw_get(path), KeycloakGetError)
+
+
+@contextlib.contextmanager
+def _failures_told() -> Iterator[None]:
+    try:
+        yield
+    except (KeycloakError, RequestException, TypeError, ValueError) as error:
+        raise ChangesUnavailableError(_code_of(error)) from None
 
 
 class _ThroughFetcher(BaseAdapter):
@@ -166,24 +149,12 @@ class _ThroughFetcher(BaseAdapter):
         """Nothing is kept open."""
 
 
-def _events_config(admin: KeycloakAdmin) -> object:
-    connection = admin.connection
-    path = URL_ADMIN_EVENTS_CONFIG.format(**{"realm-name": connection.realm_name})
-    return raise_error_from_response(connection.raw_get(path), KeycloakGetError)
-
-
 def _forwarded(headers: Iterable[tuple[str, str | bytes]]) -> Iterable[tuple[str, str]]:
     return ((name, _text(value)) for name, value in headers if name.lower() in _FORWARDED_HEADERS)
 
 
 def _text(body: object) -> str:
     return body.decode("ascii") if isinstance(body, bytes) else str(body or "")
-
-
-def _events(answer: object) -> tuple[Mapping[str, Any], ...]:
-    if not isinstance(answer, list) or not all(isinstance(event, dict) for event in answer):
-        raise ChangesUnavailableError("malformed")
-    return tuple(answer)
 
 
 def _code_of(error: BaseException) -> str:

@@ -8,8 +8,9 @@ goes on with. Each poll first asks whether the realm keeps such events at all.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from idp_connectors.workforce.keycloak_directory import KeycloakDirectory
 from idp_connectors.workforce.keycloak_events import (
     ADMIN_RESOURCES,
     OVERLAP_MS,
@@ -28,9 +29,6 @@ from idp_connectors.workforce.person_changes import (
     FeedCursor,
     PersonChange,
 )
-
-if TYPE_CHECKING:  # what it loads is loaded where a realm is declared
-    from idp_connectors.workforce.keycloak_admin import KeycloakDirectory
 
 EVENTS_A_PAGE: Final = 50  # an event may carry the whole user that was saved
 PAGES_A_POLL: Final = 20
@@ -52,7 +50,7 @@ class _Feed:
 class KeycloakWatch:
     """What changed in one realm, as far as it concerns people we know."""
 
-    def __init__(self, directory: "KeycloakDirectory") -> None:
+    def __init__(self, directory: KeycloakDirectory) -> None:
         self._directory = directory
         self._feeds = (
             _Feed(

@@ -9,8 +9,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from idp_connectors.workforce.keycloak_admin import KeycloakDirectory
-from idp_connectors.workforce.keycloak_realm import AdminAccess, realm_of
+from idp_connectors.workforce.keycloak_directory import (
+    AdminAccess,
+    KeycloakDirectory,
+    realm_of,
+)
 from idp_connectors.workforce.person_changes import ChangesUnavailableError
 from outbound.fetcher import Fetched, Fetcher, FetchError, FetchPolicy
 

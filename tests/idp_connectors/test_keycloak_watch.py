@@ -15,7 +15,7 @@ from idp_connectors.workforce.person_changes import (
 )
 
 if TYPE_CHECKING:
-    from idp_connectors.workforce.keycloak_admin import KeycloakDirectory
+    from idp_connectors.workforce.keycloak_directory import KeycloakDirectory
 
 START_MS = 1_000_000
 
