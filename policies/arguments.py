@@ -2,13 +2,12 @@
 
 A value is either carried exactly or not at all: an integer outside 64 bits, a number with more
 than four decimals, a list with one element that does not fit are left out whole, never rounded or
-cut. Null is absence. Leaving out is safe because a guard has to be written `unless (input has x
-&& ...)`: what is not there does not satisfy it.
+cut. Null is absence. That a policy looks at something left out is noticed in `policies.readable`.
 """
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 from policies.input_types import CedarType, RecordType, SetType
 
@@ -44,6 +43,11 @@ def typed_record(
 def _typed(value: object, of: CedarType, pointer: str, unmapped: set[str]) -> object | None:
     if isinstance(of, RecordType):
         return typed_record(value, of, pointer, unmapped) if isinstance(value, Mapping) else None
+    return typed_value(value, of)
+
+
+def typed_value(value: object, of: SetType | str) -> object | None:
+    """A value as Cedar JSON; None when it does not fit."""
     if isinstance(of, SetType):
         if not isinstance(value, list):
             return None
@@ -77,6 +81,14 @@ def _decimal(value: float) -> dict[str, object] | None:
     return {"__extn": {"fn": "decimal", "arg": f"{abs(exact) if exact == 0 else exact:f}"}}
 
 
+class Place(NamedTuple):
+    """A pointer into arguments, and what is there. `is_set`: the elements of a list, `/list/*`."""
+
+    pointer: str
+    value: object
+    is_set: bool = False
+
+
 def tags(arguments: Mapping[str, object]) -> dict[str, object]:
     """Every leaf of the arguments by JSON pointer (RFC 6901), as an `ArgValue` record.
 
@@ -84,31 +96,40 @@ def tags(arguments: Mapping[str, object]) -> dict[str, object]:
         TooManyArgumentsError: beyond `MAXIMUM_LEAVES`.
     """
     found: dict[str, object] = {}
-    for count, (pointer, value) in enumerate(_leaves(arguments, "", 0)):
+    for count, place in enumerate(leaves(arguments)):
         if count >= MAXIMUM_LEAVES:
             raise TooManyArgumentsError
-        tag = _tag(value)
+        tag = tag_of(place)
         if tag is not None:
-            found[pointer] = tag
+            found[place.pointer] = tag
     return found
 
 
 def tag_at(arguments: Mapping[str, object], pointer: str) -> dict[str, object] | None:
     """The tag at one pointer: what `tags` has there, without visiting the rest."""
+    place = reached(arguments, pointer)
+    return tag_of(place) if place.pointer == pointer else None
+
+
+def reached(arguments: Mapping[str, object], pointer: str) -> Place:
+    """How far a pointer leads: to its value, or to the text, number or list where it ends early.
+
+    The value is None where nothing is, or null.
+    """
     found: object = arguments
     start, *segments = pointer.split("/")
     if start or not segments or len(segments) > MAXIMUM_ARGUMENT_DEPTH:
-        return None
+        return Place(pointer, None)
     for position, segment in enumerate(segments):
         if isinstance(found, Mapping):
             found = found.get(segment.replace("~1", "/").replace("~0", "~"))
         elif isinstance(found, list) and segment == "*" and position == len(segments) - 1:
-            return _tag(found)
-        elif isinstance(found, list) and _is_index(segment) and int(segment) < len(found):
-            found = found[int(segment)]
+            return Place(pointer, found, is_set=True)
+        elif isinstance(found, list) and _is_index(segment):
+            found = found[int(segment)] if int(segment) < len(found) else None
         else:
-            return None
-    return None if isinstance(found, list) else _tag(found)
+            return Place("/".join(("", *segments[:position])), found)
+    return Place(pointer, found)
 
 
 def _is_index(segment: str) -> bool:
@@ -121,35 +142,35 @@ def escaped_segment(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def _leaves(value: object, pointer: str, depth: int) -> Iterator[tuple[str, object]]:
+def leaves(value: object, pointer: str = "", depth: int = 0) -> Iterator[Place]:
     """Scalars by pointer, and each list once more as the set `pointer/*`."""
     if depth > MAXIMUM_ARGUMENT_DEPTH:
         return
     if isinstance(value, Mapping):
         for name, member in value.items():
-            yield from _leaves(member, f"{pointer}/{escaped_segment(name)}", depth + 1)
+            yield from leaves(member, f"{pointer}/{escaped_segment(name)}", depth + 1)
     elif isinstance(value, list):
         if depth < MAXIMUM_ARGUMENT_DEPTH:
-            yield f"{pointer}/*", value
+            yield Place(f"{pointer}/*", value, is_set=True)
         for position, element in enumerate(value):
-            yield from _leaves(element, f"{pointer}/{position}", depth + 1)
+            yield from leaves(element, f"{pointer}/{position}", depth + 1)
     else:
-        yield pointer, value
+        yield Place(pointer, value)
 
 
-def _tag(value: object) -> dict[str, object] | None:
+def tag_of(place: Place) -> dict[str, object] | None:
     """One value as an `ArgValue`: exactly one of its fields, or nothing."""
-    match value:
-        case bool():
+    match place.value:
+        case bool() as value:
             return {"bool": value}
-        case str():
+        case str() as value:
             return {"str": value}
-        case int() if -_LONG <= value < _LONG:
+        case int() as value if -_LONG <= value < _LONG:
             return {"int": value}
-        case int() | float():
+        case int() | float() as value:
             number = _decimal(value)
             return None if number is None else {"num": number}
-        case list():
+        case list() as value if place.is_set:
             return {"set": value} if all(isinstance(each, str) for each in value) else None
         case _:
             return None

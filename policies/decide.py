@@ -1,7 +1,8 @@
 """May this call happen, may this credential be made, which tools may be shown: as values.
 
 In order: the request is one this set knows; it becomes the engine's; the policies whose scope
-admits it are evaluated (`policies.evaluate`); anything but a clean allow is a deny. An empty set
+admits it are evaluated (`policies.evaluate`); they could read what they looked at
+(`policies.readable`); anything but a clean allow is a deny. An empty set
 denies everything. No clock and no store here: time is in the request, the caches are bounded and
 hold only what a request determines.
 """
@@ -16,7 +17,8 @@ import cedarpy
 
 from policies.decision import Category, Code, Decision
 from policies.entities import AgentFacts, CallRequest, IssueRequest, RunFacts, ToolFacts, UserFacts
-from policies.evaluate import is_shown, judge, request_invalid
+from policies.evaluate import argument_unreadable, is_shown, judge, request_invalid
+from policies.readable import unreadable_argument
 from policies.remember import cached_values, end_of_day_ms
 from policies.requests import (
     EngineRequest,
@@ -77,7 +79,11 @@ class CompiledPolicySet:
             asked = call_request(call, tool, base, part.needs)
         except _UNJUDGEABLE as error:
             return request_invalid(type(error).__name__)
-        return judge(part, asked, self._schema)
+        decision = judge(part, asked, self._schema)
+        if not decision.allowed:
+            return decision
+        unreadable = unreadable_argument(call.arguments, tool.input, part.argument_reads)
+        return decision if unreadable is None else argument_unreadable(unreadable)
 
     def decide_issue(self, issue: IssueRequest) -> Decision:
         """Decide the issue of a credential; `scopes` is what remains of those asked for."""

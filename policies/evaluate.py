@@ -5,7 +5,7 @@ that errs, so an error may be a guard that did not fire; and NoDecision is no de
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import cedarpy
@@ -19,6 +19,10 @@ NO_PERMIT_REASON: Final = "No policy permits this."
 FORBIDDEN_REASON: Final = "A policy forbids this."
 POLICY_ERROR_REASON: Final = "The policies could not be evaluated."
 REQUEST_INVALID_REASON: Final = "The request cannot be judged."
+ARGUMENT_UNREADABLE_REASON: Final = (
+    "The policies cannot read an argument: it is of another type than the tool's schema says, "
+    "or a number of too many digits."
+)
 
 REMEDY_CATEGORIES: Final[dict[str, Category]] = {
     "approval": Category.NEEDS_APPROVAL,
@@ -89,6 +93,14 @@ def request_invalid(*details: str) -> Decision:
         category=Category.NOT_PERMITTED,
         reasons=(REQUEST_INVALID_REASON,),
         failed_conditions=details,
+    )
+
+
+def argument_unreadable(pointer: str) -> Decision:
+    """A call whose policies look at a value that Cedar has no form for."""
+    return replace(
+        request_invalid(f"the value at {pointer!r} has no form in Cedar"),
+        reasons=(ARGUMENT_UNREADABLE_REASON,),
     )
 
 

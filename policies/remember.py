@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from policies.arguments import tag_at
+from policies.arguments import Place, reached
 from policies.entities import CallRequest, RunFacts
 from policies.requests import weekday_utc
 from policies.slices import CachePlan
@@ -31,7 +31,7 @@ def cached_values(call: CallRequest, plan: CachePlan) -> tuple[Hashable, ...]:
     else:
         arguments = (
             *(_value_at(call.arguments, path) for path in plan.input_paths),
-            *(_canonical(tag_at(call.arguments, pointer)) for pointer in plan.pointers),
+            *(_place(reached(call.arguments, pointer)) for pointer in plan.pointers),
         )
     return (
         arguments,
@@ -53,12 +53,19 @@ def _declared(run: RunFacts, keys: tuple[str, ...] | None) -> Hashable:
 
 
 def _value_at(arguments: Mapping[str, object], path: tuple[str, ...]) -> Hashable:
+    """Of what is no record the whole: whether a path leads into it decides, too."""
     found: object = arguments
-    for name in path:
-        if not isinstance(found, Mapping) or name not in found:
+    for depth, name in enumerate(path):
+        if not isinstance(found, Mapping):
+            return (depth, _canonical(found))
+        if name not in found:
             return "absent"
         found = found[name]
     return _canonical(found)
+
+
+def _place(place: Place) -> Hashable:
+    return (place.pointer, _canonical(place.value))
 
 
 def _canonical(value: object) -> Hashable:

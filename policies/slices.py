@@ -14,6 +14,7 @@ from cedarpy import pst
 
 from policies.conditions import condition_text, conjuncts, engine_set
 from policies.entities import ToolFacts
+from policies.readable import argument_reads
 from policies.reads import ARGS, DECLARED, INPUT, UNMAPPED, USER, WEEKDAY, Path
 from policies.requests import ArgumentNeeds
 from policies.scopes import ScopeIndex, call_scope, issue_scope
@@ -84,6 +85,7 @@ class PolicySlice:
         self.engine_set: Final = engine_set(policy.template for policy in policies)
         paths = frozenset(path for policy in policies for path in policy.paths)
         self.needs: Final = argument_needs(paths)
+        self.argument_reads: Final = argument_reads(paths)
         self.cache_plan: Final = cache_plan(paths, self.needs)
 
     @cached_property

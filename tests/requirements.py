@@ -711,6 +711,9 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "A policy that reads what is not in the schema is refused when it is compiled, "
         "with its line."
     ),
+    "trap-unreadable-argument": (
+        "A value that Cedar has no form for is not taken for absent where a policy looks at it."
+    ),
     "trap-unwritable-audit": "Nothing is attested that the audit could not take.",
     "trap-user-unit": (
         "The attested unit is what the system manager named, never what a user's own manager did."

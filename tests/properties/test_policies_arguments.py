@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.arguments import TooManyArgumentsError, tag_at, tags
+from policies.arguments import (
+    TooManyArgumentsError,
+    leaves,
+    tag_at,
+    tag_of,
+    tags,
+    typed_record,
+)
 from policies.decide import Code
 from policies.input_types import input_type
 from policies.schema import ServerCatalogue, schema_text, typed_tools
@@ -64,7 +71,15 @@ def test_any_arguments_of_any_tool_are_judged(
     server = ServerCatalogue("s", (), [("t", of, False, 0)])
     policies = compiled(ALLOW, READS_ALL, servers=(server,))
     decision = policies.decide_call(call("t", arguments, server=server))
-    assert decision.code == Code.ALLOWED, decision
+    unmapped: set[str] = set()
+    typed_record(arguments, input_type(of), "", unmapped)
+    untagged = [each for each in leaves(arguments) if each.value is not None and not tag_of(each)]
+    if any(not each.is_set for each in untagged):
+        assert decision.code == Code.REQUEST_INVALID
+    elif not unmapped:
+        assert decision.code == Code.ALLOWED, decision
+    else:
+        assert decision.code in {Code.ALLOWED, Code.REQUEST_INVALID}, decision
 
 
 @given(OBJECTS)
