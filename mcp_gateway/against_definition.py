@@ -1,10 +1,10 @@
 """Step 3, the rest of the ladder: for it the tool's approved definition is needed. Pure.
 
-`Mcp-Param-*` headers equal their arguments, and no two members, at any depth of the arguments,
-differ only in case.
+`Mcp-Param-*` headers equal their arguments; no two members, at any depth of the arguments, differ
+only in case, and there are few enough to tell.
 """
 
-from mcp_gateway.argument_names import is_ambiguous
+from mcp_gateway.argument_names import problem_of_names
 from mcp_gateway.compiled_view import CatalogueTool
 from mcp_gateway.http_message import Headers
 from mcp_gateway.inbound import HEADER_MISMATCH, INVALID_PARAMS, Rejection, ToolCall
@@ -19,7 +19,5 @@ def against_definition(
         problem = mismatched_parameter(tool.parameters, call.arguments, headers)
         if problem is not None:
             return Rejection(400, HEADER_MISMATCH, problem, call.id)
-    if is_ambiguous(call.arguments, tool.entry.definition.get("inputSchema")):
-        message = "An argument differs from another only in case."
-        return Rejection(400, INVALID_PARAMS, message, call.id)
-    return None
+    problem = problem_of_names(call.arguments, tool.entry.definition.get("inputSchema"))
+    return None if problem is None else Rejection(400, INVALID_PARAMS, problem, call.id)
