@@ -10,9 +10,9 @@ from admin_console.objects import moment, record_activation
 from admin_console.operation import AdminCall
 from admin_console.wire import Wire
 from audit_log.event import EventType, Outcome
+from registry.catalogue_tools import CatalogueTool
 from registry.offered_tools import MAXIMUM_TOOLS_PER_SERVER
 from registry.server_reports import ServerReport
-from registry.tool_catalogue import CatalogueTool
 
 # A thousand names of at most 128 characters, and their digests.
 MAXIMUM_APPROVAL_BYTES: Final = 262_144

@@ -9,8 +9,8 @@ from admin_console.facts import ConsentFacts, PersonFacts
 from admin_console.parts import AdminParts
 from policies.problems import did_you_mean
 from registry.blocks import BlockKind
+from registry.catalogue_tools import ToolState
 from registry.snapshot import AgentRecord, ServerEntry
-from registry.tool_catalogue import ToolState
 from token_exchange.narrowing import pattern_matches
 
 

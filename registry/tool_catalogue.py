@@ -10,16 +10,15 @@ waited for the tool may become live, and a tool whose schema breaks the live set
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final
 
 from sqlalchemy import Connection
 
 from database.engine import Database
+from registry.catalogue_tools import CatalogueTool, tools_as_they_stand
 from registry.counters import REGISTRY_VERSION, next_value
 from registry.declared import SettingsModels
 from registry.object_rows import stored_object
-from registry.objects import ToolOverride
 from registry.offered_tools import Offer, offered_tools
 from registry.policy_activation import PolicyCompiler, PolicyRefusedError, activate_policies
 from registry.policy_compiler import compile_policies
@@ -27,7 +26,6 @@ from registry.policy_sets import newest_documents
 from registry.publisher import compile_snapshot
 from registry.tool_definitions import (
     ToolStatus,
-    definitions_of,
     forget_tool,
     statuses_of,
     store_observed,
@@ -37,35 +35,6 @@ from registry.tool_definitions import (
 FIRST_SEEN_AUTHOR: Final = "approve:first_seen"
 # Of the list of one server: an operator who works on it changes it less often.
 CHANGES_PER_MINUTE: Final = 12
-
-
-class ToolState(StrEnum):
-    """Where a tool stands."""
-
-    OBSERVED = "observed"  # offered, never approved
-    APPROVED = "approved"
-    CHANGED = "changed"  # approved, but the server now offers another definition
-    GONE = "gone"  # no longer offered
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogueTool:
-    """One tool: `definition` is what the server offers, `approved_definition` what we publish.
-
-    `read_only` and `sensitivity` are the operator's word, never the server's.
-    """
-
-    server: str
-    name: str
-    state: ToolState
-    digest: str | None
-    definition: dict[str, Any] | None
-    approved_digest: str | None
-    approved_definition: dict[str, Any] | None
-    approved_by: str | None
-    approved_at_ms: int | None
-    read_only: bool
-    sensitivity: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,25 +147,7 @@ class ToolCatalogue:
         return self._database.read(lambda connection: self._list(connection, server))
 
     def _list(self, connection: Connection, server: str) -> tuple[CatalogueTool, ...]:
-        statuses = self._statuses(connection, server)
-        definitions = definitions_of(connection, server)
-        overrides = _overrides(connection, server)
-        return tuple(
-            CatalogueTool(
-                server=server,
-                name=name,
-                state=_state(status),
-                digest=status.observed_digest,
-                definition=definitions.get((name, status.observed_digest or "")),
-                approved_digest=status.approved_digest,
-                approved_definition=definitions.get((name, status.approved_digest or "")),
-                approved_by=status.approved_by,
-                approved_at_ms=status.approved_at_ms,
-                read_only=overrides.get(name, _NO_OVERRIDE).read_only,
-                sensitivity=overrides.get(name, _NO_OVERRIDE).sensitivity,
-            )
-            for name, status in statuses.items()
-        )
+        return tools_as_they_stand(connection, server, self._statuses(connection, server))
 
     @staticmethod
     def _statuses(connection: Connection, server: str) -> dict[str, ToolStatus]:
@@ -295,15 +246,6 @@ def _require_offered(
         raise ToolChangedError(server, changed)
 
 
-_NO_OVERRIDE: Final = ToolOverride()
-
-
-def _overrides(connection: Connection, server: str) -> dict[str, ToolOverride]:
-    declared = stored_object(connection, "McpServer", server)
-    tools = {} if declared is None else declared.spec.get("tools", {})
-    return {name: ToolOverride.model_validate(each) for name, each in tools.items()}
-
-
 def _is_known(before: Mapping[str, ToolStatus], offered: Mapping[str, Offer]) -> bool:
     seen = {name: each.observed_digest for name, each in before.items() if each.observed_digest}
     return seen == {name: offer.digest for name, offer in offered.items()}
@@ -311,13 +253,3 @@ def _is_known(before: Mapping[str, ToolStatus], offered: Mapping[str, Offer]) ->
 
 def _approved(statuses: Mapping[str, ToolStatus]) -> tuple[str, ...]:
     return tuple(name for name, each in statuses.items() if each.approved_digest is not None)
-
-
-def _state(status: ToolStatus) -> ToolState:
-    if status.observed_digest is None:
-        return ToolState.GONE
-    if status.approved_digest is None:
-        return ToolState.OBSERVED
-    if status.approved_digest == status.observed_digest:
-        return ToolState.APPROVED
-    return ToolState.CHANGED

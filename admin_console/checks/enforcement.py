@@ -11,10 +11,10 @@ from typing import Final
 from admin_console.checks.finding import Finding, fine, lasted, problem, warning
 from audit_log.store import SourceStatus
 from registry.acks import Ack
+from registry.catalogue_tools import CatalogueTool, ToolState
 from registry.live import LiveState
 from registry.server_reports import ServerReport
 from registry.snapshot import GatewayEntry, ServerEntry
-from registry.tool_catalogue import CatalogueTool, ToolState
 
 GATEWAY: Final = "gateway"
 SERVER: Final = "server"

@@ -22,6 +22,7 @@ from audit_log.completeness import Completeness, Gap
 from audit_log.event import EventType, iso_timestamp
 from audit_log.store import SourceStatus
 from registry.acks import Ack
+from registry.catalogue_tools import CatalogueTool, ToolState
 from registry.live import LiveState
 from registry.policy_activation import PolicyState
 from registry.server_reports import ServerReport
@@ -31,7 +32,6 @@ from registry.snapshot import (
     ProviderRecord,
     RegistrySnapshot,
 )
-from registry.tool_catalogue import CatalogueTool, ToolState
 from tests.admin_console.stack import AdminStack, FakeSystem, role
 from tests.audit_log.samples import intent
 from tests.registry.samples import declare, tool

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
+from registry.catalogue_tools import ToolState
 from registry.policy_activation import PolicyOutcome, PolicyProblem, PolicyRefusedError
 from registry.policy_sets import live_set
 from registry.snapshot import PolicyDocument, PolicySetEntry, RegistrySnapshot
-from registry.tool_catalogue import ToolState
 from tests.registry.samples import Registry, declare, observed_digests, replaced, small_set, tool
 
 

@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.catalogue_tools import CatalogueTool, ToolState
 from registry.offered_tools import MAXIMUM_TOOLS_PER_SERVER
 from registry.policy_activation import PolicyOutcome, PolicyProblem
 from registry.policy_sets import live_set
 from registry.snapshot import PolicySetEntry, RegistrySnapshot
 from registry.tool_catalogue import (
     FIRST_SEEN_AUTHOR,
-    CatalogueTool,
     Observation,
     ToolChangedError,
-    ToolState,
     UnknownServerError,
     UnknownToolError,
 )
