@@ -1,10 +1,9 @@
 """Fetches a document from a URL that somebody else chose, without being used against ourselves.
 
 In this order: the URL (`destination`), the name resolved once, every address vetted (`addresses`),
-then a connection to exactly those addresses: the socket itself is refused for any other, so a name
-that changes its mind (DNS rebinding) changes nothing. TLS is verified against the host of the URL.
-No redirects, no proxy or netrc from the environment, no cookies, no kept connections, no
-decompression; one deadline for everything together, so that a slow server costs only its time.
+then a connection to exactly those addresses (`pinned_session`). TLS is verified against the host of
+the URL. No redirects, no decompression; one deadline for everything together, so that a slow server
+costs only its time.
 Left out: caches (`fetch_cache`), and what the document means.
 """
 
@@ -12,9 +11,8 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,14 +21,12 @@ from urllib.parse import urlencode
 
 import aiohttp
 import yarl
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from outbound.addresses import vetted
 from outbound.destination import Destination, destination_of
+from outbound.pinned_session import pinned_session
 
 MAXIMUM_CONCURRENT: Final = 32  # of a process; more wait, within their own deadline
-MAXIMUM_HEADER_BYTES: Final = 16_384
-READ_BUFFER_BYTES: Final = 65_536
 MAXIMUM_CONTEXTS: Final = 32  # TLS contexts kept, one per CA bundle and its version
 USER_AGENT: Final = "countersign"
 
@@ -163,7 +159,7 @@ class Fetcher:
             async with asyncio.timeout(policy.total_seconds), self._places:
                 addresses = await self._addresses_of(destination)
                 context = await self._context(policy.ca_bundle)
-                async with _session(destination, addresses, context) as session:
+                async with pinned_session(destination, addresses, context) as session:
                     return await _exchange(session, request)
         except TimeoutError:
             raise FetchError("timeout") from None
@@ -209,67 +205,6 @@ def _new_context(ca_bundle: str | None) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=ca_bundle)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
-
-
-class _Vetted(AbstractResolver):
-    """Answers with what was vetted, whatever the name says now."""
-
-    def __init__(self, addresses: Sequence[str]) -> None:
-        self._addresses = addresses
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        del family
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in self._addresses
-        ]
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-@asynccontextmanager
-async def _session(
-    destination: Destination, addresses: Sequence[str], context: ssl.SSLContext
-) -> AsyncIterator[aiohttp.ClientSession]:
-    allowed = frozenset(addresses)
-
-    def new_socket(info: tuple[Any, Any, int, str, tuple[Any, ...]]) -> socket.socket:
-        family, kind, protocol, _, sockaddr = info
-        # INVARIANT: no socket is ever made for an address that was not vetted, however the
-        # library came by it.
-        if sockaddr[0] not in allowed or sockaddr[1] != destination.port:
-            raise OSError("not a vetted address")
-        return socket.socket(family, kind, protocol)
-
-    connector = aiohttp.TCPConnector(
-        resolver=_Vetted(addresses),
-        use_dns_cache=False,
-        force_close=True,
-        ssl=context,
-        socket_factory=new_socket,
-    )
-    async with aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        trust_env=False,
-        timeout=aiohttp.ClientTimeout(total=None),  # the deadline is around all of it
-        read_bufsize=READ_BUFFER_BYTES,
-        max_line_size=MAXIMUM_HEADER_BYTES,
-        max_field_size=MAXIMUM_HEADER_BYTES,
-        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-    ) as session:
-        yield session
 
 
 async def _exchange(session: aiohttp.ClientSession, request: _Request) -> Fetched:
