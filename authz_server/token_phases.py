@@ -12,10 +12,11 @@
 
 A wrong request never reaches 5, so it burns nobody's proof. Grants sign nothing. Every refusal is
 audited with its rule. Blocks are looked at three times: for the client (4), by the grant for what
-it starts from, and for everything the new token will depend on (7).
+it starts from, and for everything the new token will depend on (7). Who may hold what, in 4 and 7,
+is `entitlements`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +25,7 @@ from authz_server.clients.presented import Authenticated, Presented
 from authz_server.clients.proof_header import proof_in, use_of_proof
 from authz_server.clients.self_declared import SELF_DECLARED_KINDS
 from authz_server.compiled_snapshot import CompiledSnapshot
+from authz_server.entitlements import may_ask_for, may_hold
 from authz_server.grants.catalog import GRANTS, GrantType
 from authz_server.parameters import Parameters
 from authz_server.parts import Parts
@@ -35,24 +37,11 @@ from authz_server.token_request import (
     TokenRequest,
 )
 from registry.blocks import BlockKind, Subject, subjects_of
-from registry.clients import DOCUMENT_CLIENT
-from registry.snapshot import ClientRecord
 from token_exchange.claims import Refusal
-from token_exchange.delegation import acting_agent
 from token_exchange.proof_of_possession import DpopProof
-from token_exchange.token_types import AudienceClass, SubjectProfile
 
 MAY_REPEAT: Final = frozenset({"resource", "audience"})  # RFC 8707 §2, RFC 8693 §2.1
 MAXIMUM_RESOURCES: Final = 8
-
-# "Who may hold what" (docs/architecture.md): by kind of client, the classes it may ask for.
-ENTITLEMENTS: Final[Mapping[str, frozenset[AudienceClass]]] = {
-    "agent": frozenset({AudienceClass.ENDPOINT}),
-    "gateway": frozenset({AudienceClass.CONTROL, AudienceClass.TARGET}),
-    "cli": frozenset({AudienceClass.ADMIN}),
-    "declared": frozenset({AudienceClass.ENDPOINT}),
-    DOCUMENT_CLIENT: frozenset({AudienceClass.ENDPOINT}),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +114,10 @@ async def plan_issuance(incoming: Incoming, parts: Parts) -> Planned | Refused:
     plan = await grant.grant(request, parts)
     if not isinstance(plan, IssuancePlan):
         return _refused_by_grant(plan, grant, client)
-    refusal = _holder_problem(plan, request, compiled) or _revocation_problem(plan, compiled, parts)
+    if not may_hold(plan, request, compiled):
+        refusal = _refused("invalid_target", "This client may not hold this token.", "token.holder")
+    else:
+        refusal = _revocation_problem(plan, compiled, parts)
     return Planned(plan, grant, request) if refusal is None else Refused(refusal, grant, client)
 
 
@@ -201,7 +193,7 @@ def _entitlement_problem(
 ) -> Refusal | None:
     if "audience" in incoming.parameters.values:
         return _refused("invalid_target", "Name the target by `resource`.", "token.audience")
-    entitled = _entitled(client.record)
+    entitled = may_ask_for(client.record)
     for resource in incoming.parameters.values.get("resource", ()):
         if compiled.audience_class(resource) not in entitled:
             return _refused(
@@ -214,12 +206,6 @@ def _entitlement_problem(
     made_at = incoming.now if client.proved_at is None else client.proved_at
     revoked = what_revokes(parts.live.blocks, _subjects_of_client(client, compiled), made_at)
     return None if revoked is None else _revoked(revoked)
-
-
-def _entitled(record: ClientRecord) -> frozenset[AudienceClass]:
-    """INVARIANT: a declared client that is no Agent's gets no gateway audience."""
-    is_nobody = record.kind == "declared" and record.agent is None
-    return frozenset() if is_nobody else ENTITLEMENTS[record.kind]
 
 
 def _subjects_of_client(
@@ -251,37 +237,6 @@ def _owned(parameters: Parameters, grant: GrantType) -> dict[str, str]:
     return {
         name: values[0] for name, values in parameters.values.items() if name in grant.parameters
     }
-
-
-def _holder_problem(
-    plan: IssuancePlan, request: TokenRequest, compiled: CompiledSnapshot
-) -> Refusal | None:
-    """INVARIANT: whatever a grant planned, the table "Who may hold what" holds for the result."""
-    claims, record = plan.claims, request.client.record
-    kind = compiled.audience_class(claims.aud)
-    is_own = claims.client_id == record.client_id and kind in _entitled(record)
-    key = None if claims.cnf is None else claims.cnf.jkt
-    if kind is AudienceClass.TARGET:
-        fits = plan.subject_token is not None and key is None
-    else:
-        fits = key == request.proof_thumbprint and (
-            key is not None or _takes_bearers(plan, compiled)
-        )
-    if kind is AudienceClass.ENDPOINT:
-        fits = fits and acting_agent(claims) == record.agent is not None
-    if kind is AudienceClass.ADMIN:
-        fits = fits and claims.sub_profile == SubjectProfile.USER and claims.act is None
-    if is_own and fits:
-        return None
-    return _refused("invalid_target", "This client may not hold this token.", "token.holder")
-
-
-def _takes_bearers(plan: IssuancePlan, compiled: CompiledSnapshot) -> bool:
-    """Whether the audience is an endpoint whose server does not require bound tokens."""
-    _, name = compiled.endpoints.get(plan.claims.aud, ("", ""))
-    server = compiled.snapshot.servers.get(name)
-    is_self_declared = plan.client.record.kind in SELF_DECLARED_KINDS
-    return is_self_declared and server is not None and not server.require_bound
 
 
 def _revocation_problem(
