@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final
 from anyio import to_thread
 from pydantic import Field
 
-from admin_console.objects import moment, record_activation
+from admin_console.apply import record_activation
+from admin_console.objects import moment
 from admin_console.operation import AdminCall
 from admin_console.wire import Wire
 from audit_log.event import EventType, Outcome

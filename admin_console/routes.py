@@ -4,6 +4,7 @@ from typing import Final
 
 from admin_console import (
     accounts,
+    apply,
     audit,
     blocks,
     catalogue,
@@ -49,11 +50,11 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="POST",
         path="/objects",
         access=Access.OPERATOR,
-        handler=objects.apply_objects,
-        body=objects.ApplyBody,
-        query=objects.ApplyQuery,
-        answer=objects.ApplyAnswer,
-        maximum_body_bytes=objects.MAXIMUM_BODY_BYTES,
+        handler=apply.apply_objects,
+        body=apply.ApplyBody,
+        query=apply.ApplyQuery,
+        answer=apply.ApplyAnswer,
+        maximum_body_bytes=apply.MAXIMUM_BODY_BYTES,
         summary="Apply declared objects, or show what would change.",
     ),
     Operation(
@@ -76,8 +77,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="DELETE",
         path="/objects/{kind}/{name}",
         access=Access.OPERATOR,
-        handler=objects.delete_object,
-        answer=objects.ApplyAnswer,
+        handler=apply.delete_object,
+        answer=apply.ApplyAnswer,
         summary="Delete one object.",
     ),
     Operation(
