@@ -1,6 +1,6 @@
 """`oidc`: people log in at an OpenID provider (OpenID Connect Core, code flow).
 
-There: code + PKCE S256 + `state` + `nonce` (RFC 9700 §2.1). Back, in this order:
+There: `openid_login_request`. Back, in this order:
 
 1. `iss` of the response is this provider's, and there at all if it promised so (RFC 9207 §2.4):
    an answer of one provider never reaches another's token endpoint (mix-up).
@@ -15,12 +15,9 @@ Somebody else's token of this provider (`verify_person_token`): its kind is told
 never by what it is presented as. Left out: logout, encrypted ID tokens, and who may log in.
 """
 
-from base64 import urlsafe_b64encode
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from hashlib import sha256
 from typing import Any
-from urllib.parse import urlencode
 
 from idp_connectors.evidence import Person
 from idp_connectors.workforce.claim_tables import ID_TOKEN, is_session
@@ -44,11 +41,8 @@ from idp_connectors.workforce.openid_client import (
     not_acceptable,
     unavailable,
 )
-from idp_connectors.workforce.openid_login_checks import (
-    login_problem,
-    maximum_login_age,
-    response_failure,
-)
+from idp_connectors.workforce.openid_login_checks import login_problem, response_failure
+from idp_connectors.workforce.openid_login_request import authorization_request
 from idp_connectors.workforce.openid_metadata import OpenIdMetadata
 from idp_connectors.workforce.openid_person import UnusableGroupsError, groups_of, person_of
 from idp_connectors.workforce.openid_person_tokens import (
@@ -97,32 +91,12 @@ class OidcProvider:
         return self._settings.issuer, self._settings.client_id
 
     async def begin(self, attempt: LoginAttempt, now: int) -> AuthorizationRequest | LoginFailure:
-        """Where to send the browser (OpenID Core §3.1.2.1)."""
+        """Where to send the browser."""
         try:
             metadata = await self._tokens.metadata()
         except FetchError as error:
             return unavailable(f"metadata: {error}")
-        digest = sha256(attempt.code_verifier.encode("ascii")).digest()
-        query = {
-            "response_type": "code",
-            "client_id": self._settings.client_id,
-            "redirect_uri": attempt.redirect_uri,
-            "scope": " ".join(self._settings.scopes),
-            "state": attempt.state,
-            "nonce": attempt.nonce,
-            "code_challenge": urlsafe_b64encode(digest).rstrip(b"=").decode(),
-            "code_challenge_method": "S256",
-        }
-        if attempt.must_log_in:
-            query["prompt"] = "login"
-        maximum_age = maximum_login_age(self._settings, attempt, now)
-        if maximum_age is not None:
-            query["max_age"] = str(maximum_age)
-        if self._settings.acr_values:
-            query["acr_values"] = " ".join(self._settings.acr_values)
-        endpoint = metadata.authorization_endpoint
-        separator = "&" if "?" in endpoint else "?"
-        return AuthorizationRequest(f"{endpoint}{separator}{urlencode(query)}")
+        return authorization_request(self._settings, metadata, attempt, now)
 
     async def finish(
         self, attempt: LoginAttempt, response: Mapping[str, str], now: int
