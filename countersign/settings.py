@@ -8,7 +8,6 @@ import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -16,34 +15,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from countersign.public_url import is_loopback_literal, require_public_url
+
 HTTP_PORT: Final = 80
 VALKEY_PORT: Final = 6379
-
-
-def _require_public_url(url: str) -> str:
-    """An issuer or base URL: https, or http on a loopback literal; no slash, query or fragment.
-
-    Kept as the string that was configured, because clients compare issuers byte for byte
-    (RFC 8414 §3.3).
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
-        message = "must be an https URL (http on 127.0.0.1) without user information"
-        raise ValueError(message)
-    if parts.query or parts.fragment or url.endswith("/"):
-        message = "must have no query, no fragment and no slash at the end"
-        raise ValueError(message)
-    if parts.scheme == "http" and not _is_loopback_literal(parts.hostname):
-        message = "plain http is accepted for a loopback literal such as 127.0.0.1 only"
-        raise ValueError(message)
-    return url
-
-
-def _is_loopback_literal(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +49,7 @@ def parse_valkey_url(url: str, *, allow_plaintext: bool) -> ValkeyUrl:
     if parts.scheme not in {"valkey", "valkeys", "redis", "rediss"} or not parts.hostname:
         raise ValueError("valkey_url must be valkeys://, valkey:// or unix:// with a place")
     is_tls = parts.scheme in {"valkeys", "rediss"}
-    if not (is_tls or allow_plaintext or _is_loopback_literal(parts.hostname)):
+    if not (is_tls or allow_plaintext or is_loopback_literal(parts.hostname)):
         raise ValueError("valkey_url must be valkeys:// for a server that is not on loopback")
     database = parts.path.removeprefix("/") or "0"
     if not (database.isascii() and database.isdigit()):
@@ -83,7 +58,7 @@ def parse_valkey_url(url: str, *, allow_plaintext: bool) -> ValkeyUrl:
     return ValkeyUrl(parts.hostname, port, None, int(database), parts.username, is_tls=is_tls)
 
 
-PublicUrl = Annotated[str, AfterValidator(_require_public_url)]
+PublicUrl = Annotated[str, AfterValidator(require_public_url)]
 DocumentHost = Annotated[
     str,
     StringConstraints(pattern=r"^(\*|(\*\.)?[a-z0-9]([a-z0-9.\-]*[a-z0-9])?(:[1-9][0-9]{0,4})?)$"),

@@ -7,11 +7,11 @@ tokens, byte for byte. On loopback it is `http://127.0.0.1:PORT/{server}/mcp`.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
 from countersign.agent_run.errors import AgentRunError
+from countersign.public_url import is_loopback_literal
 
 HOST: Final = "127.0.0.1"
 VARIABLE: Final = "COUNTERSIGN_MCP_URL"
@@ -81,14 +81,9 @@ def _endpoint(resource: str) -> Endpoint:
     if not (is_plain and parts.hostname and _SERVER.fullmatch(server)):
         message = f"{resource} is no endpoint of a gateway: https://HOST/SERVER/mcp"
         raise AgentRunError("usage", message)
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
+    if parts.scheme != "https" and not (
+        parts.scheme == "http" and is_loopback_literal(parts.hostname)
+    ):
         message = f"{resource}: plain http is for a loopback literal only"
         raise AgentRunError("usage", message)
     return Endpoint(server, resource)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
