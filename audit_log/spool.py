@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Final, Literal, Self
 
 import msgspec
-import structlog
 
+from audit_log.adoption import dead_sources, let_go
 from audit_log.batch import Batch
 from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp
 from audit_log.framing import MAXIMUM_PAYLOAD_BYTES
 from audit_log.group_commit import GroupCommit
-from audit_log.orphans import DAMAGED_SUFFIX, adopt_source_log, end_source
+from audit_log.orphans import end_source
 from audit_log.source_log import SourceLog, create_source_log, root_lock
 
 Durability = Literal["process", "power"]
@@ -41,7 +41,6 @@ _CLOSING: Final = frozenset(
     {EventType.CALL_FINISHED, EventType.STREAM_CLOSED, EventType.SOURCE_STOPPED}
 )
 
-_logger = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -219,7 +218,8 @@ class Spool:
             log.acknowledge(sequence)
             if log is not self._log and log.is_acknowledged:
                 del self._adopted[source]
-                self._discard(log)
+                with root_lock(self._root):
+                    let_go(log)
 
     def adopt_orphans(self) -> tuple[str, ...]:
         """Take over the spools of dead processes; the source ids taken.
@@ -228,22 +228,10 @@ class Spool:
         """
         taken: list[str] = []
         with root_lock(self._root):
-            for directory in sorted(path for path in self._root.iterdir() if path.is_dir()):
-                if directory.suffix == DAMAGED_SUFFIX:
-                    continue
-                try:
-                    log = adopt_source_log(directory, now=self._clock(), new_event_id=_new_event_id)
-                except (OSError, ValueError, msgspec.MsgspecError) as error:
-                    _logger.warning(
-                        "audit_spool_not_adopted",
-                        source=directory.name,
-                        error=type(error).__name__,
-                    )
-                    continue
-                if log is not None:
-                    taken.append(log.source)
-                    with self._lock:
-                        self._adopted[log.source] = log
+            for log in dead_sources(self._root, now=self._clock(), new_event_id=_new_event_id):
+                taken.append(log.source)
+                with self._lock:
+                    self._adopted[log.source] = log
         return tuple(taken)
 
     def stop(self) -> None:
@@ -302,15 +290,6 @@ class Spool:
         used = self._log.size + sum(log.size for log in self._adopted.values())
         if used + payload_bytes > limit:
             raise SpoolUnavailable("the audit spool is full: its events are not being collected")
-
-    def _discard(self, log: SourceLog) -> None:
-        """Delete an adopted source that is pushed; keep a damaged one as evidence."""
-        with root_lock(self._root):
-            if log.damaged:
-                log.close()
-                log.directory.rename(log.directory.with_name(log.source + DAMAGED_SUFFIX))
-            else:
-                log.remove()
 
 
 def _new_event_id() -> str:
