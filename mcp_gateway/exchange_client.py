@@ -9,11 +9,12 @@ that was under way then is not kept.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import urlencode
 
 import msgspec
 
+from mcp_gateway.audit_trail import Intent
 from mcp_gateway.authority import (
     Authority,
     AuthorityAnswer,
@@ -67,6 +68,17 @@ class CredentialNeed:
     tool: str
     argument_digest: str
     decision_id: str
+
+    @classmethod
+    def of(cls, intent: Intent) -> Self:
+        """What a call needs that was decided and recorded."""
+        return cls(
+            caller=intent.caller,
+            server=intent.endpoint.server,
+            tool=intent.tool,
+            argument_digest=intent.argument_digest,
+            decision_id=intent.decision_id,
+        )
 
 
 @dataclass(frozen=True, slots=True)

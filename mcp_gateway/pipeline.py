@@ -264,21 +264,14 @@ async def _interruptible(
 
 async def _deliver(approved: Approved, relay: Relay, parts: Parts) -> CallResult:
     """Steps 8 and 9, and what an agent sees when they fail."""
-    intent = approved.intent
+    need = CredentialNeed.of(approved.intent)
     try:
-        need = CredentialNeed(
-            caller=intent.caller,
-            server=intent.endpoint.server,
-            tool=intent.tool,
-            argument_digest=intent.argument_digest,
-            decision_id=intent.decision_id,
-        )
         credential = await parts.exchange.credential_for(need)  # 8
         if isinstance(credential, ExchangeRefusal):
             return await without_credential(credential, approved, relay)
         return await _forward(approved, need, credential, relay, parts)  # 9
     except CredentialEchoError:
-        _logger.critical("credential_echoed", server=intent.endpoint.server.name)
+        _logger.critical("credential_echoed", server=need.server.name)
         return await withheld(approved, relay)
     except UpstreamError as error:
         return await without_reply(error, approved, relay)
