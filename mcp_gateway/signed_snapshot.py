@@ -8,8 +8,8 @@ from mcp_gateway.enrolment import GatewayIdentity
 from registry.snapshot import EnforcementView
 from token_exchange.claims import Refusal
 from token_exchange.keys import VerificationKeys
+from token_exchange.signed_jws import verify_jws
 from token_exchange.token_types import SIGNING_ALGORITHM, SNAPSHOT_TYP
-from token_exchange.verify import verify_jws
 
 MAXIMUM_SNAPSHOT_BYTES: Final = 64 * 1024 * 1024
 

@@ -15,8 +15,9 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from token_exchange.claims import JwkThumbprint, Refusal
 from token_exchange.compact_jws import encode_base64url, parse_compact_jws, parse_json_object
 from token_exchange.keys import public_key_of
+from token_exchange.signed_jws import FORBIDDEN_HEADERS
 from token_exchange.token_types import DPOP_PROOF_TYP, SIGNING_ALGORITHM
-from token_exchange.verify import FORBIDDEN_HEADERS, MAXIMUM_NUMERIC_DATE
+from token_exchange.verify import MAXIMUM_NUMERIC_DATE
 
 MAXIMUM_PROOF_BYTES: Final = 4096  # about six times the usual
 MAXIMUM_PROOF_AGE_SECONDS: Final = 60

@@ -1,10 +1,8 @@
 """Whether a JWT is what it claims to be: signature, kind, issuer, audience, times.
 
-The ladder, first failed rung wins: 1 form and size · 2 algorithm, from the caller's explicit list
-· 3 header parameters that would bring their own key or rules · 4 `typ` · 5 `kid` · 6 signature
-· 7 payload as JSON · 8 required claims · 9 issuer · 10 audience · 11 times · 12 shape.
-Nothing is looked up before the algorithm is accepted; nothing is ever fetched. Left out: replay,
-blocks and proof of possession, which need state or the request.
+The ladder, first failed rung wins: 1-6 form, key and signature (`signed_jws`) · 7 payload as JSON
+· 8 required claims · 9 issuer · 10 audience · 11 times · 12 shape. Left out: replay, blocks and
+proof of possession, which need state or the request.
 """
 
 from collections.abc import Container, Mapping
@@ -14,14 +12,14 @@ from typing import Any, Final
 import msgspec
 
 from token_exchange.claims import AccessTokenClaims, Refusal, VerifiedClaims, VerifiedJwt
-from token_exchange.compact_jws import UnverifiedJws, parse_compact_jws, parse_json_object
+from token_exchange.compact_jws import parse_compact_jws, parse_json_object
 from token_exchange.delegation import depth_of
-from token_exchange.keys import KeyTable, VerificationKeys, VerifyingKey
+from token_exchange.keys import KeyTable, VerificationKeys
+from token_exchange.signed_jws import verify_jws
 from token_exchange.token_types import (
     ACCESS_TOKEN_TYP,
     MAXIMUM_ACTOR_DEPTH,
     MAXIMUM_LIFETIME_SECONDS,
-    MAXIMUM_TOKEN_BYTES,
     SIGNING_ALGORITHM,
 )
 
@@ -29,18 +27,10 @@ ACCESS_TOKEN_ALGORITHMS: Final = frozenset((SIGNING_ALGORITHM,))
 ACCESS_TOKEN_LEEWAY_SECONDS: Final = 5  # between our own clocks; never beyond `exp`
 MAXIMUM_NUMERIC_DATE: Final = 253_402_300_799  # the last second of year 9999
 
-# RFC 7515 §4.1.2-4.1.6, §4.1.11, RFC 7797 §3: a token may not choose its key, nor the rules.
-FORBIDDEN_HEADERS: Final = frozenset(("crit", "b64", "jku", "jwk", "x5u", "x5c"))
-
 _TEXT_CLAIMS: Final = ("iss", "sub", "jti")
 _TIME_CLAIMS: Final = ("exp", "iat", "nbf")
 
 _DESCRIPTIONS: Final = {
-    "jwt.algorithm": "The token's algorithm is not accepted here.",
-    "jwt.header": "The token's header has a parameter that is not accepted.",
-    "jwt.type": "The token is of another type.",
-    "jwt.key": "The token's key is not known.",
-    "jwt.signature": "The token's signature is not valid.",
     "jwt.payload": "The token's claims are not acceptable JSON.",
     "jwt.missing": "A required claim is missing.",
     "jwt.claim": "A claim has the wrong type or range.",
@@ -63,15 +53,6 @@ class UnverifiedClaims:
     subject: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedJws:
-    """A payload whose signature, `typ` and algorithm were checked."""
-
-    header: dict[str, Any]
-    payload: bytes
-    key_id: str
-
-
 def unverified_claims(
     unverified_token: str, *, refuse_as: str = "invalid_client", require_issuer: bool = True
 ) -> UnverifiedClaims | Refusal:
@@ -89,31 +70,6 @@ def unverified_claims(
     if not isinstance(issuer, str) or (require_issuer and not issuer):
         return _refusal("jwt.missing", refuse_as, "iss")
     return UnverifiedClaims(issuer, jws.header, subject if isinstance(subject, str) else "")
-
-
-def verify_jws(
-    unverified_jws: str,
-    *,
-    keys: KeyTable,
-    algorithms: frozenset[str],
-    typ: str | frozenset[str | None],
-    refuse_as: str = "invalid_request",
-    maximum_bytes: int = MAXIMUM_TOKEN_BYTES,
-) -> VerifiedJws | Refusal:
-    """Check a signed document that need not be a JWT, such as a snapshot (RFC 7515 §5.2).
-
-    `typ` is compared exactly (RFC 8725 §3.11): one value, or a set in which None stands for its
-    absence. `maximum_bytes` bounds the compact form.
-    """
-    jws = parse_compact_jws(unverified_jws, refuse_as=refuse_as, maximum_bytes=maximum_bytes)
-    if isinstance(jws, Refusal):
-        return jws
-    key = _key_of(jws, keys, algorithms, typ, refuse_as)
-    if isinstance(key, Refusal):
-        return key
-    if not key.verifies(jws.signing_input, jws.signature):
-        return _refusal("jwt.signature", refuse_as)
-    return VerifiedJws(jws.header, jws.payload, jws.header["kid"])
 
 
 def verify_jwt(
@@ -227,32 +183,6 @@ def _shaped(claims: dict[str, Any], key_id: str, refuse_as: str) -> VerifiedClai
 
 def _refusal(rule: str, code: str, detail: str | None = None) -> Refusal:
     return Refusal(code, _DESCRIPTIONS[rule], detail or _DESCRIPTIONS[rule], rule)
-
-
-def _key_of(
-    jws: UnverifiedJws,
-    keys: KeyTable,
-    algorithms: frozenset[str],
-    typ: str | frozenset[str | None],
-    refuse_as: str,
-) -> VerifyingKey | Refusal:
-    algorithm = jws.header.get("alg")
-    if not isinstance(algorithm, str) or algorithm not in algorithms:
-        return _refusal("jwt.algorithm", refuse_as)
-    if not FORBIDDEN_HEADERS.isdisjoint(jws.header):
-        return _refusal("jwt.header", refuse_as)
-    if not _is_typ(jws.header.get("typ"), typ):
-        return _refusal("jwt.type", refuse_as)
-    key = keys.find(jws.header.get("kid"))
-    if key is None:
-        return _refusal("jwt.key", refuse_as)
-    # INVARIANT: a key is used with its own algorithm, whatever the caller's list allows.
-    return key if key.algorithm == algorithm else _refusal("jwt.algorithm", refuse_as)
-
-
-def _is_typ(stated: object, wanted: str | frozenset[str | None]) -> bool:
-    accepted = (wanted,) if isinstance(wanted, str) else wanted  # what is unhashable is in none
-    return (stated is None or isinstance(stated, str)) and stated in accepted
 
 
 def _claims_refusal(

@@ -16,7 +16,8 @@ from idp_connectors.workforce.parts import WorkforceParts
 from token_exchange.claims import Refusal
 from token_exchange.compact_jws import parse_json_object
 from token_exchange.keys import KeyTable
-from token_exchange.verify import unverified_claims, verify_jws
+from token_exchange.signed_jws import verify_jws
+from token_exchange.verify import unverified_claims
 
 LEEWAY_SECONDS: Final = 30  # between the provider's clock and ours
 

@@ -23,8 +23,8 @@ from tests.authz_server.back_half import (
     tool,
 )
 from token_exchange.claims import Confirmation
+from token_exchange.signed_jws import VerifiedJws, verify_jws
 from token_exchange.token_types import SNAPSHOT_TYP
-from token_exchange.verify import VerifiedJws, verify_jws
 
 pytestmark = pytest.mark.anyio
 

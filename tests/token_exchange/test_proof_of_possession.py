@@ -16,6 +16,7 @@ from tests.token_exchange.signing import (
     sign_bytes,
     without,
 )
+from tests.token_exchange.verdicts import rule_of
 from token_exchange.claims import Refusal
 from token_exchange.proof_of_possession import (
     DpopProof,
@@ -59,10 +60,6 @@ def verified(
 
 def proof(**changes: Any) -> str:
     return sign(HEADER, {**CLAIMS, **changes})
-
-
-def rule_of(result: object) -> str | None:
-    return result.rule if isinstance(result, Refusal) else None
 
 
 @pytest.mark.requirement("RFC9449-4.3")
