@@ -6,9 +6,18 @@ import msgspec
 
 from tests.token_exchange.signing import ENDPOINT, ISSUER, NOW, access_token_claims
 from token_exchange.claims import AccessTokenClaims, AuthorizationDetail, VerifiedClaims
-from token_exchange.exchange_plan import ExchangeRequest, Target
+from token_exchange.exchange import plan_exchange
+from token_exchange.exchange_plan import ExchangePlan, ExchangeRequest, Target
 
+ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
+STATIC_SECRET: Final = "urn:countersign:params:oauth:token-type:static-secret"
 AGENTS: Final = ("report-bot", "sub-agent", "support-bot")
+AGENT: Final = {
+    "iss": f"{ISSUER}/attest/local",
+    "sub": "unix:host/1000/bot",
+    "sub_profile": "ai_agent",
+    "agent": "support-bot",
+}
 GATEWAY: Final = "gateway:demo"
 CONTROL: Final = f"{ISSUER}/control/v1"
 CRM: Final = Target(
@@ -111,3 +120,10 @@ def exchange(**changes: Any) -> ExchangeRequest:
 def discovery(**changes: Any) -> ExchangeRequest:
     """A request for a discovery credential at crm that is granted, with changes."""
     return exchange(**{"subject": control_token(), "details": (DISCOVERY,), **changes})
+
+
+def planned(request: ExchangeRequest) -> ExchangePlan:
+    """The plan of a request that is granted."""
+    plan = plan_exchange(request)
+    assert isinstance(plan, ExchangePlan), plan
+    return plan

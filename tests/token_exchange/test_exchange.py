@@ -1,3 +1,5 @@
+"""Exchanges for a call: the most that the credential of the target may say, and every refusal."""
+
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -6,6 +8,8 @@ import msgspec
 import pytest
 
 from tests.token_exchange.exchanges import (
+    ACCESS_TOKEN,
+    AGENT,
     BOUND,
     CALL,
     CONTROL,
@@ -13,40 +17,23 @@ from tests.token_exchange.exchanges import (
     DISCOVERY,
     GATEWAY,
     NOTES,
+    STATIC_SECRET,
     TOOLS,
     agent_alone,
-    control_token,
-    discovery,
     exchange,
+    planned,
     subject,
 )
 from tests.token_exchange.signing import ENDPOINT, ISSUER, NOW
+from tests.token_exchange.verdicts import rule_of
 from token_exchange.claims import Actor, AuthorizationDetail, Refusal, UserContext, VerifiedClaims
 from token_exchange.delegation import actors_of
 from token_exchange.exchange import plan_exchange
 from token_exchange.exchange_plan import ExchangePlan, ExchangeRequest
 from token_exchange.exchange_refusals import REFUSALS
 
-ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
-STATIC_SECRET = "urn:countersign:params:oauth:token-type:static-secret"
 NOTES_ENDPOINT = ENDPOINT.replace("crm", "notes")
 OTHER_GATEWAY_ENDPOINT = "http://127.0.0.1:9999/crm/mcp"
-AGENT = {
-    "iss": f"{ISSUER}/attest/local",
-    "sub": "unix:host/1000/bot",
-    "sub_profile": "ai_agent",
-    "agent": "support-bot",
-}
-
-
-def rule_of(result: object) -> str | None:
-    return result.rule if isinstance(result, Refusal) else None
-
-
-def planned(request: ExchangeRequest) -> ExchangePlan:
-    plan = plan_exchange(request)
-    assert isinstance(plan, ExchangePlan), plan
-    return plan
 
 
 def notes_call(**changes: Any) -> ExchangeRequest:
@@ -264,20 +251,6 @@ def test_target_requires_bound_tokens_unless_it_says_otherwise() -> None:
         exchange(subject=subject(cnf=None), targets={"crm": CRM, "notes": other})
     )
     assert refusal == REFUSALS["exchange.unbound"]
-
-
-@pytest.mark.requirement("exchange-bound")
-def test_discovery_asks_not_how_agents_must_prove_themselves() -> None:
-    crm = replace(CRM, require_bound=True)
-    request = discovery(subject=control_token(cnf=None), targets={"crm": crm})
-
-    assert isinstance(plan_exchange(request), ExchangePlan)
-
-
-def test_discovery_goes_on_where_the_server_is_now() -> None:
-    moved = replace(CRM, url_since=NOW)
-
-    assert isinstance(plan_exchange(discovery(targets={"crm": moved})), ExchangePlan)
 
 
 @pytest.mark.requirement("RFC9396-5")
@@ -512,164 +485,6 @@ def test_exchange_shows_the_target_only_the_attributes_it_declared(
     plan = planned(exchange(targets={"crm": replace(CRM, person_attributes=attributes)}))
 
     assert plan.user_context == expected
-
-
-def test_discovery_plans_a_short_token_of_the_gateway_itself() -> None:
-    request = discovery()
-
-    assert planned(request) == ExchangePlan(
-        kind="discovery",
-        server="crm",
-        resource=CRM.url,
-        audience=CRM.audience,
-        issued_token_type=ACCESS_TOKEN,
-        binding="run",
-        client_id=GATEWAY,
-        gateway_name="demo",
-        subject=request.subject.token,
-        agent=None,
-        actor=None,
-        scope="mcp:discover",
-        details=(DISCOVERY,),
-        expires_at=NOW + 60,
-        now=NOW,
-    )
-
-
-def test_discovery_at_a_server_with_a_secret_is_planned() -> None:
-    detail = msgspec.structs.replace(DISCOVERY, server="notes")
-
-    plan = planned(
-        discovery(resource=(NOTES.url,), details=(detail,), requested_token_type=STATIC_SECRET)
-    )
-
-    assert (plan.server, plan.issued_token_type) == ("notes", STATIC_SECRET)
-
-
-def test_discovery_at_one_of_two_servers_of_the_same_target_is_planned() -> None:
-    detail = msgspec.structs.replace(DISCOVERY, server="notes")
-
-    plan = planned(discovery(targets={"crm": CRM, "notes": CRM}, details=(detail,)))
-
-    assert plan.server == "notes"
-
-
-@pytest.mark.requirement("attack-16")
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"sub": "gateway:other"},
-        {"client_id": "gateway:other"},
-        {"sub": "gateway:other", "client_id": "gateway:other"},
-        {"sub_profile": "user"},
-        {"sub_profile": "ai_agent", "agent": "support-bot"},
-        {"act": AGENT},
-    ],
-)
-def test_discovery_with_a_token_that_is_not_the_gateways_own_is_refused(
-    changes: dict[str, object],
-) -> None:
-    refusal = plan_exchange(discovery(subject=control_token(**changes)))
-
-    assert refusal == REFUSALS["exchange.discovery_subject"]
-
-
-@pytest.mark.requirement("attack-16")
-@pytest.mark.parametrize(
-    ("changes", "rule"),
-    [
-        ({"resource": ()}, "exchange.resource_count"),
-        ({"resource": ("https://billing.internal/mcp",)}, "exchange.resource"),
-        ({"details": (CALL,)}, "exchange.detail_form"),
-        ({"details": (TOOLS,)}, "exchange.detail_form"),
-        ({"details": ()}, "exchange.detail_form"),
-        (
-            {"details": (msgspec.structs.replace(DISCOVERY, server="billing"),)},
-            "exchange.detail_server",
-        ),
-        (
-            {"details": (msgspec.structs.replace(DISCOVERY, server="notes"),)},
-            "exchange.detail_server",
-        ),
-        ({"requested_token_type": STATIC_SECRET}, "exchange.token_type"),
-        ({"scope": "mcp:tools"}, "exchange.scope_widened"),
-        ({"scope": "mcp:discover mcp:tools"}, "exchange.scope_widened"),
-        ({"subject": control_token(exp=NOW)}, "exchange.lifetime"),
-        ({"revoked": "blocked"}, "exchange.revoked"),
-    ],
-)
-def test_discovery_beyond_its_bounds_is_refused(changes: dict[str, object], rule: str) -> None:
-    assert rule_of(plan_exchange(discovery(**changes))) == rule
-
-
-def test_discovery_may_name_its_scope() -> None:
-    assert planned(discovery(scope="mcp:discover")).scope == "mcp:discover"
-
-
-@pytest.mark.requirement("attack-16")
-def test_discovery_is_no_way_to_call_a_tool() -> None:
-    plan = planned(discovery())
-
-    assert plan.scope.split() == ["mcp:discover"]
-    assert all(detail.type == "mcp_discovery" for detail in plan.details)
-
-
-@pytest.mark.parametrize(
-    ("ttl_seconds", "scopes", "lifetime", "scope"),
-    [
-        (None, None, 300, "a b mcp:tools"),
-        (60, None, 60, "a b mcp:tools"),
-        (300, None, 300, "a b mcp:tools"),
-        (301, None, 300, "a b mcp:tools"),
-        (1, None, 1, "a b mcp:tools"),
-        (None, ["b", "a"], 300, "a b"),
-        (None, ["a", "z"], 300, "a"),
-        (10, ("mcp:tools",), 10, "mcp:tools"),
-    ],
-)
-def test_plan_narrowed_is_the_smaller_of_both(
-    ttl_seconds: int | None, scopes: list[str] | None, lifetime: int, scope: str
-) -> None:
-    plan = planned(exchange(subject=subject(scope="mcp:tools a b")))
-
-    narrowed = plan.narrowed_to(ttl_seconds, scopes)
-
-    assert isinstance(narrowed, ExchangePlan)
-    assert (narrowed.lifetime_seconds, narrowed.scope) == (lifetime, scope)
-    assert replace(narrowed, expires_at=plan.expires_at, scope=plan.scope) == plan
-
-
-def test_plan_narrowed_to_no_lifetime_is_refused() -> None:
-    plan = planned(exchange())
-
-    assert plan.narrowed_to(0) == REFUSALS["exchange.lifetime"]
-    assert plan.narrowed_to(-1) == REFUSALS["exchange.lifetime"]
-
-
-def test_plan_narrowed_to_no_scope_is_refused() -> None:
-    plan = planned(exchange())
-
-    assert plan.narrowed_to(scopes=()) == REFUSALS["exchange.scope_narrowed"]
-    assert plan.narrowed_to(scopes=["other"]) == REFUSALS["exchange.scope_narrowed"]
-
-
-def test_plan_without_scope_may_be_narrowed() -> None:
-    plan = replace(planned(exchange()), scope="")
-
-    assert plan.narrowed_to(60, []) == replace(plan, expires_at=NOW + 60)
-
-
-@pytest.mark.requirement("attack-17")
-def test_plan_takes_nothing_the_gateway_sent_into_who_acts_for_whom() -> None:
-    honest = planned(exchange())
-    other = planned(exchange(details=(msgspec.structs.replace(CALL, tool="get_balance"),)))
-
-    assert (other.actor, other.subject, other.agent, other.audience) == (
-        honest.actor,
-        honest.subject,
-        honest.agent,
-        honest.audience,
-    )
 
 
 def test_refusals_are_filed_under_their_own_rule() -> None:
