@@ -10,10 +10,11 @@ from typing import Any
 from mcp_gateway.upstream.either_era import EitherEraUpstream
 from mcp_gateway.upstream.protocol import UpstreamRequest
 from mcp_gateway.upstream.transport import TransportReply
-from tests.mcp_gateway.rig import FakeReply, Rig
+from tests.mcp_gateway.rig import Exchange, FakeReply, Rig, meta, tool_call
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
+CALL = tool_call("get_account", {"id": 1})
 
 
 @dataclass
@@ -48,6 +49,22 @@ class Sent:
         return self.headers.get("mcp-session-id")
 
 
+def call_with(**extra: object) -> dict[str, Any]:
+    """`CALL` with more in its `_meta`."""
+    message = tool_call("get_account", {"id": 1})
+    message["params"]["_meta"] = meta(**extra)
+    return message
+
+
+def data_of(exchange: Exchange) -> list[Any]:
+    """What the events of a reply say, one by one."""
+    return [
+        json.loads(event.partition(b"data: ")[2])
+        for event in exchange.body.split(b"\n\n")
+        if b"data: " in event
+    ]
+
+
 def answer(request_id: object, result: str = '{"content":[]}') -> bytes:
     return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (
         json.dumps(request_id).encode(),
@@ -64,6 +81,14 @@ def events(*messages: bytes | asyncio.Event | Exception, **headers: str) -> Lega
         b"data: " + each + b"\n\n" if isinstance(each, bytes) else each for each in messages
     )
     return LegacyReply(200, EVENT_STREAM, body, headers=headers)
+
+
+def progress(token: object) -> bytes:
+    """Half way, under this progress token."""
+    params = {"progressToken": token, "progress": 0.5}
+    return json.dumps(
+        {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
+    ).encode()
 
 
 Script = Callable[[Sent], LegacyReply]
@@ -174,3 +199,10 @@ def behind(rig: Rig, server: LegacyServer, **changes: object) -> EitherEraUpstre
     if changes:
         rig.with_server(**changes)
     return upstream
+
+
+def legacy_server(rig: Rig, **changes: object) -> LegacyServer:
+    """A server behind the rig's gateway that is declared legacy: nobody asks for its era."""
+    server = LegacyServer()
+    behind(rig, server, protocol="legacy", **changes)
+    return server

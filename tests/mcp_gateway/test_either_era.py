@@ -9,6 +9,7 @@ from mcp_gateway.upstream.either_era import ERA_SECONDS
 from mcp_gateway.upstream.probe import MAXIMUM_ANSWER_BYTES, Era, era_of
 from mcp_gateway.upstream.protocol import UpstreamUnreachableError
 from tests.mcp_gateway.legacy_rig import (
+    CALL,
     EVENT_STREAM,
     LegacyReply,
     LegacyServer,
@@ -20,11 +21,10 @@ from tests.mcp_gateway.legacy_rig import (
     session_missing,
     unknown_method,
 )
-from tests.mcp_gateway.rig import TARGET_TOKEN, Rig, tool_call
+from tests.mcp_gateway.rig import TARGET_TOKEN, Rig
 
 pytestmark = pytest.mark.anyio
 
-CALL = tool_call("get_account", {"id": 1})
 MODERN = '{"supportedVersions":["2026-07-28","2025-11-25"],"capabilities":{}}'
 
 
