@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from database.engine import Database
 from tests.authz_server.back_half import Authority, start_authority
+from tests.authz_server.blending import Blending, start_blending
 from tests.authz_server.front_half import HTTPS_ISSUER, FrontHalf
 from tests.databases import new_database
 
@@ -42,6 +43,15 @@ async def authority(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Authori
     server = await start_authority(tmp_path)
     yield server
     server.database.close()
+
+
+@pytest.fixture
+async def blending(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Blending]:
+    """A server whose agent `portal-bot` lists ID tokens of `support-portal` at `partner`."""
+    del anyio_backend
+    made = await start_blending(tmp_path)
+    yield made
+    made.authority.database.close()
 
 
 @pytest.fixture
