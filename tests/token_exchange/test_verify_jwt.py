@@ -28,6 +28,12 @@ ATTESTATION = {
 }
 
 
+def judged(token: str, **changes: Any) -> VerifiedJwt | Refusal:
+    """What the verifier says by its defaults of a JWT of the attester for us, with changes."""
+    asked = {"typ": "t", "issuer": "https://attest", "audience": ISSUER, "now": NOW, **changes}
+    return verify_jwt(token, keys=KEYS, algorithms=ES256, **asked)
+
+
 def verified_jwt(
     claims: dict[str, Any],
     *,
@@ -37,12 +43,9 @@ def verified_jwt(
     require: tuple[str, ...] = ("exp", "iat", "jti"),
     leeway_seconds: int = 5,
 ) -> VerifiedJwt | Refusal:
-    return verify_jwt(
+    return judged(
         sign({"alg": "ES256", "typ": "attest+jwt", "kid": KEY_ID}, claims),
-        keys=KEYS,
-        algorithms=ES256,
         typ="attest+jwt",
-        issuer="https://attest",
         audience=audience,
         now=now,
         leeway_seconds=leeway_seconds,
@@ -129,15 +132,7 @@ def test_jwt_without_exp_has_no_bounded_lifetime() -> None:
 
 def test_jwt_by_default_requires_exp_and_iat_with_five_seconds_of_leeway() -> None:
     def verified(claims: dict[str, Any], now: int = NOW) -> VerifiedJwt | Refusal:
-        return verify_jwt(
-            sign({"alg": "ES256", "typ": "t", "kid": KEY_ID}, claims),
-            keys=KEYS,
-            algorithms=ES256,
-            typ="t",
-            issuer="https://attest",
-            audience=ISSUER,
-            now=now,
-        )
+        return judged(sign({"alg": "ES256", "typ": "t", "kid": KEY_ID}, claims), now=now)
 
     assert detail_of(verified(without(ATTESTATION, "exp"))) == "exp"
     assert detail_of(verified(without(ATTESTATION, "iat"))) == "iat"
@@ -177,16 +172,7 @@ def test_jwt_leeway_is_the_callers() -> None:
 )
 @pytest.mark.requirement("attack-6")
 def test_jwt_every_refusal_has_the_code_asked_for(token: str, rule: str) -> None:
-    refusal = verify_jwt(
-        token,
-        keys=KEYS,
-        algorithms=ES256,
-        typ="t",
-        issuer="https://attest",
-        audience=ISSUER,
-        now=NOW,
-        refuse_as="some_code",
-    )
+    refusal = judged(token, refuse_as="some_code")
 
     assert isinstance(refusal, Refusal)
     assert (refusal.rule, refusal.code) == (rule, "some_code")
@@ -222,15 +208,8 @@ def test_unverified_claims_without_an_issuer_are_refused(token: str, rule: str) 
 
 def test_jwt_whose_issuer_is_known_by_its_keys_alone_may_name_any_or_none() -> None:
     def verified(claims: dict[str, Any], issuer: str | None) -> VerifiedJwt | Refusal:
-        return verify_jwt(
-            sign({"alg": "ES256", "kid": KEY_ID}, claims),
-            keys=KEYS,
-            algorithms=ES256,
-            typ=frozenset((None,)),
-            issuer=issuer,
-            audience=ISSUER,
-            now=NOW,
-        )
+        token = sign({"alg": "ES256", "kid": KEY_ID}, claims)
+        return judged(token, typ=frozenset((None,)), issuer=issuer)
 
     for claims in (ATTESTATION, without(ATTESTATION, "iss")):
         assert isinstance(verified(claims, None), VerifiedJwt)
