@@ -81,6 +81,7 @@ class ControlClient:
         self._pusher = SpoolPusher(spool)
         self._generation = 0
         self._etag: str | None = None
+        self._is_in_doubt = False
         self._is_outdated = asyncio.Event()
         self._is_outdated.set()
         self._has_view = asyncio.Event()
@@ -154,6 +155,7 @@ class ControlClient:
         compiled = await asyncio.to_thread(compile_view, view, self._generation)
         self._adopt(compiled)
         self._etag = answer.headers.get("etag")
+        self._is_in_doubt = False
         await end_what_no_longer_stands(self._parts)
 
     def _adopt(self, compiled: CompiledView) -> None:
@@ -211,10 +213,25 @@ class ControlClient:
         progress = self._parts.enforcement.progress
         # INVARIANT: only what is applied here renews the lease. Behind, we fetch, and if fetching
         # does not succeed the lease runs out.
-        if heartbeat.sequence > progress.sequence or heartbeat.version > progress.version:
+        if heartbeat.sequence < progress.sequence or heartbeat.version < progress.version:
+            self._doubt()
+        is_behind = heartbeat.sequence > progress.sequence or heartbeat.version > progress.version
+        if is_behind or self._is_in_doubt:
             self._is_outdated.set()
         else:
             self._parts.enforcement.heartbeat()
+
+    def _doubt(self) -> None:
+        """The authority knows less than we do: its database was put back, or it is a moment late.
+
+        INVARIANT: then its next events have numbers we take for known. Until a whole snapshot, no
+        older than ours, has replaced what we believe, nothing renews the lease. That of a database
+        that was put back is older: only a gateway started anew follows it.
+        """
+        if not self._is_in_doubt:
+            _logger.warning("authority_knows_less", applied=self._parts.enforcement.progress)
+        self._is_in_doubt = True
+        self._etag = None  # equal numbers need not mean an equal snapshot
 
     async def _acknowledge(self) -> None:
         await self._has_progress.wait()

@@ -568,6 +568,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
     ),
     "trap-cut-unrecorded": "A cut and its event in the audit stand together or not at all.",
     "trap-database-environment": "No PG* variable changes which database is used, or how.",
+    "trap-database-put-back": "A gateway believes no authority that knows less than it does.",
     "trap-decision-key": (
         "A remembered decision is keyed by every value the applicable policies read, told "
         "apart by type, and is not remembered at all where they read the raw clock."

@@ -25,7 +25,7 @@ from mcp_gateway.enrolment import (
 )
 from mcp_gateway.signed_snapshot import SnapshotError, verified_view
 from mcp_gateway.upstream.server_sent_events import ServerSentEvent
-from registry.blocks import BlockKind
+from registry.blocks import BlockEntry, BlockKind
 from registry.snapshot import EnforcementView
 from tests.mcp_gateway.rig import (
     ISSUER,
@@ -528,3 +528,76 @@ async def test_enrolment_with_another_control_key_or_issuer_is_refused(
                 join=text,
                 clock=channel.rig.clock,
             )
+
+
+# An authority that knows less than its gateway
+
+
+def replaced(channel: Channel, **changes: Any) -> None:
+    """The authority's picture becomes another one."""
+    channel.control.view = msgspec.structs.replace(channel.control.view, **changes)
+
+
+async def at_ten(channel: Channel) -> None:
+    """Served, with ten revocations applied."""
+    replaced(channel, sequence=10)
+    channel.tell("snapshot", {"version": 7})
+    await channel.until(lambda: channel.rig.parts.enforcement.progress.sequence == 10)
+    channel.beat()
+    assert channel.rig.parts.enforcement.serving() is channel.rig.parts.enforcement.view
+
+
+@pytest.mark.requirement("trap-database-put-back")
+async def test_database_put_back_stops_the_gateway_until_it_is_started_anew(
+    channel: Channel,
+) -> None:
+    rig = channel.rig
+    async with channel.running():
+        await channel.until(lambda: rig.parts.enforcement.view is not None)
+        await at_ten(channel)
+        replaced(channel, sequence=5)
+        for _ in range(3):
+            channel.beat()
+        rig.monotonic.now += 3.1
+        channel.beat()
+        assert rig.parts.enforcement.serving() is NotServing.STALE
+        assert (await rig.post(CALL)).status == 503
+
+
+@pytest.mark.requirement("trap-database-put-back")
+async def test_kill_with_a_number_already_known_is_not_passed_over(channel: Channel) -> None:
+    rig = channel.rig
+    async with channel.running():
+        await channel.until(lambda: rig.parts.enforcement.view is not None)
+        await at_ten(channel)
+        replaced(channel, sequence=9)
+        channel.beat()
+        # Before anything was fetched the tenth revocation of that database is written: a kill.
+        killed = BlockEntry(BlockKind.AGENT, "support-bot", blocked=True, not_before=NOW)
+        replaced(channel, sequence=10, blocks=(killed,))
+        rig.monotonic.now += 3.1
+        channel.beat()
+        assert rig.parts.enforcement.serving() is NotServing.STALE  # equal numbers say nothing now
+        await channel.until(lambda: rig.parts.enforcement.blocks.entries)
+        channel.beat()
+        assert (await rig.post(CALL)).status == 401
+
+
+@pytest.mark.requirement("trap-database-put-back")
+async def test_authority_that_is_a_moment_late_is_believed_again(channel: Channel) -> None:
+    rig = channel.rig
+    async with channel.running():
+        await channel.until(lambda: rig.parts.enforcement.view is not None)
+        await at_ten(channel)
+        current = channel.control.view
+        channel.tell("heartbeat", {"sequence": 9, "version": current.version, "now_ms": 0})
+        asked = channel.control.served.count("GET /control/v1/snapshot")
+        await channel.until(
+            lambda: (
+                channel.control.served.count("GET /control/v1/snapshot") > asked
+                and not channel.client._is_in_doubt
+            )
+        )
+        rig.monotonic.now += 3.1
+        channel.beat()
+        assert rig.parts.enforcement.serving() is rig.parts.enforcement.view
