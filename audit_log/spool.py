@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -190,12 +190,12 @@ class Spool:
             self._synced = through
             return through
 
-    def pending(self, limit: int = BATCH_EVENTS) -> Batch | None:
-        """The next events to push, adopted sources first; None when nothing waits."""
+    def pending(self, limit: int = BATCH_EVENTS, *, but: Container[str] = ()) -> Batch | None:
+        """The next events to push, adopted sources first; None when nothing waits but `but`'s."""
         with self._lock:
             for log in (*self._adopted.values(), self._log):
                 through = self._synced if log is self._log else log.high_water
-                events = log.read(limit, through)
+                events = log.read(limit, through) if log.source not in but else ()
                 if events:
                     payloads = tuple(event.payload for event in events)
                     return Batch(log.source, log.high_water, payloads)

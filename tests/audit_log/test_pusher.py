@@ -101,6 +101,36 @@ def test_pusher_sends_adopted_sources_before_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.requirement("audit-push")
+def test_pusher_goes_on_with_its_own_source_when_an_adopted_one_is_refused(
+    tmp_path: Path,
+) -> None:
+    class Refusing(Collector):
+        refused = 0
+
+        async def send(self, batch: Batch) -> int:
+            if batch.source == foreign:
+                self.refused += 1
+                raise PermissionError("not a source of this gateway")
+            return await super().send(batch)
+
+    async def scenario() -> None:
+        spool = opened(tmp_path, events=4)
+        collector = Refusing(wanted=5)
+        await run_until_done(spool, collector, batch_events=2)
+        assert collector.sequences == [1, 2, 3, 4, 5]
+        assert collector.refused  # and it is tried again
+        waiting = spool.pending()
+        assert waiting is not None
+        assert waiting.source == foreign  # kept
+        spool.close()
+
+    before = opened(tmp_path, events=2)
+    foreign = before.source
+    before.close()
+    asyncio.run(scenario())
+
+
+@pytest.mark.requirement("audit-push")
 def test_pusher_with_nothing_to_send_says_how_far_the_source_has_come(tmp_path: Path) -> None:
     async def scenario() -> None:
         spool = opened(tmp_path, events=1)
