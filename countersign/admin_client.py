@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from countersign.login_file import ProofKey
+from countersign.os_error_words import words_of
 
 MAXIMUM_ANSWER_BYTES = 33_554_432
 
@@ -108,8 +109,7 @@ class AdminClient:
                 else None,
             )
         except httpx2.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            raise AdminError("unreachable", f"{url}: {reason}") from error
+            raise AdminError("unreachable", f"{url}: {words_of(error)}") from error
         return self._answer(answer)
 
     @staticmethod

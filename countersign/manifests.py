@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from countersign.yaml_text import ADDED_FIELDS
 from registry.objects import KINDS, DeclaredObject
-from registry.problem_words import errors_in, problem_words
+from registry.problem_words import errors_in, problem_words, suggestion
 
 STANDARD_INPUT = Path("-")
 CEDAR = ".cedar"
@@ -185,7 +185,7 @@ def _declared(file: Path, document: dict[str, Any], lines: dict[str, int]) -> De
         field = ".".join(str(part) for part in first["loc"])
         message = problem_words(first, DeclaredObject)
         if field == "kind":
-            message = f"must be one of {', '.join(KINDS)}"
+            message = f"unknown kind{suggestion(str(document.get('kind', '')), KINDS)}"
         nearest = field if field in lines else ""
         raise ManifestError(file, lines.get(nearest, 1), field, message) from error
 

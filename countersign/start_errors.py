@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from countersign.admin_client import AdminError
+from countersign.os_error_words import words_of
 
 CODE = "cannot_start"
 
@@ -21,7 +22,7 @@ def told_in_a_sentence(*known: type[Exception]) -> Iterator[None]:
         cause = _innermost(group)
         if not isinstance(cause, (OSError, *known)):
             raise
-        raise AdminError(CODE, str(cause)) from group
+        raise AdminError(CODE, words_of(cause)) from group
     except known as error:
         raise AdminError(CODE, str(error)) from error
 

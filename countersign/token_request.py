@@ -7,6 +7,7 @@ import httpx2
 
 from countersign.admin_client import AdminError
 from countersign.login_file import ProofKey
+from countersign.os_error_words import words_of
 
 
 def request_token(
@@ -21,7 +22,7 @@ def request_token(
         answer = http.post(url, data=dict(form), headers={"dpop": key.proof("POST", url)})
         said = answer.json()
     except (httpx2.HTTPError, ValueError) as error:
-        raise AdminError("unreachable", f"{url}: {error}") from error
+        raise AdminError("unreachable", f"{url}: {words_of(error)}") from error
     if not isinstance(said, dict):
         raise AdminError("unreachable", f"{url}: the answer is no JSON object")
     if not answer.is_success:

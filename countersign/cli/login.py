@@ -20,6 +20,7 @@ import typer
 from countersign.admin_client import AdminError
 from countersign.cli.context import CommandContext, context_of, read_secret
 from countersign.login_file import ProofKey, SavedLogin
+from countersign.os_error_words import words_of
 from countersign.token_request import request_token
 
 CLIENT_ID = "countersign-cli"
@@ -99,7 +100,7 @@ def _metadata(http: httpx2.Client, issuer: str) -> dict[str, Any]:
     try:
         metadata: dict[str, Any] = http.get(url).raise_for_status().json()
     except (httpx2.HTTPError, ValueError) as error:
-        raise AdminError("unreachable", f"{url}: {error}") from error
+        raise AdminError("unreachable", f"{url}: {words_of(error)}") from error
     if metadata.get("issuer") != issuer:
         raise AdminError("issuer_mismatch", f"{url} names the issuer {metadata.get('issuer')!r}")
     return metadata

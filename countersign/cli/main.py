@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.text import Text
 
 from countersign.admin_client import AdminError
 from countersign.cli import (
@@ -27,8 +28,9 @@ from countersign.cli import (
     serve,
     tools,
 )
-from countersign.cli.context import CommandContext, Output, show_error
+from countersign.cli.context import CommandContext, Output, show_error, visible
 from countersign.cli.output_option import with_output_everywhere
+from countersign.os_error_words import words_of
 from countersign.settings import ClientSettings
 
 DISTRIBUTION = "countersign-gateway"  # as pyproject.toml names it
@@ -119,7 +121,7 @@ def main() -> None:
             errors.print(f"  {name}: {message}", highlight=False, markup=False)
         sys.exit(2)
     except OSError as error:
-        errors.print(f"[bold red]error[/]: {error}", highlight=False)
+        errors.print(Text.assemble(("error", "bold red"), ": ", visible(words_of(error))))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -38,7 +38,7 @@ def test_manifest_of_two_documents_remembers_the_line_of_each_field(tmp_path: Pa
     ("text", "line", "field", "says"),
     [
         ("kind: Agent\nname: [1\nspec: {}\n", 3, "", "expected"),
-        ("kind: Agnt\nname: a\nspec: {}\n", 1, "kind", "must be one of TrustProvider"),
+        ("kind: Agnt\nname: a\nspec: {}\n", 1, "kind", "unknown kind; did you mean 'Agent'?"),
         ("kind: Agent\nname: Not A Name\nspec: {}\n", 2, "name", "must be lower-case"),
         ("kind: Agent\nname: a\nspec: {}\nspek: {}\n", 4, "spek", "did you mean 'spec'"),
         ("kind: Agent\nname: a\nname: b\nspec: {}\n", 3, "name", "given twice"),
