@@ -5,17 +5,17 @@ import time
 import unicodedata
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from countersign.admin_client import AdminClient, AdminError
+from countersign.cli.tables import table_lines
 from countersign.login_file import LoginDirectory
 from countersign.settings import ClientSettings
 from countersign.yaml_text import yaml_of
@@ -30,19 +30,34 @@ class Output(StrEnum):
     """How a command prints what it found."""
 
     TABLE = "table"
+    WIDE = "wide"
     JSON = "json"
     YAML = "yaml"
 
 
 @dataclass(frozen=True, slots=True)
 class CommandContext:
-    """Settings after the global options, and where to print."""
+    """Settings after the global options, and where to print.
+
+    `wide`: tables are shown whole, however narrow the terminal is. `output` is then `TABLE`.
+    """
 
     settings: ClientSettings
     output: Output
     quiet: bool
     console: Console
     errors: Console
+    wide: bool = False
+
+    def printing(self, output: Output) -> "CommandContext":
+        """The same, printing as an option says."""
+        is_wide = output is Output.WIDE
+        return replace(self, output=Output.TABLE if is_wide else output, wide=is_wide)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a table shows all it has: asked for, or read by a program."""
+        return self.wide or not self.console.is_terminal
 
     @property
     def logins(self) -> LoginDirectory:
@@ -91,24 +106,31 @@ class CommandContext:
         """`text` as it is: what another program reads must not be folded or decorated."""
         self.console.out(text, highlight=False, end="")
 
-    def show(self, value: Any, columns: dict[str, Callable[[Any], str]] | None = None) -> None:  # noqa: ANN401
+    def show(
+        self,
+        value: Any,  # noqa: ANN401 - any JSON value
+        columns: dict[str, Callable[[Any], str]] | None = None,
+        *,
+        below: int = 0,
+        empty: str = "",
+    ) -> None:
         """Print a value: rows as a table by `columns`, or whole as JSON or YAML.
 
-        Whatever is not ASCII is escaped in JSON and YAML: agents choose some of the text, and a
-        terminal obeys more than the ASCII controls.
+        The last `below` columns go to a second line in a narrow terminal; `empty` is said in place
+        of a table without rows. Whatever is not ASCII is escaped in JSON and YAML: agents choose
+        some of the text, and a terminal obeys more than the ASCII controls.
         """
         if self.output is Output.JSON:
             self.console.print_json(json.dumps(value), ensure_ascii=True)
         elif self.output is Output.YAML or columns is None:
             self.write(yaml_of(value))
+        elif empty and not value:
+            self.say(empty)
         else:
-            table = Table(box=None, pad_edge=False, header_style="bold")
-            for title in columns:
-                table.add_column(title, overflow="fold")
-            for row in value:
-                cells = (Text(visible(column(row))) for column in columns.values())
-                table.add_row(*cells)
-            self.console.print(table)
+            rows = [[visible(column(row)) for column in columns.values()] for row in value]
+            width = None if self.is_whole else self.console.width
+            for line in table_lines(tuple(columns), rows, width=width, below=below):
+                self.console.print(line, soft_wrap=True)
 
 
 def visible(text: str) -> str:

@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from countersign.cli.context import CommandContext, Output, clock, context_of, visible
-from countersign.cli.moments import moment_of
+from countersign.cli.moments import moment_of, shown_moment
 
 Answer = dict[str, Any]
 
@@ -84,7 +84,10 @@ def _arguments(text: str) -> dict[str, Any]:
 
 def _show(context: CommandContext, answer: Answer, args: str) -> None:
     whom = f" for {answer['user']}" if answer["user"] else " alone"
-    _line(context, f"{answer['agent']}{whom}, {answer['tool']} {args}, at {answer['at']}")
+    _line(
+        context,
+        f"{answer['agent']}{whom}, {answer['tool']} {args}, at {shown_moment(answer['at'])}",
+    )
     for each in answer["checks"]:
         mark = ("ok", "green") if each["passed"] else ("no", "bold red")
         _line(context, f"{each['check']:<11} {each['found']}", mark)
@@ -118,7 +121,9 @@ def _recorded(context: CommandContext, decision: str) -> None:
             for each in found[title]:
                 _line(context, f"  {title.replace('_', ' ')}: {each}")
         for each in found["events"]:
-            _line(context, f"  {each['timestamp']}  {each['type']}  {each['outcome']}")
+            _line(
+                context, f"  {shown_moment(each['timestamp'])}  {each['type']}  {each['outcome']}"
+            )
     raise typer.Exit(0 if found["allowed"] else 1)
 
 

@@ -90,13 +90,14 @@ def prepare(
         return  # they have settings of their own, and tell all that is wrong with them at once
     given = {"issuer": issuer, "admin_socket": socket, "config_dir": config_dir}
     settings = ClientSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type] # pydantic checks each
-    command.obj = CommandContext(
+    prepared = CommandContext(
         settings=settings,
-        output=output,
+        output=Output.TABLE,
         quiet=quiet,
         console=_console(stderr=False),
         errors=_console(stderr=True),
     )
+    command.obj = prepared.printing(output)
 
 
 def _console(*, stderr: bool) -> Console:

@@ -1,4 +1,4 @@
-"""Moments as people type them: `15m` ago, or ISO 8601."""
+"""Moments as people type them (`15m` ago, or ISO 8601) and as they are shown: one form, in UTC."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -25,3 +25,15 @@ def moment_of(text: str, now: float) -> str:
         message = f"{text!r} is neither a span such as 15m, 2h or 7d nor a time such as 2026-01-31"
         raise typer.BadParameter(message) from error
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).isoformat()
+
+
+def shown_moment(moment: str | float) -> str:
+    """As every table shows a time: RFC 3339, UTC, whole seconds.
+
+    `moment` is ISO 8601 as the admin API writes it, or Unix seconds.
+    """
+    if isinstance(moment, str):
+        when = datetime.fromisoformat(moment)
+    else:
+        when = datetime.fromtimestamp(moment, UTC)
+    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -3,7 +3,6 @@
 Help texts are folded at the terminal's width here too, not where the source folds them.
 """
 
-import dataclasses
 import inspect
 from typing import Annotated, Any
 
@@ -51,7 +50,7 @@ def _option() -> Any:  # noqa: ANN401 - as above
 def _set_output(command: typer.Context, given: Output | None) -> Output | None:
     root = command.find_root()
     if given is not None and isinstance(root.obj, CommandContext):
-        root.obj = dataclasses.replace(root.obj, output=given)
+        root.obj = root.obj.printing(given)
     return given
 
 
@@ -62,7 +61,7 @@ def _options(
             "--output",
             "-o",
             metavar="FORMAT",
-            help="How to print: table, json or yaml.",
+            help="How to print: table, wide (nothing shortened), json or yaml.",
             callback=_set_output,
             expose_value=False,
         ),

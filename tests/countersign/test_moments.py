@@ -1,10 +1,9 @@
-"""Moments as people type them."""
+"""Moments as people type them and as they are shown."""
 
 import pytest
 import typer
 
-from countersign.cli.audit import person_of
-from countersign.cli.moments import moment_of
+from countersign.cli.moments import moment_of, shown_moment
 
 NOON = 1_700_000_000.0  # 2023-11-14T22:13:20Z
 
@@ -28,7 +27,6 @@ def test_anything_else_says_what_would_be_right(text: str) -> None:
         moment_of(text, NOON)
 
 
-def test_person_is_printed_with_the_id_that_kill_takes() -> None:
-    assert person_of({"user": "usr_1", "user_name": "carol"}) == "carol (usr_1)"
-    assert person_of({"user": "usr_1"}) == "usr_1"
-    assert person_of({}) == ""
+@pytest.mark.parametrize("moment", [NOON, "2023-11-14T22:13:20.999Z", "2023-11-15T00:13:20+02:00"])
+def test_moments_are_shown_in_one_form(moment: str | float) -> None:
+    assert shown_moment(moment) == "2023-11-14T22:13:20Z"
