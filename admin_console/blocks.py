@@ -6,7 +6,7 @@ from anyio import to_thread
 from pydantic import Field
 from sqlalchemy import Connection
 
-from admin_console.errors import invalid_request, not_found
+from admin_console.errors import AdminError, invalid_request, not_found
 from admin_console.operation import AdminCall
 from admin_console.wire import Wire
 from admin_console.workers import latest_acks
@@ -21,6 +21,12 @@ Kind = Literal["agent", "agent_group", "sub", "sid", "gid", "client_id", "inv", 
 
 _KINDS: Final = tuple(kind for kind in BlockKind if kind is not BlockKind.CLAIMS)
 _NAMED: Final = frozenset({BlockKind.AGENT, BlockKind.AGENT_GROUP, BlockKind.CLIENT})
+_KNOWN: Final = {  # what can be said to exist, as people call it
+    BlockKind.AGENT: "Agent",
+    BlockKind.AGENT_GROUP: "The agent class",
+    BlockKind.CLIENT: "The client",
+    BlockKind.SUBJECT: "The person",
+}
 
 
 class BlockBody(Wire):
@@ -127,9 +133,21 @@ async def restore(call: AdminCall) -> RevocationAnswer:
         also=_recorded(call, EventType.RESTORED),
     )
     if event is None:
-        raise not_found(f"Nothing is blocked under that name{_meant(call, kind) or '.'}")
+        raise await _not_blocked(call, kind)
     await call.parts.live.refresh()
     return _answer(call, event)
+
+
+async def _not_blocked(call: AdminCall, kind: BlockKind) -> AdminError:
+    """Either it is not blocked, or nothing is known of that name."""
+    name = call.path["id"]
+    is_known = name in _declared(call).get(kind, ())
+    if kind is BlockKind.SUBJECT:
+        is_known = await call.parts.person_of(name) is not None
+    if is_known:
+        description = f"{_KNOWN[kind]} {name!r} is not blocked."
+        return AdminError(409, "not_blocked", description, "admin.not_blocked")
+    return not_found(f"Nothing is blocked under that name{_meant(call, kind) or '.'}")
 
 
 def _meant(call: AdminCall, kind: BlockKind) -> str:
@@ -209,17 +227,23 @@ def _recorded(call: AdminCall, event_type: EventType) -> Also:
     return also
 
 
-def _answer(call: AdminCall, event: RevocationEvent) -> RevocationAnswer:
+def _declared(call: AdminCall) -> dict[BlockKind, set[str]]:
+    """The names that exist, of the kinds that are declared."""
     snapshot = call.parts.live.snapshot
-    # A client that describes itself (its id is a URL) is declared nowhere.
-    is_sayable = not (event.kind is BlockKind.CLIENT and event.id.startswith("https://"))
-    known: dict[BlockKind, set[str]] = {
+    return {
         BlockKind.AGENT: set(snapshot.agents),
         BlockKind.CLIENT: set(snapshot.clients),
         BlockKind.AGENT_GROUP: {
             group for agent in snapshot.agents.values() for group in agent.entry.groups
         },
     }
+
+
+def _answer(call: AdminCall, event: RevocationEvent) -> RevocationAnswer:
+    snapshot = call.parts.live.snapshot
+    # A client that describes itself (its id is a URL) is declared nowhere.
+    is_sayable = not (event.kind is BlockKind.CLIENT and event.id.startswith("https://"))
+    known = _declared(call)
     return RevocationAnswer(
         sequence=event.sequence,
         kind=event.kind,

@@ -3,7 +3,7 @@
 Declared here, where they are used; `countersign.admin_facts` answers them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,6 +103,15 @@ class PeopleFacts(Protocol):
 
     async def named(self, name: str) -> Sequence[PersonFacts]:
         """Everybody of that user name, displayed name or opaque id; bounded."""
+
+    async def names(self) -> Sequence[str]:
+        """User names and displayed names, to find the one somebody meant; bounded."""
+
+    async def logins(self, ids: Collection[str]) -> Mapping[str, str]:
+        """What people are called, by id or as authors (`PROVIDER/SUBJECT`).
+
+        Whoever is not known here is left out.
+        """
 
     async def consents(self, sub: str, agent: str, server: str, now: int) -> Sequence[ConsentFacts]:
         """What a person lets an agent use of a server today. `now` is NumericDate seconds."""

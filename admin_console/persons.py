@@ -1,5 +1,7 @@
 """Persons as operators name them: by user name, displayed name or opaque id."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from admin_console.errors import AdminError, not_found
@@ -7,6 +9,7 @@ from admin_console.facts import PersonFacts
 from admin_console.operation import AdminCall
 from admin_console.parts import AdminParts
 from admin_console.wire import Wire
+from policies.problems import did_you_mean
 from registry.declared import Problem
 
 
@@ -29,9 +32,25 @@ class PersonItem(Wire):
 
 
 class PersonsAnswer(Wire):
-    """Everybody of that name; two identity providers may mean different people by it."""
+    """Everybody of that name; two identity providers may mean different people by it.
+
+    `meant`: where it is nobody's, how a sentence that says so goes on, empty if no name is near.
+    """
 
     persons: list[PersonItem]
+    meant: str = ""
+
+
+class LoginsBody(Wire):
+    """Ids of people, or what history calls them as authors (`PROVIDER/SUBJECT`)."""
+
+    ids: list[Annotated[str, Field(min_length=1, max_length=512)]] = Field(max_length=1000)
+
+
+class LoginsAnswer(Wire):
+    """What those are called that are known here, by what was asked."""
+
+    logins: dict[str, str]
 
 
 async def find_persons(call: AdminCall) -> PersonsAnswer:
@@ -47,8 +66,15 @@ async def find_persons(call: AdminCall) -> PersonsAnswer:
                 by_shown_name=each.by_shown_name,
             )
             for each in found
-        ]
+        ],
+        meant="" if found else await _meant(call.parts, name),
     )
+
+
+async def name_persons(call: AdminCall) -> LoginsAnswer:
+    """What people are called, many at once: for whoever reads ids."""
+    wanted = frozenset(call.body_as(LoginsBody).ids)
+    return LoginsAnswer(logins=dict(await call.parts.people.logins(wanted)))
 
 
 async def one_person(parts: AdminParts, name: str) -> PersonFacts:
@@ -59,7 +85,9 @@ async def one_person(parts: AdminParts, name: str) -> PersonFacts:
     """
     found = await parts.people.named(name)
     if not found:
-        raise not_found(f"Nobody called {name!r} has an account here or has ever logged in.")
+        meant = await _meant(parts, name)
+        description = f"Nobody called {name!r} has an account here or ever logged in"
+        raise not_found(f"{description}{meant or '.'}")
     if len(found) > 1:
         raise AdminError(
             409,
@@ -72,6 +100,10 @@ async def one_person(parts: AdminParts, name: str) -> PersonFacts:
             ),
         )
     return found[0]
+
+
+async def _meant(parts: AdminParts, name: str) -> str:
+    return did_you_mean(name, await parts.people.names())
 
 
 def _described(person: PersonFacts) -> str:

@@ -187,6 +187,16 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="Find persons by name.",
     ),
     Operation(
+        method="POST",
+        path="/persons/logins",
+        access=Access.VIEWER,
+        handler=persons.name_persons,
+        body=persons.LoginsBody,
+        answer=persons.LoginsAnswer,
+        summary="Say what persons are called.",
+        only_asks=True,
+    ),
+    Operation(
         method="GET",
         path="/doctor",
         access=Access.VIEWER,

@@ -1,7 +1,7 @@
 """Answers what the admin API asks of packages it does not import: `admin_console.facts`."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from alembic.config import Config
@@ -121,11 +121,7 @@ class KnownPeople:
 
     async def named(self, name: str) -> tuple[PersonFacts, ...]:
         """See `PeopleFacts`; an account nobody has logged in to yet has no `sub`."""
-        accounts = {
-            (provider, account.id): account
-            for provider, login in self.accounts().items()
-            for account in await login.accounts()
-        }
+        accounts = await self._accounts()
         meant = {key: each for key, each in accounts.items() if each.username == name.lower()}
         subjects = frozenset(account_id for _, account_id in meant)
         persons = await self.finder.named(name, subjects, int(self.clock()))
@@ -136,6 +132,31 @@ class KnownPeople:
         seen = {(each.known.identity_provider, each.known.subject) for each in persons}
         found += [_account(each) for key, each in meant.items() if key not in seen]
         return tuple(found)
+
+    async def names(self) -> tuple[str, ...]:
+        """See `PeopleFacts`."""
+        accounts = await self._accounts()
+        shown = await self.finder.shown_names()
+        return tuple({*shown, *(each.username for each in accounts.values())})
+
+    async def logins(self, ids: Collection[str]) -> dict[str, str]:
+        """See `PeopleFacts`."""
+        accounts = await self._accounts()
+        wanted = frozenset(ids)
+        subjects = frozenset(each.partition("/")[2] for each in wanted if "/" in each)
+        called: dict[str, str] = {}
+        for each in await self.finder.known(wanted, subjects):
+            account = accounts.get((each.identity_provider, each.subject))
+            name = each.display_name if account is None else account.username
+            called |= {each.sub: name, f"{each.identity_provider}/{each.subject}": name}
+        return {name: called[name] for name in wanted if name in called}
+
+    async def _accounts(self) -> dict[tuple[str, str], Account]:
+        return {
+            (provider, account.id): account
+            for provider, login in self.accounts().items()
+            for account in await login.accounts()
+        }
 
     async def consents(
         self, sub: str, agent: str, server: str, now: int

@@ -1,10 +1,11 @@
 """Finding persons as operators name them. Reads only; the tables belong to their own modules."""
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, Row, func, or_, select
 from sqlmodel import col
 
 from authz_server.store.persons import KnownPerson, PersonRow
@@ -13,6 +14,7 @@ from database.engine import Database
 from idp_connectors.evidence import Person
 
 MAXIMUM_FOUND: Final = 20  # as many are told apart; more of one name need their ids
+MAXIMUM_NAMES: Final = 501  # among more, `policies.problems` looks for no resemblance
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +45,33 @@ class PeopleFinder:
         query = select(PersonRow).where(matches).order_by(col(PersonRow.sub)).limit(MAXIMUM_FOUND)
 
         def work(connection: Connection) -> tuple[FoundPerson, ...]:
-            known = [
-                KnownPerson(
-                    row.sub, row.identity_provider, row.issuer, row.subject, row.display_name
-                )
-                for row in connection.execute(query)
-            ]
+            known = [_known(row) for row in connection.execute(query)]
             return tuple(
                 FoundPerson(each, _latest_claims(connection, each.sub, now)) for each in known
             )
 
         return await self._database.fetch(work)
+
+    async def shown_names(self) -> tuple[str, ...]:
+        """What people are shown as, `MAXIMUM_NAMES` of them at most."""
+        query = select(col(PersonRow.display_name)).distinct().limit(MAXIMUM_NAMES)
+        return await self._database.fetch(
+            lambda connection: tuple(connection.scalars(query)),
+        )
+
+    async def known(
+        self, subs: AbstractSet[str], subjects: AbstractSet[str]
+    ) -> tuple[KnownPerson, ...]:
+        """Persons of these ids, and of these subjects at whatever provider."""
+        matches = or_(col(PersonRow.sub).in_(subs), col(PersonRow.subject).in_(subjects))
+        query = select(PersonRow).where(matches)
+        return await self._database.fetch(
+            lambda connection: tuple(_known(row) for row in connection.execute(query))
+        )
+
+
+def _known(row: Row[Any]) -> KnownPerson:
+    return KnownPerson(row.sub, row.identity_provider, row.issuer, row.subject, row.display_name)
 
 
 def _latest_claims(connection: Connection, sub: str, now: int) -> Person | None:

@@ -1,12 +1,17 @@
 """`audit search`: who did what, for whom, and why it was allowed or not."""
 
+from enum import StrEnum
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 
-from countersign.cli.context import clock, context_of, visible
-from countersign.cli.moments import moment_of
+from audit_log.event import EventType, Outcome
+from countersign.admin_client import AdminClient, AdminError
+from countersign.cli.context import CommandContext, Output, clock, context_of, visible
+from countersign.cli.moments import moment_of, shown_moment
+from countersign.cli.people import USER_PREFIX, Logins, logins_of, nobody, person_named
+from registry.problem_words import suggestion
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -21,7 +26,9 @@ def search(
     command: typer.Context,
     *,
     agent: Annotated[str | None, typer.Option(help="By agent.")] = None,
-    user: Annotated[str | None, typer.Option(help="By the person's id.")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="By person: login name, shown name or id.")
+    ] = None,
     tool: Annotated[str | None, typer.Option(help="By tool: its name, or server/name.")] = None,
     kind: Annotated[str | None, typer.Option("--type", help="By event type.")] = None,
     outcome: Annotated[str | None, typer.Option(help="By outcome.")] = None,
@@ -31,10 +38,11 @@ def search(
 ) -> None:
     """Search the audit, newest first. Says whether the answer is complete."""
     context = context_of(command)
+    _require_one_of(EventType, kind, "--type")
+    _require_one_of(Outcome, outcome, "--outcome")
     server, slash, name = (tool or "").rpartition("/")
     query = {
         "agent": agent,
-        "user": user,
         "tool": name or None,
         "target": server if slash else None,
         "type": kind,
@@ -43,25 +51,60 @@ def search(
         "since": None if since is None else moment_of(since, clock()),
         "limit": str(limit),
     }
-    given = {name: value for name, value in query.items() if value is not None}
     with context.admin() as admin:
+        query["user"] = None if user is None else person_named(admin, user, surely=False)
+        given = {name: value for name, value in query.items() if value is not None}
         found = admin.call("GET", "/audit", query=given)
-    if context.output == "json":
-        context.show(found)
-        return
+        if not found["events"]:
+            _require_known(admin, agent=agent, server=server, user=user)
+        if context.output is Output.JSON:
+            context.show(found)
+            return
+        logins = logins_of(admin, (row.get("user") for row in found["events"]))
+    _show(context, found, logins)
+
+
+def _require_one_of(words: type[StrEnum], given: str | None, option: str) -> None:
+    known = [word.value for word in words]
+    if given is not None and given not in known:
+        raise typer.BadParameter(f"{option} {given!r} does not exist{suggestion(given, known)}")
+
+
+def _require_known(admin: AdminClient, *, agent: str | None, server: str, user: str | None) -> None:
+    """An empty answer about what was never there would look complete.
+
+    What was deleted is not declared any more, and has events.
+    """
+    for kind, name in (("Agent", agent), ("McpServer", server)):
+        if name:
+            names = [each["name"] for each in admin.call("GET", f"/objects/{kind}")["objects"]]
+            if name not in names:
+                near = suggestion(name, names)
+                description = f"no {kind} {name!r} is declared, and no event matches{near}"
+                raise AdminError("not_found", description)
+    if user is not None and user.startswith(USER_PREFIX):
+        known = admin.call("GET", "/persons", query={"name": user})
+        if not known["persons"]:
+            raise nobody(user, known)
+
+
+def _show(context: CommandContext, found: dict[str, Any], logins: Logins) -> None:
+    """The events, newest first, and whether they are all there is."""
     # A page is what arrived last; several sources arrive in no order of time.
     rows = sorted(found["events"], key=lambda row: row["timestamp"], reverse=True)
     context.show(
         rows,
         {
-            "TIME": lambda row: row["timestamp"],
+            "TIME": lambda row: shown_moment(row["timestamp"]),
             "TYPE": lambda row: row["type"],
             "OUTCOME": lambda row: row["outcome"],
             "AGENT": lambda row: row.get("agent", ""),
-            "USER": person_of,
+            "USER": lambda row: _person(row, logins, is_whole=context.is_whole),
             "WHAT": _what,
             "WHY": _why,
         },
+        below=2,
+        empty="No event matches.",
     )
     if found.get("next_before") is not None:
         context.say(f"these are the newest {len(rows)}; there are older ones (--limit, --since)")
@@ -73,9 +116,8 @@ def search(
             span = f"events {gap['first']} to {gap['last']} of {gap['source']} are missing"
             context.errors.print(visible(f"  {span}"), highlight=False, markup=False)
         if found.get("counted_since"):
-            line = (
-                f"  too large to count whole: what happened until {found['counted_since']} was not"
-            )
+            until = shown_moment(found["counted_since"])
+            line = f"  too large to count whole: what happened until {until} was not"
             context.errors.print(visible(line), highlight=False, markup=False)
         for source in found["silent"]:
             line = visible(f"  {source} was not heard of")
@@ -93,9 +135,12 @@ def close_source(
     context.say(f"{closed['source']} is closed: searches from now on do not wait for it")
 
 
-def person_of(row: dict[str, Any]) -> str:
-    """The person's name where it was recorded, and the id that `--user` and `kill` take."""
-    name, person = row.get("user_name", ""), row.get("user", "")
+def _person(row: dict[str, Any], logins: Logins, *, is_whole: bool) -> str:
+    """Who it is called today, else what was recorded; with the id where there is room for it."""
+    person = row.get("user", "")
+    if person in logins.by_id:
+        return logins.whole(person) if is_whole else logins.brief(person)
+    name = row.get("user_name", "")
     return f"{name} ({person})" if name and person else name or person
 
 

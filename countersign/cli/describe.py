@@ -1,7 +1,6 @@
 """`describe`: one object with its versions, what names it, and how it is doing."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -10,6 +9,8 @@ from rich.text import Text
 from countersign.admin_client import AdminClient, AdminError
 from countersign.cli.context import CommandContext, Output, context_of, visible
 from countersign.cli.kinds import kind_named
+from countersign.cli.moments import shown_moment
+from countersign.cli.people import Logins, logins_of
 from countersign.relations import named_by, naming
 from countersign.yaml_text import yaml_of
 from registry.problem_words import suggestion
@@ -36,6 +37,7 @@ def describe(
         found = _found(rows, kind, name)
         history = admin.call("GET", f"/objects/{kind}/{name}/history")["history"]
         status = _STATUS.get(kind, _nothing)(admin, found)
+        logins = logins_of(admin, [found["author"], *(each["author"] for each in history)])
     described = {
         "kind": kind,
         "name": name,
@@ -52,7 +54,7 @@ def describe(
         ],
     }
     if context.output is Output.TABLE:
-        _show(context, described)
+        _show(context, described, logins)
     else:
         context.show(described)
 
@@ -64,12 +66,13 @@ def _found(rows: list[Row], kind: str, name: str) -> Row:
     return of_kind[name]
 
 
-def _show(context: CommandContext, described: Row) -> None:
+def _show(context: CommandContext, described: Row, logins: Logins) -> None:
     def line(text: str) -> None:
         context.console.print(Text(visible(text)), soft_wrap=True)
 
     line(f"{described['kind']}/{described['name']}")
-    line(f"  version {described['version']}, {described['changed_at']}, by {described['author']}")
+    changed_at = shown_moment(described["changed_at"])
+    line(f"  version {described['version']}, {changed_at}, by {logins.whole(described['author'])}")
     for title, value in described["status"].items():
         entries = value if isinstance(value, list) else [value]
         for entry in entries or ["none"]:
@@ -82,7 +85,9 @@ def _show(context: CommandContext, described: Row) -> None:
         line(f"  {each}")
     line("versions:")
     for each in described["versions"][:VERSIONS_SHOWN]:
-        line(f"  {each['version']:>4}  {each['changed_at']}  {each['action']:<6}  {each['author']}")
+        changed_at = shown_moment(each["changed_at"])
+        author = logins.brief(each["author"])
+        line(f"  {each['version']:>4}  {changed_at}  {each['action']:<6}  {author}")
     if len(described["versions"]) > VERSIONS_SHOWN:
         line(f"  and {len(described['versions']) - VERSIONS_SHOWN} older")
 
@@ -107,7 +112,7 @@ def _cut_off(admin: AdminClient, subjects: set[tuple[str, str]]) -> list[str]:
     for each in admin.call("GET", "/blocks")["blocks"]:
         if (each["kind"], each["id"]) in subjects:
             state = "blocked" if each["blocked"] else "not blocked"
-            until = datetime.fromtimestamp(each["not_before"], UTC).isoformat()
+            until = shown_moment(each["not_before"])
             epoch = f"; what was issued up to {until} is refused"
             found.append(f"{each['kind']}/{each['id']}: {state}{epoch}")
     return found
@@ -121,7 +126,9 @@ def _last_seen(admin: AdminClient, **query: str) -> str:
     service, tool = last.get("target_service", ""), last.get("tool", "")
     what = f"{service}/{tool}" if tool else service
     return " ".join(
-        each for each in (last["timestamp"], last["type"], last["outcome"], what) if each
+        each
+        for each in (shown_moment(last["timestamp"]), last["type"], last["outcome"], what)
+        if each
     )
 
 
@@ -139,9 +146,10 @@ def _server(admin: AdminClient, row: Row) -> Row:
 def report_line(report: Row) -> str:
     """What a Gateway last found of a server."""
     if report["error"]:
-        return f"{report['gateway']}: NOT reachable since {report['since']}: {report['error']}"
+        since = shown_moment(report["since"])
+        return f"{report['gateway']}: NOT reachable since {since}: {report['error']}"
     era = f", {report['era']} protocol" if report["era"] else ""
-    return f"{report['gateway']}: answers{era}, looked at {report['reported_at']}"
+    return f"{report['gateway']}: answers{era}, looked at {shown_moment(report['reported_at'])}"
 
 
 def _gateway(admin: AdminClient, row: Row) -> Row:
@@ -151,7 +159,8 @@ def _gateway(admin: AdminClient, row: Row) -> Row:
         "keys": str(gateway["keys"]),
         "workers": [
             f"{each['worker']}: snapshot {each['version']} of {found['version']}, revocation "
-            f"{each['sequence']} of {found['sequence']}, confirmed {each['confirmed_at']}"
+            f"{each['sequence']} of {found['sequence']}, "
+            f"confirmed {shown_moment(each['confirmed_at'])}"
             for each in gateway["workers"]
         ],
     }

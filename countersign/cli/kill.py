@@ -1,18 +1,18 @@
 """`kill` and `restore`: one action cuts something off at every gateway."""
 
 import time
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from countersign.admin_client import AdminClient, AdminError, Problem
-from countersign.cli.context import CommandContext, context_of, visible
+from countersign.admin_client import AdminClient, AdminError
+from countersign.cli.context import CommandContext, Output, context_of, visible
+from countersign.cli.moments import shown_moment
+from countersign.cli.people import logins_of, person_named
 from registry.problem_words import suggestion
 
 # What an id of ours begins with: a name in its place would cut off nothing.
 PREFIXES = {"session": "ses_", "consent": "grt_", "run": "inv_", "token": "tok_"}
-USER_PREFIX = "usr_"
 KINDS = {
     "agent": "agent",
     "agent-class": "agent_group",
@@ -60,7 +60,7 @@ def kill(
         if kind == "agent" and not force:
             _require_declared(admin, name)
         if kind == "user":
-            name = _person(admin, name)
+            name = person_named(admin, name, surely=True)
         started = time.monotonic()
         event = admin.call(
             "POST", "/blocks", json={"kind": KINDS[kind], "id": name, "reason": reason}
@@ -89,32 +89,6 @@ def _require_declared(admin: AdminClient, name: str) -> None:
         near = suggestion(name, names)
         description = f"no Agent {name!r} is declared{near}; --force blocks the name all the same"
         raise AdminError("not_declared", description)
-
-
-def _person(admin: AdminClient, name: str) -> str:
-    """The id of the one person called so; an id is taken as it is.
-
-    What people are shown as names nobody for sure: somebody else may have chosen it.
-    """
-    if name.startswith(USER_PREFIX):
-        return name
-    persons = admin.call("GET", "/persons", query={"name": name})["persons"]
-    known = [each for each in persons if each["sub"] is not None]
-    is_sure = len(persons) == 1 and not persons[0].get("by_shown_name")
-    if known and is_sure:
-        return str(known[0]["sub"])
-    if not persons:
-        description = f"nobody called {name!r} has an account here or has ever logged in"
-        raise AdminError("not_found", description)
-    if not known:
-        description = f"{name} has never logged in: nothing was ever issued for them"
-        raise AdminError("never_logged_in", description)
-    candidates = tuple(
-        Problem("user", each["sub"] or "-", "", f"{each['login']} of {each['identity_provider']}")
-        for each in persons
-    )
-    are = "is only a name that is shown" if len(persons) == 1 else f"is {len(persons)} people"
-    raise AdminError("ambiguous", f"{name!r} {are}; name one by id", problems=candidates)
 
 
 def _report(
@@ -160,8 +134,13 @@ def restore(command: typer.Context, target: Target) -> None:
     kind, name = _parsed(target)
     with context.admin() as admin:
         if kind == "user":
-            name = _person(admin, name)
-        event = admin.call("DELETE", f"/blocks/{KINDS[kind]}/{name}")
+            name = person_named(admin, name, surely=True)
+        try:
+            event = admin.call("DELETE", f"/blocks/{KINDS[kind]}/{name}")
+        except AdminError as error:
+            if error.code == "not_blocked":  # in the words that were typed, not by id
+                raise AdminError(error.code, f"{target} is not blocked") from error
+            raise
         acks = _confirmations(admin, event["sequence"])
     context.say(
         f"{visible(target)} may come back (revocation {event['sequence']});"
@@ -185,21 +164,24 @@ def blocks(
     query = {"runs": "true"} if runs else None
     with context.admin() as admin:
         found = admin.call("GET", "/blocks", query=query)["blocks"]
-    rows = [row for row in found if row["blocked"]]
+        rows = [row for row in found if row["blocked"]]
+        shows_names = context.output is Output.TABLE
+        named = [row[key] for row in rows for key in ("id", "author")] if shows_names else []
+        logins = logins_of(admin, named)
     words = {wire: word for word, wire in KINDS.items()}
+    author_of = logins.whole if context.is_whole else logins.brief
     context.show(
         rows,
         {
             "BLOCKED": lambda row: f"{words.get(row['kind'], row['kind'])}/{row['id']}",
-            "SINCE": lambda row: _moment(row["not_before"]),
-            "BY": lambda row: row["author"],
+            "NAME": lambda row: logins.by_id.get(row["id"], ""),
+            "SINCE": lambda row: shown_moment(row["not_before"]) if row["not_before"] else "",
+            "BY": lambda row: author_of(row["author"]),
             "WHY": lambda row: row["reason"],
         },
+        below=1,
+        empty="Nothing is blocked.",
     )
-
-
-def _moment(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds else ""
 
 
 def _parsed(target: str) -> tuple[str, str]:

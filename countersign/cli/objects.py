@@ -10,16 +10,10 @@ from rich.text import Text
 from countersign.admin_client import AdminError, Problem
 from countersign.cli.context import CommandContext, Output, context_of, require_yes, visible
 from countersign.cli.kinds import kind_named
+from countersign.cli.moments import shown_moment
+from countersign.cli.people import Logins, logins_of
 from countersign.manifests import STANDARD_INPUT, Manifest, read_manifests
 from countersign.yaml_text import documents_of
-
-COLUMNS: dict[str, Callable[[Any], str]] = {
-    "KIND": lambda row: row["kind"],
-    "NAME": lambda row: row["name"],
-    "VERSION": lambda row: str(row.get("version", "")),
-    "CHANGED": lambda row: str(row.get("changed_at", "")),
-    "AUTHOR": lambda row: str(row.get("author", "")),
-}
 
 
 def register(app: typer.Typer) -> None:
@@ -161,8 +155,25 @@ def get(
         rows = admin.call("GET", path)["objects"]
         if context.output is Output.YAML:
             context.write(documents_of(rows))
+        elif context.output is Output.JSON:
+            context.show(rows)
         else:
-            context.show(rows, COLUMNS)
+            _show_objects(context, rows, logins_of(admin, (row["author"] for row in rows)))
+
+
+def _show_objects(context: CommandContext, rows: list[dict[str, Any]], logins: Logins) -> None:
+    author_of = logins.whole if context.is_whole else logins.brief
+    context.show(
+        rows,
+        {
+            "KIND": lambda row: row["kind"],
+            "NAME": lambda row: row["name"],
+            "VERSION": lambda row: str(row["version"]),
+            "CHANGED": lambda row: shown_moment(row["changed_at"]),
+            "AUTHOR": lambda row: author_of(row["author"]),
+        },
+        empty="Nothing is declared.",
+    )
 
 
 def delete(

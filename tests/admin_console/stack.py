@@ -6,7 +6,7 @@ One event loop per stack, so that locks and queues live as they do in a server.
 import asyncio
 import json
 import secrets
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -187,6 +187,12 @@ class FakePeople:
 
     async def named(self, name: str) -> list[PersonFacts]:
         return [each for each in self.known if name in {each.login, each.sub}]
+
+    async def names(self) -> list[str]:
+        return [each.login for each in self.known]
+
+    async def logins(self, ids: Collection[str]) -> dict[str, str]:
+        return {each.sub: each.login for each in self.known if each.sub in ids}
 
     async def consents(self, sub: str, agent: str, server: str, now: int) -> list[ConsentFacts]:
         del sub, agent, server, now

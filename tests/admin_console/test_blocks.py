@@ -143,11 +143,20 @@ def test_run_that_an_agent_ended_is_listed_when_an_operator_kills_it_as_well(
 
 
 @pytest.mark.requirement("C57")
-def test_restore_of_what_is_not_blocked_is_not_found(stack: AdminStack) -> None:
+def test_restore_of_what_is_known_and_not_blocked_says_so(stack: AdminStack) -> None:
     stack.call("POST", "/blocks", body=KILL)
     stack.call("DELETE", "/blocks/agent/support-bot")
 
-    assert stack.call("DELETE", "/blocks/agent/support-bot").status == 404
+    again = stack.call("DELETE", "/blocks/agent/support-bot")
+    assert (again.status, again.json["error"]) == (409, "not_blocked")
+    for path, says in {
+        "agent/support-bot": "Agent 'support-bot' is not blocked.",
+        "client_id/countersign-cli": "The client 'countersign-cli' is not blocked.",
+        "sub/usr_olga": "The person 'usr_olga' is not blocked.",
+    }.items():
+        assert stack.call("DELETE", f"/blocks/{path}").json["error_description"] == says
+    for path in ("agent/never", "sub/usr_never", "sid/ses_never"):
+        assert stack.call("DELETE", f"/blocks/{path}").status == 404
 
 
 @pytest.mark.requirement("C57")

@@ -318,6 +318,25 @@ def test_persons_are_found_by_name_with_their_provider(ready: AdminStack) -> Non
     assert found == [{**alice, "by_shown_name": False}]
     assert new[0]["sub"] is None
     assert ready.call("GET", "/persons", who="usr_vera").status == 400
+    nobody = ready.call("GET", "/persons?name=alcie", who="usr_vera").json
+    assert nobody == {"persons": [], "meant": "; did you mean 'alice'?"}
+    meant = explain(ready, user="alcie").json["error_description"]
+    assert meant.endswith("ever logged in; did you mean 'alice'?")
+
+
+@pytest.mark.requirement("operator-names")
+def test_persons_are_named_many_at_once_and_strangers_left_out(ready: AdminStack) -> None:
+    people(ready).known = [ALICE]
+    before = ready.events(EventType.ADMIN_ALLOWED)
+
+    def asked(*ids: str) -> Answer:
+        return ready.call("POST", "/persons/logins", who="usr_vera", body={"ids": list(ids)})
+
+    assert asked("usr_alice", "usr_nobody").json == {"logins": {"usr_alice": "alice"}}
+    assert asked(*["usr_alice"] * 1000).status == 200
+    assert asked(*["usr_alice"] * 1001).status == 400
+    assert asked("").status == 400
+    assert ready.events(EventType.ADMIN_ALLOWED) == before  # a question changes nothing
 
 
 @pytest.mark.requirement("operator-warnings")

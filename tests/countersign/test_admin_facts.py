@@ -192,6 +192,21 @@ async def test_people_of_one_name_at_two_providers_are_two(
     assert {each.identity_provider for each in await people.named("alice")} == {"keycloak", "entra"}
 
 
+@pytest.mark.requirement("operator-names")
+async def test_people_are_named_by_id_and_as_authors_and_strangers_left_out(
+    database: Database, people: KnownPeople
+) -> None:
+    persons = PersonStore(database, secrets.token_bytes)
+    alice = (await persons.remember(ALICE, NOW)).sub
+    bob = replace(ALICE, identity_provider="local", subject="acc_1", name="Robert")
+    sub = (await persons.remember(bob, NOW)).sub
+    asked = {alice, sub, "keycloak/f:alice", "local/acc_1", "entra/f:alice", "usr_x", "local:0"}
+    assert await people.logins(asked) == {
+        alice: "Alice", "keycloak/f:alice": "Alice", sub: "bob", "local/acc_1": "bob",
+    }  # fmt: skip
+    assert set(await people.names()) == {"Alice", "Robert", "bob", "zoe"}
+
+
 async def test_groups_are_those_of_the_latest_living_session(
     database: Database, people: KnownPeople
 ) -> None:

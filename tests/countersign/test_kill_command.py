@@ -15,9 +15,11 @@ from countersign.cli.output_option import with_output_everywhere
 EVENT = {"sequence": 4, "at_ms": 0, "is_known": True, "target_tokens_live_seconds": 0}
 BLOCKS = [
     {"kind": "agent", "id": "support-bot", "blocked": True, "not_before": 1_700_000_000,
-     "author": "local/olga", "reason": "leaks data"},
+     "author": "local/acc_olga", "reason": "leaks data"},
     {"kind": "sub", "id": "usr_1", "blocked": False, "not_before": 1_700_000_000,
-     "author": "local/olga", "reason": ""},
+     "author": "local/acc_olga", "reason": ""},
+    {"kind": "sub", "id": "usr_2", "blocked": True, "not_before": 1_700_000_000,
+     "author": "local/acc_gone", "reason": "left"},
 ]  # fmt: skip
 RUN = {"kind": "inv", "id": "inv_1", "blocked": True, "not_before": 1_700_000_000,
        "author": "agent:bot", "reason": "ended by its agent"}  # fmt: skip
@@ -29,23 +31,32 @@ class Admin:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.asked = 0
+        self.confirms = True
+        self.is_known = True
+        self.refuses: AdminError | None = None
+        self.blocks: list[dict[str, Any]] = BLOCKS
 
     def call(
         self, method: str, path: str, *, json: Any = None, query: dict[str, str] | None = None
     ) -> Any:
         del json
+        if path.startswith("/persons"):
+            bob = {"sub": "usr_2", "identity_provider": "local", "login": "bob"}
+            return {"persons": [bob], "logins": {"local/acc_olga": "olga", "usr_2": "bob"}}
         self.calls.append(f"{method} {path}")
+        if self.refuses is not None:
+            raise self.refuses
         if path.startswith("/blocks/acks/"):
             self.asked += 1
-            applied = 1 if self.asked > 1 else None
+            applied = 1 if self.asked > 1 and self.confirms else None
             return {"acks": [{"worker": "gateway.main", "applied_at_ms": applied}]}
         if path == "/policies/status":
             return {"policy_version": 3, "waiting_for": ["crm/new"], "state": "waiting_for"}
         if path == "/objects/Agent":
             return {"objects": [{"name": "support-bot"}]}
         if query == {"runs": "true"}:
-            return {"blocks": [RUN, *BLOCKS]}
-        return {"blocks": BLOCKS} if method == "GET" else EVENT
+            return {"blocks": [RUN, *self.blocks]}
+        return {"blocks": self.blocks} if method == "GET" else EVENT | {"is_known": self.is_known}
 
 
 @pytest.fixture
@@ -58,6 +69,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Admin:
 
     monkeypatch.setattr(CommandContext, "admin", admin)
     monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr("countersign.cli.kill.CONFIRMATION_SECONDS", 0.01)
     return server
 
 
@@ -97,12 +109,21 @@ def test_restore_waits_until_the_gateways_have_it(server: Admin) -> None:
 @pytest.mark.usefixtures("server")
 def test_blocks_lists_what_restore_takes(capsys: pytest.CaptureFixture[str]) -> None:
     run("blocks")
-    shown = capsys.readouterr().out
-    assert "agent/support-bot" in shown
-    assert "local/olga" in shown
-    assert "leaks data" in shown
-    assert "usr_1" not in shown
-    assert "inv_1" not in shown
+    assert capsys.readouterr().out.splitlines() == [
+        "BLOCKED            NAME  SINCE                 BY                     WHY",
+        "agent/support-bot        2023-11-14T22:13:20Z  olga (local/acc_olga)  leaks data",
+        "user/usr_2         bob   2023-11-14T22:13:20Z  local/acc_gone         left",
+    ]
+
+
+def test_blocks_says_when_nothing_is_blocked(
+    server: Admin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.blocks = []
+    run("blocks")
+    assert capsys.readouterr().out == "Nothing is blocked.\n"
+    run("blocks", "-o", "json")
+    assert capsys.readouterr().out == "[]\n"
 
 
 @pytest.mark.usefixtures("server")

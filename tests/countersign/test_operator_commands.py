@@ -91,6 +91,7 @@ class Admin:
             "GET /policies/status": {"policy_version": 4, "waiting_for": ["crm/y"]},
             "GET /secrets": {"secrets": [{"name": "notes-key", "version": 2}]},
             "GET /persons": {"persons": []},
+            "POST /persons/logins": {"logins": {}},
         }
 
     def call(
@@ -311,7 +312,7 @@ def test_describe_shows_versions_and_the_objects_around(server: Admin, shown: Sh
     assert run("describe", "agent", "bot") == 0
 
     text = shown()
-    assert "agent/bot: blocked; what was issued up to 1970-01-01T00:00:07+00:00 is refused" in text
+    assert "agent/bot: blocked; what was issued up to 1970-01-01T00:00:07Z is refused" in text
     assert "agent_group/bots: not blocked" in text
     assert "other" not in text
     assert f"{AT} call.finished succeeded crm/x" in text
