@@ -46,13 +46,17 @@ def kill(
     *,
     reason: Annotated[str, typer.Option(help="Why; it goes into the audit.")],
     force: Annotated[
-        bool, typer.Option("--force", help="Also an agent that is not declared (any more).")
+        bool, typer.Option("--force", help="Also a name that is not declared (any more).")
     ] = False,
 ) -> None:
     """Cut off everywhere, now: calls, open streams, tokens, new tokens.
 
     Prints which gateways confirmed and after how many milliseconds. What was already handed to a
     target may live until it expires; the longest such time is printed.
+
+    Exits 0 when every gateway that is connected confirmed. 1: one did not in time, or nothing of
+    that name is declared and --force was not given; the block stands all the same. An agent that
+    is not declared is blocked with --force only.
     """
     context = context_of(command)
     kind, name = _parsed(target)
@@ -77,8 +81,8 @@ def kill(
             highlight=False,
             markup=False,
         )
-        raise typer.Exit(1)
-    if any(ack["applied_at_ms"] is None for ack in acks):
+    is_missed = event.get("is_known") is False and not force
+    if is_missed or any(ack["applied_at_ms"] is None for ack in acks):
         raise typer.Exit(1)
 
 
@@ -100,6 +104,8 @@ def _report(
 ) -> None:
     name = visible(target)
     context.say(f"{name} is cut off (revocation {event['sequence']}).")
+    if not acks:
+        context.say("  no gateway is connected: there is nobody to confirm it")
     for ack in acks:
         if ack["applied_at_ms"] is None:
             context.errors.print(

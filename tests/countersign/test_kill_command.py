@@ -101,6 +101,44 @@ def test_kill_of_a_declared_agent_or_by_force_blocks(
     assert "POST /blocks" in server.calls
 
 
+@pytest.mark.parametrize(
+    ("arguments", "is_known", "confirms", "code"),
+    [
+        (("agent/support-bot",), True, True, 0),
+        (("agent/support-bot",), True, False, 1),
+        (("agent/gone-bot", "--force"), False, True, 0),
+        (("agent/gone-bot", "--force"), False, False, 1),
+        (("agent-class/suport", "--force"), False, True, 0),
+        (("agent-class/suport",), False, True, 1),
+    ],
+)
+def test_kill_exits_0_when_what_was_meant_is_cut_off_and_confirmed(
+    server: Admin,
+    arguments: tuple[str, ...],
+    is_known: bool,
+    confirms: bool,
+    code: int,
+) -> None:
+    server.is_known, server.confirms, server.asked = is_known, confirms, 1
+    command = with_output_everywhere(app, without=PROCESSES)
+    ended = command(["kill", *arguments, "--reason", "x"], standalone_mode=False)
+    assert (ended or 0) == code
+    assert "POST /blocks" in server.calls
+
+
+def test_restore_of_what_is_not_blocked_says_so_in_the_words_that_were_typed(
+    server: Admin,
+) -> None:
+    server.refuses = AdminError("not_blocked", "The person 'usr_2' is not blocked.", 409)
+    with pytest.raises(AdminError) as refused:
+        run("restore", "user/bob")
+    assert refused.value.description == "user/bob is not blocked"
+    server.refuses = AdminError("not_found", "Nothing is blocked under that name.", 404)
+    with pytest.raises(AdminError) as refused:
+        run("restore", "user/bob")
+    assert refused.value.description == "Nothing is blocked under that name."
+
+
 def test_restore_waits_until_the_gateways_have_it(server: Admin) -> None:
     run("restore", "agent/support-bot")
     assert server.calls == ["DELETE /blocks/agent/support-bot", *["GET /blocks/acks/4"] * 2]
