@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.text import Text
 
+from audit_log.event import EventType
 from countersign.admin_client import AdminClient, AdminError
 from countersign.cli.context import CommandContext, Output, context_of, visible
 from countersign.cli.kinds import kind_named
@@ -16,6 +17,18 @@ from countersign.yaml_text import yaml_of
 from registry.problem_words import suggestion
 
 VERSIONS_SHOWN: Final = 10
+EVENTS_AT_ONCE: Final = 100
+MOST_PAGES: Final = 10
+# What only an agent that proved itself does; a refused caller may be anybody with its token.
+OWN_ACTS: Final = frozenset(
+    {
+        EventType.TOKEN_ISSUED,
+        EventType.CALL_DECIDED,
+        EventType.CALL_FINISHED,
+        EventType.CALL_REFUSED,
+        EventType.INVOCATION_ENDED,
+    }
+)
 Row = dict[str, Any]
 
 
@@ -99,7 +112,7 @@ def _nothing(_admin: AdminClient, _row: Row) -> Row:
 def _agent(admin: AdminClient, row: Row) -> Row:
     groups = row["spec"].get("groups", [])
     subjects = {("agent", row["name"])} | {("agent_group", each) for each in groups}
-    return {"cut off": _cut_off(admin, subjects), "last seen": _last_seen(admin, agent=row["name"])}
+    return {"cut off": _cut_off(admin, subjects), "last seen": _last_seen(admin, row["name"])}
 
 
 def _client(admin: AdminClient, row: Row) -> Row:
@@ -118,18 +131,21 @@ def _cut_off(admin: AdminClient, subjects: set[tuple[str, str]]) -> list[str]:
     return found
 
 
-def _last_seen(admin: AdminClient, **query: str) -> str:
-    events = admin.call("GET", "/audit", query={**query, "limit": "1"})["events"]
-    if not events:
-        return "never"
-    last = events[0]
-    service, tool = last.get("target_service", ""), last.get("tool", "")
-    what = f"{service}/{tool}" if tool else service
-    return " ".join(
-        each
-        for each in (shown_moment(last["timestamp"]), last["type"], last["outcome"], what)
-        if each
-    )
+def _last_seen(admin: AdminClient, agent: str) -> str:
+    """What the agent itself did last; most of what is recorded of it, others did to it."""
+    query = {"agent": agent, "limit": str(EVENTS_AT_ONCE)}
+    for _ in range(MOST_PAGES):
+        found = admin.call("GET", "/audit", query=query)
+        last = next((each for each in found["events"] if each["type"] in OWN_ACTS), None)
+        if last is not None:
+            service, tool = last.get("target_service", ""), last.get("tool", "")
+            what = f"{service}/{tool}" if tool else service
+            parts = (shown_moment(last["timestamp"]), last["type"], last["outcome"], what)
+            return " ".join(each for each in parts if each)
+        if found.get("next_before") is None:
+            return "never"
+        query["before"] = str(found["next_before"])
+    return f"not in the last {EVENTS_AT_ONCE * MOST_PAGES} events about it"
 
 
 def _server(admin: AdminClient, row: Row) -> Row:

@@ -321,6 +321,24 @@ def test_describe_shows_versions_and_the_objects_around(server: Admin, shown: Sh
     assert "and 2 older" in text
 
 
+def test_describe_counts_as_seen_what_the_agent_did_and_not_what_was_done_to_it(
+    server: Admin, shown: Shown
+) -> None:
+    killed = {"timestamp": AT, "type": "revocation.blocked", "outcome": "revoked"}
+    called = {"timestamp": "2026-01-30T08:00:00.000Z", "type": "call.finished",
+              "outcome": "succeeded", "target_service": "crm", "tool": "x"}  # fmt: skip
+    server.answers["GET /audit"] = {"events": [killed, called]}
+    run("describe", "agent", "bot")
+    assert "last seen    2026-01-30T08:00:00Z call.finished succeeded crm/x" in shown()
+    server.answers["GET /audit"] = {"events": [killed]}
+    run("describe", "agent", "bot")
+    assert "last seen    never" in shown()
+    server.answers["GET /audit"] = {"events": [killed] * 100, "next_before": 7}
+    run("describe", "agent", "bot")
+    assert "last seen    not in the last 1000 events about it" in shown()
+    assert ("GET", "/audit", {"agent": "bot", "limit": "100", "before": "7"}) in server.calls
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "says"),
     [
