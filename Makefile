@@ -16,16 +16,24 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
+# pip says what it loads, and how far it is, where somebody looks; into a file it says nothing.
+PIP = quiet=; [ -t 1 ] || quiet=--quiet; $(BIN)/pip install $$quiet --disable-pip-version-check
+packages = $$(grep -c == $(1)) packages of $(1)
+
 $(VENV)/run.stamp: requirements/run.lock pyproject.toml
+	@echo "installing what Countersign needs, once:"
+	@echo "  1/3 a Python environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing what Countersign needs into $(VENV) (once)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "  2/3 $(call packages,requirements/run.lock) (about a minute)"
+	@$(PIP) --require-hashes -r requirements/run.lock
+	@echo "  3/3 Countersign itself, from this directory"
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/dev.stamp: requirements/dev.lock $(VENV)/run.stamp
-	@echo "installing what the tests need into $(VENV) (once)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@echo "installing what the tests need, once:"
+	@echo "  $(call packages,requirements/dev.lock) (about a minute)"
+	@$(PIP) --require-hashes -r requirements/dev.lock
 	@touch $@
 
 run: $(VENV)/run.stamp ## start everything, play the story; ONCE=1 ends after it; PORTS=a,b,c,d
