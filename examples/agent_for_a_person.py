@@ -38,6 +38,7 @@ ARGUMENTS = {
     "endpoint": "where the gateway offers the MCP server",
     "tool": "which of its tools to call",
 }
+LOGIN_SECONDS = 300  # for the person, to log in and to read
 KEY = ECKey.generate_key("P-256")  # never leaves this process; the token is worth nothing without
 
 
@@ -115,12 +116,14 @@ def token_for_person(given: argparse.Namespace) -> str:
         asked["redirect_uri"] = f"http://127.0.0.1:{listener.server_port}/callback"
         query |= asked | {"dpop_jkt": KEY.thumbprint()}
         url = f"{server['authorization_endpoint']}?{urlencode(query)}"
-        print(f"Log in and allow it, in a browser on this machine:\n{url}", flush=True)
+        within = f"within {LOGIN_SECONDS // 60} minutes"
+        print(f"Log in and allow it, {within}, in a browser on this machine:\n{url}", flush=True)
         webbrowser.open(url)
-        listener.timeout, end = 1, time.monotonic() + 300  # seconds, to log in and to read
+        listener.timeout, end = 1, time.monotonic() + LOGIN_SECONDS
         while not answer and time.monotonic() < end:
             listener.handle_request()
-    code = wanted("code", answer or {"error": "timeout", "error_description": "nobody came back"})
+    nobody = {"error": "timeout", "error_description": f"nobody came back {within}"}
+    code = wanted("code", answer or nobody)
     form = asked | {"grant_type": "authorization_code", "code": code, "code_verifier": verifier}
     form |= {"client_assertion_type": ASSERTION, "client_assertion": attestation(given)}
     url, headers = server["token_endpoint"], {"dpop": proof("POST", server["token_endpoint"])}
