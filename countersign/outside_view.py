@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from admin_console.checks.finding import Finding, fine, problem, warning
+from countersign.os_error_words import words_of
 
 ISSUER: Final = "issuer"
 JWKS: Final = "jwks"
@@ -90,7 +91,7 @@ class OutsideView:
                     if len(body) > MAXIMUM_DOCUMENT_BYTES:
                         return Document(url, None, "larger than 1 MiB", date)
         except httpx2.HTTPError as error:
-            return Document(url, None, str(error) or type(error).__name__, None)
+            return Document(url, None, words_of(error), None)
         if answer.status_code != httpx2.codes.OK:
             return Document(url, None, f"HTTP {answer.status_code}", date)
         try:

@@ -16,6 +16,7 @@ from countersign.admin_client import AdminError
 from countersign.cli import agent_run
 from countersign.cli.context import clock, context_of
 from countersign.login_file import load_or_create_key
+from countersign.os_error_words import words_of
 from countersign.subject_token_file import TOKEN_TYPES, PersonTokenType, read_subject_token
 from countersign.token_request import request_token
 from token_exchange.token_types import (
@@ -97,7 +98,7 @@ def _attest(path: Path, provider: str, thumbprint: str) -> str:
             with connection.makefile("rb") as lines:
                 answer = json.loads(lines.readline(MAXIMUM_ANSWER_BYTES))
     except (OSError, ValueError) as error:
-        raise AdminError("attestation_unreachable", f"{path}: {error}") from error
+        raise AdminError("attestation_unreachable", f"{path}: {words_of(error)}") from error
     if "attestation" not in answer:
         raise AdminError(
             str(answer.get("error", "refused")), str(answer.get("error_description", ""))
