@@ -100,7 +100,7 @@ class CommandContext:
     def say(self, text: str) -> None:
         """A line for people; nothing with --quiet or machine output."""
         if not self.quiet and self.output is Output.TABLE:
-            self.console.print(text, highlight=False, markup=False)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def write(self, text: str) -> None:
         """`text` as it is: what another program reads must not be folded or decorated."""

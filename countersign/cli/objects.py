@@ -13,6 +13,7 @@ from countersign.cli.kinds import kind_named
 from countersign.cli.moments import shown_moment
 from countersign.cli.people import Logins, logins_of
 from countersign.manifests import STANDARD_INPUT, Manifest, read_manifests
+from countersign.object_changes import change_lines
 from countersign.yaml_text import documents_of
 
 
@@ -122,14 +123,9 @@ def with_lines(error: AdminError, manifests: list[Manifest]) -> AdminError:
 
 def show_changes(context: CommandContext, changes: list[dict[str, Any]]) -> None:
     """Each change on a line, with the fields of an update."""
-    signs = {"create": "+", "update": "~", "delete": "-"}
     for change in changes:
-        sign = signs.get(change["action"], " ")
-        context.say(f"{sign} {change['kind']}/{change['name']}")
-        for field in change.get("fields", ()):
-            before, after = field.get("before"), field.get("after")
-            if change["action"] == "update":
-                context.say(visible(f"    {field['field']}: {before!r} → {after!r}"))
+        for line in change_lines(change):
+            context.say(visible(line))
 
 
 def get(

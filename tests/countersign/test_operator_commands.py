@@ -260,7 +260,7 @@ def test_diff_with_a_difference_exits_1_and_shows_fields_and_warnings(
 
     out, err = capsys.readouterr()
     assert "~ Policy/p" in out
-    assert "spec.cedar: 'a' → 'b'" in out
+    assert 'spec.cedar: "a" → "b"' in out
     assert f"no argument ({file}:1)" in err
     assert run("diff", "-f", str(file), "-o", "json") == 1
     assert json_text.loads(capsys.readouterr().out) == [change]
