@@ -1,6 +1,7 @@
 """`doctor`: checks a deployment, from here and from the inside, and says how to mend it."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Final
 
 import typer
@@ -10,10 +11,12 @@ from rich.text import Text
 from admin_console.checks.finding import Finding, Level, problem
 from countersign.admin_client import AdminError
 from countersign.cli.context import CommandContext, Output, clock, context_of, visible
+from countersign.cli.tables import table_lines
 from countersign.outside_view import OutsideView, new_client
 
 SERVER_SECONDS: Final = 20.0  # all its checks run at once, each with a deadline below this
 STYLES: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
+TITLES: Final = ("", "CHECK", "WHAT", "FOUND", "MEND IT")
 EXIT_CODES: Final = {Level.OK: 0, Level.WARNING: 1, Level.PROBLEM: 2}
 
 
@@ -88,20 +91,31 @@ def _inside(
         return None, [], [problem("server", context.settings.issuer, found, remedy)]
 
 
-def _show(context: CommandContext, findings: Iterable[Finding], *, everything: bool) -> None:
-    counted = dict.fromkeys(Level, 0)
+def _show(context: CommandContext, findings: Sequence[Finding], *, everything: bool) -> None:
+    shown = [each for each in findings if everything or each.level is not Level.OK]
+    if shown and context.is_whole:
+        rows = [[visible(cell) for cell in _cells(each)] for each in shown]
+        for line in table_lines(TITLES, rows, width=None):
+            context.console.print(line, soft_wrap=True)
+    elif shown:
+        context.console.print(_folded(shown))
+    counted = Counter(each.level for each in findings)
+    counts = ", ".join(f"{counted[level]} {level.value}" for level in Level)
+    context.say(counts if len(shown) == len(findings) else f"{counts} (--all shows them)")
+
+
+def _cells(finding: Finding) -> tuple[str, ...]:
+    return (
+        finding.level.value, finding.check, finding.subject, finding.found, finding.remedy,
+    )  # fmt: skip
+
+
+def _folded(findings: Iterable[Finding]) -> Table:
+    """For a terminal: sentences are folded within their columns, none is shortened."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("", "CHECK", "WHAT", "FOUND", "MEND IT"):
+    for title in TITLES:
         table.add_column(title, overflow="fold")
     for each in findings:
-        counted[each.level] += 1
-        if each.level is Level.OK and not everything:
-            continue
-        cells = (each.check, each.subject, each.found, each.remedy)
-        table.add_row(
-            Text(each.level.value, STYLES[each.level]), *(Text(visible(cell)) for cell in cells)
-        )
-    if table.row_count:
-        context.console.print(table)
-    line = ", ".join(f"{count} {level.value}" for level, count in counted.items())
-    context.say(line if everything or not counted[Level.OK] else f"{line} (--all shows them)")
+        level, *rest = _cells(each)
+        table.add_row(Text(level, STYLES[each.level]), *(Text(visible(cell)) for cell in rest))
+    return table

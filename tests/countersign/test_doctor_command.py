@@ -251,6 +251,23 @@ def test_doctor_shows_what_is_in_order_on_request(
 
 
 @pytest.mark.requirement("operator-doctor")
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_doctor_is_folded_for_a_terminal_alone_and_never_obeyed(
+    monkeypatch: pytest.MonkeyPatch,
+    server: Admin,
+    is_whole: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    del server
+    monkeypatch.setattr(CommandContext, "is_whole", is_whole)
+    monkeypatch.setattr("countersign.cli.main.PIPE_COLUMNS", 60)
+    run("--all")
+    out = capsys.readouterr().out
+    assert (len(out.splitlines()) == 1 + 6 + 1) is is_whole  # heading, findings, count
+    assert "\x1b[2J" not in out
+
+
+@pytest.mark.requirement("operator-doctor")
 def test_doctor_for_machines_is_the_findings_with_the_worst_level(
     server: Admin, capsys: pytest.CaptureFixture[str]
 ) -> None:
