@@ -534,7 +534,8 @@ REQUIREMENTS: Final[dict[str, str]] = {
     ),
     "operator-names": (
         "Kill and restore take a person's name only where it is one person's; else they list who "
-        "it may be and cut off nobody."
+        "it may be and cut off nobody. A search of the audit for a name that is nobody's, no "
+        "agent's or no server's is refused, not answered empty."
     ),
     "operator-warnings": ("Apply warns of an argument no tool has and of a group nobody is in."),
     "trap-approved-as-seen": (
