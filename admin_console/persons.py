@@ -1,6 +1,6 @@
 """Persons as operators name them: by user name, displayed name or opaque id."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ from admin_console.parts import AdminParts
 from admin_console.wire import Wire
 from policies.problems import did_you_mean
 from registry.declared import Problem
+
+MAXIMUM_LOGINS_BYTES: Final = 1_048_576  # a thousand of the longest ids
 
 
 class PersonsQuery(Wire):

@@ -192,6 +192,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         access=Access.VIEWER,
         handler=persons.name_persons,
         body=persons.LoginsBody,
+        maximum_body_bytes=persons.MAXIMUM_LOGINS_BYTES,
         answer=persons.LoginsAnswer,
         summary="Say what persons are called.",
         only_asks=True,

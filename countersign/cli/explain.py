@@ -8,6 +8,7 @@ from rich.text import Text
 
 from countersign.cli.context import CommandContext, Output, clock, context_of, visible
 from countersign.cli.moments import moment_of, shown_moment
+from countersign.cli.people import logins_of
 
 Answer = dict[str, Any]
 
@@ -111,11 +112,12 @@ def _show(context: CommandContext, answer: Answer, args: str) -> None:
 def _recorded(context: CommandContext, decision: str) -> None:
     with context.admin() as admin:
         found = admin.call("GET", f"/audit/decisions/{decision}")
+        logins = logins_of(admin, [found["user"]] if context.output is Output.TABLE else ())
     if context.output is not Output.TABLE:
         context.show(found)
     else:
         said = {True: "ALLOWED", False: "DENIED", None: "no decision"}[found["allowed"]]
-        whom = f" for {found['user']}" if found["user"] else ""
+        whom = f" for {logins.whole(found['user'])}" if found["user"] else ""
         _line(context, f"{found['agent']}{whom}, {found['tool']}: {said}, {found['outcome']}")
         for title in ("policies", "reasons", "failed_conditions"):
             for each in found[title]:

@@ -171,9 +171,9 @@ def blocks(
     with context.admin() as admin:
         found = admin.call("GET", "/blocks", query=query)["blocks"]
         rows = [row for row in found if row["blocked"]]
-        shows_names = context.output is Output.TABLE
-        named = [row[key] for row in rows for key in ("id", "author")] if shows_names else []
-        logins = logins_of(admin, named)
+        named = [row["author"] for row in rows]
+        named += [row["id"] for row in rows if row["kind"] == KINDS["user"]]
+        logins = logins_of(admin, named if context.output is Output.TABLE else ())
     words = {wire: word for word, wire in KINDS.items()}
     author_of = logins.whole if context.is_whole else logins.brief
     context.show(

@@ -9,6 +9,7 @@ from countersign.admin_client import AdminClient, AdminError, Problem
 
 USER_PREFIX: Final = "usr_"
 MOST_ASKED: Final = 1000  # ids in one question, as the admin API takes them
+LONGEST_ID: Final = 512  # characters, as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Logins:
 
 def logins_of(admin: AdminClient, ids: Iterable[str | None]) -> Logins:
     """What these are called; whoever is not known has only the id."""
-    wanted = sorted({each for each in ids if each})[:MOST_ASKED]
+    wanted = sorted({each for each in ids if each and len(each) <= LONGEST_ID})[:MOST_ASKED]
     if not wanted:
         return Logins({})
     return Logins(admin.call("POST", "/persons/logins", json={"ids": wanted})["logins"])

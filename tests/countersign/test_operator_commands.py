@@ -174,8 +174,10 @@ def test_explain_of_a_decision_shows_what_was_recorded(server: Admin, shown: Sho
     assert "bot, crm/refund: DENIED, denied" in text
     assert "failed conditions: x > 1" in text
     assert run("explain", "dec_1", "-o", "json") == 1
-    server.answers["GET /audit/decisions/dec_1"] = DECISION | {"allowed": True}
+    server.answers["GET /audit/decisions/dec_1"] = DECISION | {"allowed": True, "user": "usr_1"}
+    server.answers["POST /persons/logins"] = {"logins": {"usr_1": "alice"}}
     assert run("explain", "dec_1") == 0
+    assert "bot for alice (usr_1), crm/refund: ALLOWED" in shown()
 
 
 @pytest.mark.parametrize(
