@@ -9,13 +9,13 @@ hangs up. So who was found counts only while our own end is still established.
 """
 
 import asyncio
-import socket
 from collections.abc import Callable
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from countersign.agent_run.process_tree import Address, Holder, member_of_run
+from countersign.agent_run.process_tree import Holder, member_of_run
+from countersign.loopback_sockets import Address, is_established
 from listeners.bounded_connections import Room, bounded_connections
 from listeners.bounded_heads import BoundedHeads
 
@@ -23,7 +23,6 @@ PEER_EXTENSION: Final = "countersign.run_peer"
 MAXIMUM_CONNECTIONS: Final = 128
 CHECKS_AT_ONCE: Final = 4
 CHECK_SECONDS: Final = 5.0
-ESTABLISHED: Final = 1  # of tcp(7), the first byte of TCP_INFO
 STRANGER: Final = (
     b"HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\ncontent-length: 54\r\n"
     b"connection: close\r\n\r\nThis address serves the processes of one run, not you."
@@ -84,15 +83,6 @@ class Peer:
         if self._holder is not None:
             self._holder.close()
             self._holder = None
-
-
-def is_established(connection: Any) -> bool:  # noqa: ANN401 - a socket, or asyncio's view of one
-    """Whether neither end of our accepted socket has hung up, by the kernel's word."""
-    try:
-        state: bytes = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-    except OSError:
-        return False
-    return state == bytes((ESTABLISHED,))
 
 
 def run_members_only(

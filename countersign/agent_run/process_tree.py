@@ -2,7 +2,7 @@
 
 In this order, by the kernel's word alone:
 
-1. the peer's own end of the connection is found in `/proc/net/tcp{,6}`: its inode
+1. the peer's own end of the connection is found (`loopback_sockets`): its inode
 2. a descendant of this process has that socket open (`/proc/PID/fd`)
 3. that process is pinned by a pidfd; what was read of it is read again
 4. from it, parent by parent, one comes to this process, and nobody on the way is younger than their
@@ -24,18 +24,15 @@ import select
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
+from countersign.loopback_sockets import Address, peer_socket
+
 MAXIMUM_DEPTH: Final = 256
-MAXIMUM_TABLE_BYTES: Final = 64 * 1024 * 1024
 _PROC: Final = Path("/proc")
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_CHILD_SUBREAPER: Final = 36
-_FIELDS: Final = 10  # of a row of /proc/net/tcp, up to the inode
-
-Address = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +83,15 @@ def member_of_run(peer: Address, ours: Address) -> Holder | None:
 
     `peer` and `ours` are the two ends as our accepted socket names them. Blocks for `/proc` reads.
     """
-    inode = _inode_of_peer(peer, ours)
-    if inode is None:
+    found = peer_socket(peer, ours)
+    if found is None:
         return None
     for pid in descendants(os.getpid()):
-        descriptor = _descriptor_of(pid, inode)
+        descriptor = _descriptor_of(pid, found.inode)
         if descriptor is not None:
-            holder = _pinned(pid, descriptor, inode)
+            holder = _pinned(pid, descriptor, found.inode)
             if holder is not None:
                 return holder
-    return None
-
-
-def socket_inode(table: str, local: Address, remote: Address) -> int | None:
-    """The inode of the socket from `local` to `remote` in the text of `/proc/net/tcp` or `tcp6`."""
-    wanted = tuple({_spelled(local), _spelled_v6(local)}), {_spelled(remote), _spelled_v6(remote)}
-    for line in table.splitlines()[1:]:
-        fields = line.split(None, _FIELDS)
-        if len(fields) < _FIELDS:
-            continue
-        if fields[1] in wanted[0] and fields[2] in wanted[1] and fields[9] != "0":
-            return int(fields[9])
     return None
 
 
@@ -153,31 +138,6 @@ def _descends_from_us(pid: int) -> bool:
             return True
         child = parent
     return False
-
-
-def _inode_of_peer(peer: Address, ours: Address) -> int | None:
-    for name in ("tcp", "tcp6"):
-        try:
-            with (_PROC / "net" / name).open("rb") as file:
-                table = file.read(MAXIMUM_TABLE_BYTES).decode("ascii", "replace")
-        except OSError:
-            continue
-        inode = socket_inode(table, peer, ours)
-        if inode is not None:
-            return inode
-    return None
-
-
-def _spelled(address: Address) -> str:
-    """As `/proc/net/tcp` has it: the address in the machine's byte order, the port in hex."""
-    number = int.from_bytes(IPv4Address(address[0]).packed, sys.byteorder)
-    return f"{number:08X}:{address[1]:04X}"
-
-
-def _spelled_v6(address: Address) -> str:
-    """As `/proc/net/tcp6` has an IPv4 address: mapped (RFC 4291 §2.5.5.2)."""
-    prefix = int.from_bytes(b"\x00\x00\xff\xff", sys.byteorder)
-    return f"{'0' * 16}{prefix:08X}{_spelled(address)}"
 
 
 def _pids() -> Iterator[int]:

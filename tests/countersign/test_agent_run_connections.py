@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
-from countersign.agent_run.connections import CHECKS_AT_ONCE, STRANGER, Peer, is_established
-from countersign.agent_run.process_tree import Address, Holder
+from countersign.agent_run.connections import CHECKS_AT_ONCE, STRANGER, Peer
+from countersign.agent_run.process_tree import Holder
+from countersign.loopback_sockets import Address, is_established
 
 ENDS = ("127.0.0.1", 40_000), ("127.0.0.1", 8_720)
 

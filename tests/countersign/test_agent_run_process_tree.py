@@ -14,46 +14,7 @@ from countersign.agent_run.process_tree import (
     Holder,
     descendants,
     member_of_run,
-    socket_inode,
 )
-
-HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  inode\n"
-PEER, OURS = ("127.0.0.1", 40_000), ("127.0.0.1", 8_720)
-
-
-def row(local: str, remote: str, inode: str) -> str:
-    return (
-        f"   0: {local} {remote} 01 00000000:00000000 00:00000000 00000000  1000  0 {inode} 1 0\n"
-    )
-
-
-def test_inode_is_that_of_the_peers_own_end() -> None:
-    ours, peer = "0100007F:2210", "0100007F:9C40"
-    table = HEAD + row(ours, peer, "11") + row(peer, ours, "22")
-    assert socket_inode(table, PEER, OURS) == 22
-    assert socket_inode(table, OURS, PEER) == 11
-
-
-def test_inode_of_a_socket_that_speaks_ipv6_is_found() -> None:
-    mapped = "0000000000000000FFFF00000100007F"
-    table = HEAD + row(f"{mapped}:9C40", f"{mapped}:2210", "33")
-    assert socket_inode(table, PEER, OURS) == 33
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        "",
-        "garbage\n",
-        row("0100007F:9C40", "0100007F:2210", "0"),  # nobody has it open any more
-        row("0100007F:9C41", "0100007F:2210", "22"),
-        row("0200007F:9C40", "0100007F:2210", "22"),
-        row("0100007F:9C40", "0100007F:2211", "22"),
-    ],
-)
-def test_other_sockets_are_not_the_peers(rows: str) -> None:
-    assert socket_inode(HEAD + rows, PEER, OURS) is None
-
 
 CLIENT = """
 import socket, sys
