@@ -622,6 +622,11 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "exponentially longer times, survive a restart, and treat unknown names like "
         "known ones."
     ),
+    "trap-login-confusion": (
+        "What names a command's login to a browser (its command line, the terminal) is a link that "
+        "serves once, and from a command line only our own user: nobody else learns the `state` "
+        "and has the command act for them."
+    ),
     "trap-login-evicted": (
         "Requests somebody opens by the thousand evict only requests of their own network."
     ),

@@ -53,6 +53,7 @@ async def run_agent(plan: RunPlan, clock: Callable[[], float], tell: Tell) -> in
 
     Raises:
         AgentRunError: It could not start, with what is wrong.
+        LoginError: The person did not log in.
         OSError: The port is taken.
     """
     reason = unsupported_reason()
@@ -89,7 +90,7 @@ async def _begin(plan: RunPlan, authority: Authority, tokens: RunTokens) -> None
         if plan.login is None:
             await tokens.begin_alone(endpoint)
         else:
-            tokens.begin_with(endpoint, await log_in(authority, endpoint, plan.login))
+            await log_in(authority, (endpoint,), plan.login, tokens.begin_with)
 
 
 @contextlib.asynccontextmanager

@@ -13,6 +13,7 @@ from countersign.agent_run.browser_login import Login
 from countersign.agent_run.errors import AgentRunError
 from countersign.agent_run.platform_proofs import ProofKind, proof_source
 from countersign.cli.context import CommandContext, clock, context_of, visible
+from countersign.code_request import LoginError
 from countersign.settings import PublicUrl, environment_for_child
 
 CANCELLED = 130
@@ -81,9 +82,13 @@ def run(
         ),
     ] = 0,
     no_browser: Annotated[
-        bool, typer.Option("--no-browser", help="Print the login's URL; do not open a browser.")
+        bool,
+        typer.Option("--no-browser", help="Only print the login's link; do not open a browser."),
     ] = False,
-    wait: Annotated[float, typer.Option(help="Seconds a person has to log in.")] = 300,
+    wait: Annotated[
+        float,
+        typer.Option(min=1, max=3600, help="Seconds a person has to log in and allow a server."),
+    ] = 300,
 ) -> None:
     """Run CMD as an attested agent: it speaks plain MCP to loopback, we add token and proof.
 
@@ -94,8 +99,8 @@ def run(
     process's memory alone. Nobody but CMD and the processes it starts is served there, whoever
     knows the address (Linux only; elsewhere nothing starts).
 
-    With --alone the agent acts for itself. Otherwise a person logs in at start, in a browser, and
-    the agent acts for them until CMD ends or the login does.
+    With --alone the agent acts for itself. Otherwise a person logs in at start, in a browser,
+    allows each server, and the agent acts for them until CMD ends or the login does.
 
     What vouches for this process: --token-file, else the SPIFFE Workload API, else the server's
     attestation socket. When CMD ends, its run ends at the server as well: every gateway refuses
@@ -127,7 +132,7 @@ def run(
             port=port,
         )
         code = asyncio.run(run_agent(plan, clock, lambda line: _tell(context, line)))
-    except AgentRunError as error:
+    except (AgentRunError, LoginError) as error:
         raise AdminError(error.code, error.description) from error
     except asyncio.CancelledError:
         raise typer.Exit(CANCELLED) from None

@@ -13,10 +13,10 @@ import pytest
 
 from countersign.agent_run import process_tree
 from countersign.agent_run.addresses import Endpoint
-from countersign.agent_run.browser_login import _open_browser
 from countersign.agent_run.errors import AgentRunError
 from countersign.agent_run.platform_proofs import TokenFile
 from countersign.agent_run.run import RunPlan, run_agent
+from countersign.open_browser import open_browser
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +50,6 @@ STUBBORN = """
 import asyncio, os, signal, sys
 from countersign.agent_run import run
 from countersign.agent_run.addresses import Endpoint
-from countersign.agent_run.browser_login import _open_browser
 run.STOP_SECONDS = 0.2
 shell = "trap '' TERM; kill -TERM $PPID; while :; do sleep 0.05; done"
 plan = run.RunPlan("", (Endpoint("crm", ""),), None, None, ["/bin/sh", "-c", shell], os.environ, 0)
@@ -61,7 +60,6 @@ ORPHANS = """
 import asyncio, json, os
 from countersign.agent_run import run
 from countersign.agent_run.addresses import Endpoint
-from countersign.agent_run.browser_login import _open_browser
 shell = "for n in 1 2 3; do ( ( sleep 0.05 ) & ) ; done; sleep 0.5"
 plan = run.RunPlan("", (Endpoint("crm", ""),), None, None, ["/bin/sh", "-c", shell], os.environ, 0)
 
@@ -108,7 +106,7 @@ def test_browser_that_shows_the_login_is_no_process_of_the_run(tmp_path: Path) -
     script.chmod(0o755)
     url = "https://as.example.com/oauth/authorize?state=x"
     subprocess.run(
-        [sys.executable, "-m", "countersign.agent_run.open_browser"],
+        [sys.executable, "-m", "countersign.open_browser"],
         input=url.encode(),
         check=True,
         timeout=60,
@@ -143,7 +141,7 @@ def test_login_runs_nothing_that_lies_in_the_working_directory(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BROWSER", f"{script} %s")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    _open_browser("https://as.example.com/")
+    open_browser("https://as.example.com/")
     deadline = time.monotonic() + 20
     while not said.exists():
         assert not trap.exists()
