@@ -1,7 +1,7 @@
 """One run from beginning to end: proof, key, tokens, loopback endpoint, command, end of all.
 
 In this order: peers can be told apart here, or nothing is done → our memory is closed to others →
-a key, in memory alone → the first tokens (or the person's logins) → the listener → orphans fall to
+a key, in memory alone → the first tokens (or the person's login) → the listener → orphans fall to
 us → the command → at its end, or 10 s after we were asked to end: no connection any more, the run
 ended at the authorization server. Its exit code is ours.
 """
@@ -86,11 +86,10 @@ def _cancel_when_asked_to_end() -> None:
 async def _begin(plan: RunPlan, authority: Authority, tokens: RunTokens) -> None:
     if plan.login is not None:
         await authority.require_proof()
+        await log_in(authority, plan.endpoints, plan.login, tokens.begin_with)
+        return
     for endpoint in plan.endpoints:
-        if plan.login is None:
-            await tokens.begin_alone(endpoint)
-        else:
-            await log_in(authority, (endpoint,), plan.login, tokens.begin_with)
+        await tokens.begin_alone(endpoint)
 
 
 @contextlib.asynccontextmanager

@@ -462,6 +462,22 @@ def logged_in(stack: Stack, person: str, *options: str) -> Iterator[Running]:
         yield Running(process, address, invocation, process.pid)
 
 
+@pytest.mark.requirement("C7")
+def test_person_goes_from_server_to_server_in_one_tab(stack: Stack) -> None:
+    with logged_in(stack, "alice", "--server", "notes") as started:
+        told = started.told(do="environment")["environment"]
+        for server in ("CRM", "NOTES"):
+            url = told[f"COUNTERSIGN_MCP_URL_{server}"]
+            assert started.told(do="list", url=url, **{"as": "self"})["status"] == 200
+        runs = started.invocation.split(", ")
+        assert len(runs) == 2
+        users = [await_event(stack, type="token.issued", invocation=each)["user"] for each in runs]
+        assert users[0] == users[1]
+        started.ended()
+    for each in runs:
+        await_event(stack, type="invocation.ended", invocation=each)
+
+
 def test_exit_code_and_signals_are_the_commands(stack: Stack) -> None:
     for words, code in (
         (["/bin/sh", "-c", "exit 7"], 7),
