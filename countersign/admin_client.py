@@ -1,6 +1,5 @@
 """The command line's way to the admin API: with the operator's bound token, or a Unix socket."""
 
-import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +10,7 @@ import httpx2
 
 from countersign.login_file import ProofKey
 from countersign.os_error_words import words_of
+from countersign.trusted_authorities import tls_context
 
 MAXIMUM_ANSWER_BYTES = 33_554_432
 
@@ -49,13 +49,14 @@ class AdminClient:
         socket: Path | None = None,
         key: ProofKey | None = None,
         access_token: str | None = None,
+        ca_file: Path | None = None,
     ) -> None:
         # The socket speaks plain HTTP, whatever stands in front of the public listener.
         origin = issuer if socket is None else f"http://{urlsplit(issuer).netloc}"
         self._base = f"{origin}/admin/v1"
         self._key = key
         self._token = access_token
-        verify = True if origin.startswith("https:") else _no_authorities()
+        verify = tls_context(ca_file, origin)
         transport = None
         if socket is not None:
             transport = httpx2.HTTPTransport(uds=str(socket), verify=verify)
@@ -143,11 +144,3 @@ class AdminClient:
             answer.status_code,
             problems,
         )
-
-
-def _no_authorities() -> ssl.SSLContext:
-    """For plain HTTP: reading the system's authorities takes longer than a local call.
-
-    It verifies like any other and believes nobody.
-    """
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

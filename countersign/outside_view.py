@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ import httpx2
 
 from admin_console.checks.finding import Finding, fine, problem, warning
 from countersign.os_error_words import words_of
+from countersign.trusted_authorities import tls_context
 
 ISSUER: Final = "issuer"
 JWKS: Final = "jwks"
@@ -51,14 +53,15 @@ class Document:
 class OutsideView:
     """Looks at one deployment with one HTTP client. Use as a context manager of the client."""
 
-    def __init__(self, http: httpx2.Client, clock: Clock) -> None:
+    def __init__(self, http: httpx2.Client, clock: Clock, ca_file: Path | None = None) -> None:
         """Take a client that neither follows redirects nor reads the environment."""
         self._http = http
         self._clock = clock
+        self._ca_file = ca_file
 
     def issuer(self, issuer: str, published_keys: Sequence[str] | None) -> Iterator[Finding]:
         """The authorization server. `published_keys`: the key ids it says it has, if it could."""
-        yield from certificate_findings(issuer, self._clock())
+        yield from self._certificate(issuer)
         documents = [self._document(url) for url in metadata_urls(issuer)]
         for document in documents:
             yield _metadata_finding(document, issuer)
@@ -68,18 +71,21 @@ class OutsideView:
             yield self._jwks(str(metadata.get("jwks_uri", "")), published_keys)
             aliases = metadata.get("mtls_endpoint_aliases")
             if isinstance(aliases, dict) and aliases:
-                yield from certificate_findings(str(next(iter(aliases.values()))), self._clock())
+                yield from self._certificate(str(next(iter(aliases.values()))))
 
     def gateway(self, issuer: str, gateway: Mapping[str, Any]) -> Iterator[Finding]:
         """One Gateway, as `GET /gateways` names it: `base_url` and `servers`."""
         base_url = str(gateway["base_url"])
-        yield from certificate_findings(base_url, self._clock())
+        yield from self._certificate(base_url)
         for server in gateway["servers"]:
             parts = urlsplit(base_url)
             path = f"{parts.path}/{server}/mcp"
             # RFC 9728 §3.1: inserted between host and path.
             url = f"{parts.scheme}://{parts.netloc}/.well-known/oauth-protected-resource{path}"
             yield _endpoint_finding(self._document(url), f"{base_url}/{server}/mcp", issuer)
+
+    def _certificate(self, url: str) -> Iterator[Finding]:
+        yield from certificate_findings(url, self._clock(), self._ca_file)
 
     def _document(self, url: str) -> Document:
         try:
@@ -172,14 +178,14 @@ def _endpoint_finding(document: Document, endpoint: str, issuer: str) -> Finding
     return fine(ENDPOINT, endpoint, "answers, and names this issuer")
 
 
-def certificate_findings(url: str, now: float) -> Iterator[Finding]:
+def certificate_findings(url: str, now: float, ca_file: Path | None = None) -> Iterator[Finding]:
     """The certificate of an https URL's host. `now` is Unix seconds."""
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname:
         return
     host, port = parts.hostname, parts.port or 443
     subject = f"{host}:{port}"
-    context = ssl.create_default_context()
+    context = tls_context(ca_file, url)
     try:
         with (
             socket.create_connection((host, port), timeout=REQUEST_SECONDS) as connection,
@@ -188,7 +194,7 @@ def certificate_findings(url: str, now: float) -> Iterator[Finding]:
             certificate = secured.getpeercert() or {}
     except ssl.SSLCertVerificationError as error:
         found = f"its certificate is not accepted here: {error.verify_message}"
-        remedy = "renew it, send the whole chain, or give this machine its authority"
+        remedy = "renew it, send the whole chain, or name its authority with --ca-file"
         yield problem(TLS, subject, found, remedy)
         return
     except OSError as error:
@@ -211,7 +217,9 @@ def expiry_finding(subject: str, not_after: str, now: float) -> Finding:
     return fine(TLS, subject, found)
 
 
-def new_client(timeout_seconds: float) -> httpx2.Client:
+def new_client(timeout_seconds: float, ca_file: Path | None = None) -> httpx2.Client:
     """A client for `OutsideView`."""
     seconds = min(timeout_seconds, REQUEST_SECONDS)
-    return httpx2.Client(timeout=seconds, follow_redirects=False, trust_env=False)
+    # The gateways of a plain issuer may be at https all the same.
+    tls = tls_context(ca_file, "https:")
+    return httpx2.Client(timeout=seconds, follow_redirects=False, trust_env=False, verify=tls)

@@ -9,6 +9,9 @@ def require_public_url(url: str) -> str:
 
     Kept as the string that was configured, because clients compare issuers byte for byte
     (RFC 8414 §3.3).
+
+    Raises:
+        ValueError: It is another kind of URL.
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from countersign.public_url import is_loopback_literal, require_public_url
+from countersign.trusted_authorities import require_certificates
 
 HTTP_PORT: Final = 80
 VALKEY_PORT: Final = 6379
@@ -269,6 +270,10 @@ class ClientSettings(ProcessSettings):
         default=None, description="the server's Unix socket, for an operator on its machine"
     )
     timeout_seconds: float = Field(default=10.0, gt=0, le=120)
+    ca_file: Annotated[Path, AfterValidator(require_certificates)] | None = Field(
+        default=None,
+        description="PEM of the authorities believed over https; default: the system's",
+    )
 
 
 def environment_for_child() -> dict[str, str]:

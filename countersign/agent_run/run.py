@@ -12,6 +12,7 @@ import logging
 import signal
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import httpx2
@@ -28,6 +29,7 @@ from countersign.agent_run.process_tree import adopt_orphans, hide_memory, unsup
 from countersign.agent_run.proxy import LoopbackProxy
 from countersign.agent_run.run_tokens import RunTokens, Tell
 from countersign.login_file import ProofKey
+from countersign.trusted_authorities import tls_context
 from countersign.web_server import listen, web_server
 
 STOP_SECONDS: Final = 10.0  # for a command that was asked to end
@@ -37,7 +39,10 @@ STRANGERS_TOLD: Final = 5  # then silence: a port scanner must not fill the term
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What to run and as what. `login` is None for an agent alone; `port` 0 takes a free one."""
+    """What to run and as what. `login` is None for an agent alone; `port` 0 takes a free one.
+
+    `ca_file` holds the authorities of the issuer and the gateways, where they are not the system's.
+    """
 
     issuer: str
     endpoints: tuple[Endpoint, ...]
@@ -46,6 +51,7 @@ class RunPlan:
     command: Sequence[str]
     environment: Mapping[str, str]
     port: int
+    ca_file: Path | None = None
 
 
 async def run_agent(plan: RunPlan, clock: Callable[[], float], tell: Tell) -> int:
@@ -63,7 +69,11 @@ async def run_agent(plan: RunPlan, clock: Callable[[], float], tell: Tell) -> in
     _cancel_when_asked_to_end()
     key = ProofKey(ECKey.generate_key("P-256"), clock)
     limits = httpx2.Limits(max_connections=MAXIMUM_CONNECTIONS)
-    async with httpx2.AsyncClient(trust_env=False, follow_redirects=False, limits=limits) as http:
+    urls = (plan.issuer, *(endpoint.resource for endpoint in plan.endpoints))
+    tls = tls_context(plan.ca_file, *urls)
+    async with httpx2.AsyncClient(
+        trust_env=False, follow_redirects=False, limits=limits, verify=tls
+    ) as http:
         authority = Authority(plan.issuer, http, key, plan.proofs, clock)
         tokens = RunTokens(authority, clock, tell)
         tell(f"this process is vouched for by {plan.proofs.description}")

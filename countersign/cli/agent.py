@@ -19,6 +19,7 @@ from countersign.login_file import load_or_create_key
 from countersign.os_error_words import words_of
 from countersign.subject_token_file import TOKEN_TYPES, PersonTokenType, read_subject_token
 from countersign.token_request import request_token
+from countersign.trusted_authorities import tls_context
 from token_exchange.token_types import (
     CLIENT_ASSERTION_JWT_BEARER,
     GRANT_CLIENT_CREDENTIALS,
@@ -79,7 +80,10 @@ def token(
             "subject_token": read_subject_token(subject_token_file),
             "subject_token_type": TOKEN_TYPES[subject_token_type],
         }
-    with httpx2.Client(timeout=context.settings.timeout_seconds, trust_env=False) as http:
+    tls = tls_context(context.settings.ca_file, url)
+    with httpx2.Client(
+        timeout=context.settings.timeout_seconds, verify=tls, trust_env=False
+    ) as http:
         body = request_token(http, url, form, key)
     if context.output == "table":
         context.console.print(body["access_token"], soft_wrap=True, highlight=False, markup=False)

@@ -130,6 +130,7 @@ def run(
             command=cmd,
             environment=environment_for_child(),
             port=port,
+            ca_file=context.settings.ca_file,
         )
         code = asyncio.run(run_agent(plan, clock, lambda line: _tell(context, line)))
     except (AgentRunError, LoginError) as error:

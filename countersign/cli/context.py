@@ -94,6 +94,7 @@ class CommandContext:
             timeout_seconds=settings.timeout_seconds,
             key=self.logins.key(),
             access_token=saved.access_token,
+            ca_file=settings.ca_file,
         ) as client:
             yield client
 

@@ -54,8 +54,8 @@ def _findings(context: CommandContext) -> list[Finding]:
     with context.errors.status("asking the server") as status:
         inside, gateways, trouble = _inside(context)
         found: list[Finding] = []
-        with new_client(context.settings.timeout_seconds) as http:
-            view = OutsideView(http, clock)
+        with new_client(context.settings.timeout_seconds, context.settings.ca_file) as http:
+            view = OutsideView(http, clock, context.settings.ca_file)
             status.update(f"looking at {issuer}")
             keys = None if inside is None else inside["published_keys"]
             found += view.issuer(issuer, keys)

@@ -19,6 +19,7 @@ from countersign.login_listener import login_listener
 from countersign.open_browser import open_browser
 from countersign.os_error_words import words_of
 from countersign.token_request import request_token
+from countersign.trusted_authorities import tls_context
 
 CLIENT_ID = "countersign-cli"
 DONE = "You may close this window and return to the terminal."
@@ -50,7 +51,10 @@ def login(
 
 async def _log_in(context: CommandContext, *, opens_browser: bool, wait_seconds: float) -> None:
     issuer, key = context.settings.issuer, context.logins.key()
-    with httpx2.Client(timeout=context.settings.timeout_seconds, trust_env=False) as http:
+    tls = tls_context(context.settings.ca_file, issuer)
+    with httpx2.Client(
+        timeout=context.settings.timeout_seconds, verify=tls, trust_env=False
+    ) as http:
         metadata = await asyncio.to_thread(_metadata, http, issuer)
         async with login_listener() as browser:
             request = new_code_request(

@@ -82,13 +82,20 @@ def prepare(
     config_dir: Annotated[
         Path | None, typer.Option(help="Your key and login. \\[env: COUNTERSIGN_CONFIG_DIR]")
     ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="PEM of the authorities to believe over https, in place of the system's."
+            " \\[env: COUNTERSIGN_CA_FILE]"
+        ),
+    ] = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print.")] = Output.TABLE,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")] = False,
 ) -> None:
     """Options of every command."""
     if command.invoked_subcommand in PROCESSES:
         return  # they have settings of their own, and tell all that is wrong with them at once
-    given = {"issuer": issuer, "admin_socket": socket, "config_dir": config_dir}
+    given = {"issuer": issuer, "admin_socket": socket, "config_dir": config_dir, "ca_file": ca_file}
     settings = ClientSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type] # pydantic checks each
     prepared = CommandContext(
         settings=settings,

@@ -60,5 +60,10 @@ def test_https_is_verified_by_the_authorities_of_the_system(
             given.append(options["verify"])
 
     monkeypatch.setattr(httpx2, "Client", Client)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     AdminClient("https://as.example.com", timeout_seconds=1)
-    assert given == [True]
+    (context,) = given
+    assert isinstance(context, ssl.SSLContext)
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert context.get_ca_certs() == ssl.create_default_context().get_ca_certs()

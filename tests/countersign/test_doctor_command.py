@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -209,7 +210,7 @@ def server(monkeypatch: pytest.MonkeyPatch, site: Site) -> Admin:
     def admin(_context: CommandContext) -> Generator[Admin, None, None]:
         yield server
 
-    def client(_timeout: float) -> httpx2.Client:
+    def client(_timeout: float, _ca_file: Path | None) -> httpx2.Client:
         return httpx2.Client(transport=httpx2.MockTransport(site.serve))
 
     monkeypatch.setattr(CommandContext, "admin", admin)
