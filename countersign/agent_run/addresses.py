@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from countersign.agent_run.errors import AgentRunError
+from countersign.agent_run.errors import UsageError
 from countersign.public_url import is_loopback_literal
 
 HOST: Final = "127.0.0.1"
@@ -38,16 +38,16 @@ def endpoints_of(
     """The endpoints that were asked for, in order.
 
     Raises:
-        AgentRunError: None at all, one of another form, or two with one name.
+        UsageError: None at all, one of another form, or two with one name.
     """
     urls = [f"{gateway.removesuffix('/')}/{server}/mcp" for server in servers]
     found = tuple(_endpoint(url) for url in (*urls, *resources))
     if not found or len(found) > MAXIMUM_ENDPOINTS:
-        raise AgentRunError("usage", "name what the agent needs with --server or --resource")
+        raise UsageError("name what the agent needs with --server or --resource")
     variables = [variable_of(endpoint.server) for endpoint in found]
     for variable in variables:
         if variables.count(variable) > 1:
-            raise AgentRunError("usage", f"two servers would both be called {variable}")
+            raise UsageError(f"two servers would both be called {variable}")
     return found
 
 
@@ -80,10 +80,10 @@ def _endpoint(resource: str) -> Endpoint:
     is_plain = not (parts.query or parts.fragment or parts.username)
     if not (is_plain and parts.hostname and _SERVER.fullmatch(server)):
         message = f"{resource} is no endpoint of a gateway: https://HOST/SERVER/mcp"
-        raise AgentRunError("usage", message)
+        raise UsageError(message)
     if parts.scheme != "https" and not (
         parts.scheme == "http" and is_loopback_literal(parts.hostname)
     ):
         message = f"{resource}: plain http is for a loopback literal only"
-        raise AgentRunError("usage", message)
+        raise UsageError(message)
     return Endpoint(server, resource)

@@ -10,6 +10,13 @@ class AgentRunError(Exception):
         self.description = description
 
 
+class UsageError(AgentRunError):
+    """The command line is wrong, whatever the rest of the world does."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__("usage", description)
+
+
 class UnavailableError(AgentRunError):
     """The other side cannot answer now; the same may work in a moment."""
 

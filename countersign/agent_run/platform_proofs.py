@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
 
-from countersign.agent_run.errors import AgentRunError, UnavailableError
+from countersign.agent_run.errors import AgentRunError, UnavailableError, UsageError
 from countersign.agent_run.workload_api import fetch_jwt_svid
 from token_exchange.token_types import CLIENT_ASSERTION_JWT_BEARER, CLIENT_ASSERTION_JWT_SPIFFE
 
@@ -123,17 +123,18 @@ def proof_source(
     """The way to prove this process: the one asked for, or the first there is.
 
     Raises:
-        AgentRunError: The one asked for lacks something, or there is none.
+        UsageError: The one asked for lacks something.
+        AgentRunError: There is none.
     """
     if kind is ProofKind.AUTO:
         kind = _found(workload_api, socket, token_file)
     if kind is ProofKind.TOKEN_FILE:
         if token_file is None:
-            raise AgentRunError("no_proof", "--proof token-file needs --token-file")
+            raise UsageError("--proof token-file needs --token-file")
         return TokenFile(token_file)
     if kind is ProofKind.WORKLOAD_API:
         if not workload_api:
-            raise AgentRunError("no_proof", "--proof workload-api needs SPIFFE_ENDPOINT_SOCKET")
+            raise UsageError("--proof workload-api needs SPIFFE_ENDPOINT_SOCKET")
         return WorkloadApi(workload_api, issuer, spiffe_id)
     return AttestationSocket(socket, provider)
 

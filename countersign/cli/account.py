@@ -20,7 +20,8 @@ def add(
     ] = None,
     provider: Annotated[str, typer.Option(help="The IdentityProvider object.")] = "local",
     password_file: Annotated[
-        Path | None, typer.Option(help="Read the password from this file.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Read the password from this file."),
     ] = None,
 ) -> None:
     """Add a person. The password is typed, piped in, or read from a file; never an argument."""

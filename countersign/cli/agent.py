@@ -15,6 +15,7 @@ import typer
 from countersign.admin_client import AdminError
 from countersign.cli import agent_run
 from countersign.cli.context import clock, context_of
+from countersign.cli.given_files import there_or_dash
 from countersign.login_file import load_or_create_key
 from countersign.os_error_words import words_of
 from countersign.subject_token_file import TOKEN_TYPES, PersonTokenType, read_subject_token
@@ -50,7 +51,10 @@ def token(
     provider: Annotated[str, typer.Option(help="The TrustProvider object.")] = "local",
     subject_token_file: Annotated[
         Path | None,
-        typer.Option(help="A person's token of their identity provider; - reads standard input."),
+        typer.Option(
+            callback=there_or_dash,
+            help="A person's token of their identity provider; - reads standard input.",
+        ),
     ] = None,
     subject_token_type: Annotated[
         PersonTokenType, typer.Option(help="What is in --subject-token-file.")

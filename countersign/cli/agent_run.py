@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
 from countersign.admin_client import AdminError
 from countersign.agent_run.addresses import endpoints_of
 from countersign.agent_run.browser_login import Login
-from countersign.agent_run.errors import AgentRunError
+from countersign.agent_run.errors import AgentRunError, UsageError
 from countersign.agent_run.platform_proofs import ProofKind, proof_source
 from countersign.cli.context import CommandContext, clock, context_of, visible
 from countersign.code_request import LoginError
-from countersign.settings import PublicUrl, environment_for_child
+from countersign.public_url import require_public_url
+from countersign.settings import environment_for_child
 
 CANCELLED = 130
 
@@ -114,6 +114,7 @@ def run(
 
     context = context_of(command)
     try:
+        login = None if alone else _login(context, agent, browser=not no_browser, wait=wait)
         plan = RunPlan(
             issuer=context.settings.issuer,
             endpoints=endpoints_of(_gateway(gateway), server or (), resource or ()),
@@ -126,13 +127,15 @@ def run(
                 provider=provider,
                 token_file=token_file,
             ),
-            login=None if alone else _login(context, agent, browser=not no_browser, wait=wait),
+            login=login,
             command=cmd,
             environment=environment_for_child(),
             port=port,
             ca_file=context.settings.ca_file,
         )
         code = asyncio.run(run_agent(plan, clock, lambda line: _tell(context, line)))
+    except UsageError as error:
+        raise typer.BadParameter(error.description) from error
     except (AgentRunError, LoginError) as error:
         raise AdminError(error.code, error.description) from error
     except asyncio.CancelledError:
@@ -142,17 +145,15 @@ def run(
 
 def _gateway(given: str) -> str:
     try:
-        url: str = TypeAdapter(PublicUrl).validate_python(given)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise AgentRunError("usage", f"--gateway: {reason}") from error
-    return url
+        return require_public_url(given)
+    except ValueError as error:
+        raise UsageError(f"--gateway: {error}") from error
 
 
 def _login(context: CommandContext, agent: str | None, *, browser: bool, wait: float) -> Login:
     if agent is None:
         message = "say which Agent this is with --agent, or that it acts --alone"
-        raise AgentRunError("usage", message)
+        raise UsageError(message)
     return Login(agent, browser, wait, lambda line: _print(context, line))
 
 

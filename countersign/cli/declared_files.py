@@ -7,6 +7,7 @@ import typer
 
 from countersign.admin_client import AdminError
 from countersign.cli.context import CommandContext, Output, context_of, show_error
+from countersign.cli.given_files import there_or_dash
 from countersign.cli.objects import manifests_of, show_changes, show_warnings, with_lines
 from countersign.manifests import CEDAR, STANDARD_INPUT, Manifest
 from countersign.yaml_text import documents_of
@@ -26,7 +27,10 @@ def diff(
     file: Annotated[
         Path,
         typer.Option(
-            "--file", "-f", help="A YAML or .cedar file, a directory of them, or - for a pipe."
+            "--file",
+            "-f",
+            callback=there_or_dash,
+            help="A YAML or .cedar file, a directory of them, or - for a pipe.",
         ),
     ],
 ) -> None:

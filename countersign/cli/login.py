@@ -80,7 +80,10 @@ async def _log_in(context: CommandContext, *, opens_browser: bool, wait_seconds:
 def setup(
     command: typer.Context,
     *,
-    code_file: Annotated[Path | None, typer.Option(help="Read the setup code from here.")] = None,
+    code_file: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Read the setup code from here."),
+    ] = None,
 ) -> None:
     """Make the logged-in person the first admin, with the code in `setup-code`."""
     context = context_of(command)

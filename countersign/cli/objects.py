@@ -9,6 +9,7 @@ from rich.text import Text
 
 from countersign.admin_client import AdminError, Problem
 from countersign.cli.context import CommandContext, Output, context_of, require_yes, visible
+from countersign.cli.given_files import there_or_dash
 from countersign.cli.kinds import kind_named
 from countersign.cli.moments import shown_moment
 from countersign.cli.people import Logins, logins_of
@@ -30,7 +31,10 @@ def apply(
     file: Annotated[
         Path,
         typer.Option(
-            "--file", "-f", help="A YAML or .cedar file, a directory of them, or - for a pipe."
+            "--file",
+            "-f",
+            callback=there_or_dash,
+            help="A YAML or .cedar file, a directory of them, or - for a pipe.",
         ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
@@ -42,7 +46,7 @@ def apply(
     """Declare objects: shows what would change, asks, and writes it as one version."""
     context = context_of(command)
     if file == STANDARD_INPUT and not (yes or dry_run):
-        raise AdminError("not_confirmed", "the objects come from the pipe, so no answer can: --yes")
+        raise typer.BadParameter("the objects come from the pipe, so no answer can: give --yes")
     manifests, problems = manifests_of(context, file)
     if problems:
         raise typer.Exit(1)

@@ -17,7 +17,10 @@ def set_secret(
     command: typer.Context,
     name: Annotated[str, typer.Argument(help="The secret's name, as objects refer to it.")],
     *,
-    value_file: Annotated[Path | None, typer.Option(help="Read the value from this file.")] = None,
+    value_file: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Read the value from this file."),
+    ] = None,
 ) -> None:
     """Seal a secret here and store the ciphertext. The value is typed, piped or read from a file.
 

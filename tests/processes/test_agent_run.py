@@ -521,10 +521,8 @@ def test_run_that_cannot_start_says_why_and_starts_nothing(stack: Stack, tmp_pat
     touched = tmp_path / "touched"
     for options, text in (
         (("--attestation-socket", "/nowhere/attest.sock"), "nothing here vouches"),
-        (("--proof", "workload-api"), "SPIFFE_ENDPOINT_SOCKET"),
         (("--provider", "nobody"), "no such trust provider"),
         (("--server", "nowhere"), "invalid_target"),
-        (("--resource", "ftp://127.0.0.1/x/mcp"), "plain http is for a loopback literal"),
         (("--token-file", "/nowhere/token"), "/nowhere/token"),
     ):
         done = run(stack, *options, command=["/usr/bin/touch", str(touched)])
