@@ -150,11 +150,26 @@ def _script_digest(directory: Path, uid: int) -> str | None:
     path = script_of(os.fsdecode(arguments).split("\0")[:-1])
     if path is None:
         return None
-    base = directory / "root" if path.startswith("/") else directory / "cwd"
     try:
-        return _digest(base / path.lstrip("/"), uid)
+        return _digest(_base(directory, path) / path.lstrip("/"), uid)
     except OSError:
         return None
+
+
+def _base(directory: Path, path: str) -> Path:
+    """Where a path of the process's arguments begins.
+
+    A process that closes its memory to its user (`agent run`) closes these links with it, but to
+    root. An absolute path then begins where ours do: all of this is the process's own word anyway.
+    """
+    base = directory / ("root" if path.startswith("/") else "cwd")
+    try:
+        base.readlink()
+    except PermissionError:
+        if path.startswith("/"):
+            return Path("/")
+        raise
+    return base
 
 
 def script_of(arguments: list[str]) -> str | None:

@@ -196,6 +196,53 @@ def test_script_that_vanished_has_no_digest(listener: socket.socket, tmp_path: P
         assert identify_peer(connection, with_script=True).script_digest is None
 
 
+CLOSED = """
+import ctypes, sys
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
+print("closed", flush=True)
+sys.stdin.read()
+"""
+READ = """
+import sys
+from idp_connectors.workload.process_facts import read_process
+print(read_process(int(sys.argv[1]), with_script=True).script_digest)
+"""
+
+
+@pytest.mark.parametrize("is_absolute", [True, False])
+def test_script_of_a_process_that_closed_its_memory_is_known_by_an_absolute_path(
+    listener: socket.socket, is_absolute: bool
+) -> None:
+    """As `agent run` does, which without this could not be tried by the server's own user."""
+    user = 64_999 if os.geteuid() == 0 else None  # to root nothing is closed
+    python = f"/usr/bin/python3.{sys.version_info.minor}" if user else sys.executable
+    if not Path(python).exists():
+        pytest.skip(f"there is no {python} that another user may run")
+    script = Path(listener.getsockname()).with_name("bot.py")
+    script.write_text(CLOSED)
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [python, str(script) if is_absolute else script.name],
+        cwd=script.parent,
+        user=user,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as bot:
+        assert bot.stdout is not None
+        assert bot.stdout.readline() == b"closed\n"
+        done = subprocess.run(  # noqa: S603 - our own program
+            [python, "-c", READ, str(bot.pid)],
+            cwd=Path(__file__).parents[2],
+            user=user,
+            env={},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        bot.communicate()
+    digest = "sha-256:" + hashlib.sha256(CLOSED.encode()).hexdigest()
+    assert done.stdout.strip() == (digest if is_absolute else "None")
+
+
 @pytest.mark.requirement("attack-26")
 def test_script_its_process_may_not_read_has_no_digest(tmp_path: Path) -> None:
     script = tmp_path / "bot.py"
