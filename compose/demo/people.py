@@ -71,7 +71,7 @@ class KeycloakPeople:
     def join(self, stack: Stack) -> None:
         """Have the stack declare the realm instead of local accounts."""
         stack.people = self.provider
-        stack.object_folders = (KEYCLOAK_OBJECTS,)
+        stack.object_folders += (KEYCLOAK_OBJECTS,)
         stack.values |= {
             "keycloak_issuer": self.keycloak.issuer,
             "keycloak_host": f"127.0.0.1:{self.keycloak.port}",

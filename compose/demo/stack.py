@@ -254,10 +254,10 @@ class Stack:
         """The demo's objects with this machine's values filled in."""
         target = self.directory / "objects"
         target.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256((HERE / "agent.py").read_bytes()).hexdigest()
         values = {
             "uid": str(os.getuid()),
-            "agent_digest": f"sha-256:{digest}",
+            "agent_digest": digest_of(HERE / "agent.py"),
+            "agent_run_digest": digest_of(HERE / "agent_run.py"),
             "crm_url": self.crm_url,
             "notes_url": self.notes_url,
             "gateway": self.gateway,
@@ -282,6 +282,11 @@ class Stack:
         for process in reversed(self.processes):
             process.stop()
         self.http.close()
+
+
+def digest_of(script: Path) -> str:
+    """A script as the kernel's word names it, `unix.script_digest`."""
+    return f"sha-256:{hashlib.sha256(script.read_bytes()).hexdigest()}"
 
 
 COUNTERSIGN = [sys.executable, "-m", "countersign"]

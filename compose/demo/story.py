@@ -30,6 +30,7 @@ from compose.services.installing import CannotInstallError, DidNotStartError
 from compose.services.keycloak import DOWNLOAD, is_installed
 
 KEYCLOAK_PORT = 8780
+PLAIN_BOT = Path(__file__).parent / "plain_bot"  # who may be tried under `agent run`
 
 STEPS: tuple[tuple[str, Callable[[Story], None]], ...] = (
     ("0 prepare", prepare),
@@ -102,7 +103,7 @@ def main() -> None:
     shutil.rmtree(directory, ignore_errors=True)
     console.print("[bold]Countersign[/]: an agent, two people, two MCP servers\n")
     with contextlib.ExitStack() as held:
-        stack = Stack(directory, ports=given.ports)
+        stack = Stack(directory, ports=given.ports, object_folders=(PLAIN_BOT,))
         people = people_of(held, stack, given.keycloak, console)
         run(Story(held.enter_context(stack), console, people), once=given.once)
 

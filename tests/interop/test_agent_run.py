@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 PROD: Final = "prod.example.com"
 CI: Final = "https://ci.example.com"
 ROOT: Final = Path(__file__).parents[2]
-PLAIN_AGENT: Final = ROOT / "tests" / "processes" / "plain_agent.py"
+PLAIN_AGENT: Final = ROOT / "examples" / "plain_agent.py"
 OTHER_USER: Final = 64_999  # not "nobody", which the kernel gives to users it cannot name
 POLICY = """
 @id("grant-run-agents")

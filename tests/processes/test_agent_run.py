@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
 COUNTERSIGN = Path(__file__).with_name("countersign_script.py")
 MEMBER = Path(__file__).with_name("run_member.py")
-PLAIN_AGENT = Path(__file__).with_name("plain_agent.py")
+PLAIN_AGENT = Path(__file__).parents[2] / "examples" / "plain_agent.py"
 
 
 @pytest.fixture(scope="module")
