@@ -16,23 +16,22 @@ on standard output:
 
 import argparse
 import asyncio
-import base64
 import hashlib
 import json
 import os
 import secrets
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx2
-from joserfc import jwt
-from joserfc.jwk import ECKey
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
+
+from compose.demo.bound_token import BoundToken, Key, b64, claims_in
 
 ATTESTATION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 JWT_SVID = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"
@@ -41,52 +40,6 @@ ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 
 
 Say = Callable[[dict[str, Any]], None]
-
-
-def b64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-class Key:
-    """The agent's own key, and the DPoP proofs made with it (RFC 9449 §4.2)."""
-
-    def __init__(self) -> None:
-        self._key = ECKey.generate_key("P-256")
-        self.public = self._key.as_dict(private=False)
-        self.thumbprint = self._key.thumbprint()
-
-    def proof(self, method: str, url: str, token: str | None = None) -> str:
-        claims: dict[str, Any] = {
-            "jti": secrets.token_urlsafe(16),
-            "htm": method,
-            "htu": url.split("?", maxsplit=1)[0],
-            "iat": int(time.time()),  # noqa: TID251 - the agent's own wall clock
-        }
-        if token is not None:
-            claims["ath"] = b64(hashlib.sha256(token.encode()).digest())
-        public = {name: self.public[name] for name in ("kty", "crv", "x", "y")}
-        header = {"typ": "dpop+jwt", "alg": "ES256", "jwk": public}
-        return jwt.encode(header, claims, self._key)
-
-
-class BoundToken(httpx2.Auth):
-    """Adds the token and a fresh proof to every request the MCP client makes."""
-
-    def __init__(self, key: Key, token: str) -> None:
-        self._key, self._token = key, token
-
-    def auth_flow(
-        self, request: httpx2.Request
-    ) -> Generator[httpx2.Request, httpx2.Response, None]:
-        request.headers["authorization"] = f"DPoP {self._token}"
-        request.headers["dpop"] = self._key.proof(request.method, str(request.url), self._token)
-        yield request
-
-    async def async_auth_flow(
-        self, request: httpx2.Request
-    ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
-        for prepared in self.auth_flow(request):
-            yield prepared
 
 
 class Agent:
@@ -127,8 +80,7 @@ class Agent:
 
     async def attest(self) -> dict[str, Any]:
         """Prove what this process is; show what the proof says."""
-        payload = (await self._attestation()).split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        claims = claims_in(await self._attestation())
         return {"subject": claims["sub"], "claims": claims, "key": self._key.thumbprint}
 
     async def _token_request(self, form: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -183,9 +135,7 @@ class Agent:
         )
         if status == httpx2.codes.OK:
             self._tokens[pending["resource"]] = body.pop("access_token")
-            payload = self._tokens[pending["resource"]].split(".")[1]
-            claims = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
-            body["claims"] = json.loads(claims)
+            body["claims"] = claims_in(self._tokens[pending["resource"]])
         return body
 
     async def ask_target(self, resource: str) -> dict[str, Any]:

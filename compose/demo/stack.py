@@ -6,24 +6,23 @@ is imported from the product; everything goes through its commands, as a person 
 
 import contextlib
 import hashlib
-import json
 import os
 import secrets
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
-from typing import IO, Any, Self
+from typing import Self
 
 import httpx2
 
+from compose.demo.agent_process import AgentProcess
 from compose.demo.browser import system_authorities
 
 HERE = Path(__file__).parent
@@ -271,9 +270,12 @@ class Stack:
             (target / source.name).write_text(text)
         return target
 
-    def agent(self, name: str = "support-bot") -> "AgentProcess":
+    def agent(self, name: str = "support-bot") -> AgentProcess:
         """Start an agent in a process of its own."""
-        return AgentProcess(self, name)
+        command = [sys.executable, str(HERE / "agent.py"), "--name", name]
+        command += ["--issuer", self.issuer, "--socket", str(self.attestation_socket)]
+        log = self.directory / f"agent-{secrets.token_hex(3)}.log"
+        return AgentProcess(command, self.child_environment(), log)
 
     def __enter__(self) -> Self:
         return self
@@ -290,85 +292,3 @@ def digest_of(script: Path) -> str:
 
 
 COUNTERSIGN = [sys.executable, "-m", "countersign"]
-
-
-class AgentProcess:
-    """The demo agent as a child, spoken to over JSON lines."""
-
-    def __init__(self, stack: Stack, name: str) -> None:
-        self._log = (stack.directory / f"agent-{secrets.token_hex(3)}.log").open("wb")
-        arguments = ["--name", name, "--issuer", stack.issuer]
-        arguments += ["--socket", str(stack.attestation_socket)]
-        self.popen = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, str(HERE / "agent.py"), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=stack.child_environment(),
-        )
-        self._answers: dict[int, list[dict[str, Any]]] = {}
-        self._arrived = threading.Condition()
-        self._next = 0
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        stdout: IO[bytes] | None = self.popen.stdout
-        if stdout is None:
-            return
-        for line in stdout:
-            answer = json.loads(line)
-            with self._arrived:
-                self._answers.setdefault(answer.pop("id"), []).append(answer)
-                self._arrived.notify_all()
-
-    def begin(self, do: str, **arguments: object) -> int:
-        """Send a command; its id."""
-        self._next += 1
-        command = {"id": self._next, "do": do, **arguments}
-        if self.popen.stdin is None:
-            message = "the agent has no standard input"
-            raise StackError(message)
-        self.popen.stdin.write(json.dumps(command).encode() + b"\n")
-        self.popen.stdin.flush()
-        return self._next
-
-    def answers(self, command: int) -> Iterator[dict[str, Any]]:
-        """Everything said about a command, to its last answer (`done`)."""
-        at = 0
-        deadline = time.monotonic() + 60
-        while True:
-            with self._arrived:
-                while len(self._answers.get(command, [])) <= at:
-                    if not self._arrived.wait(1) and (
-                        self.popen.poll() is not None or time.monotonic() > deadline
-                    ):
-                        message = f"the agent does not answer:\n{Path(self._log.name).read_text()}"
-                        raise StackError(message)
-                answer = self._answers[command][at]
-            at += 1
-            yield answer
-            if answer.get("done"):
-                return
-
-    def finish(self, command: int) -> dict[str, Any]:
-        """The last answer to a command."""
-        return list(self.answers(command))[-1]
-
-    def do(self, do: str, **arguments: object) -> dict[str, Any]:
-        """Send a command and wait for its last answer."""
-        return self.finish(self.begin(do, **arguments))
-
-    def stop(self) -> None:
-        """End the agent."""
-        if self.popen.stdin is not None:
-            self.popen.stdin.close()
-        try:
-            self.popen.wait(5)
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
-        self._reader.join(2)
-        if self.popen.stdout is not None:
-            self.popen.stdout.close()
-        self._log.close()

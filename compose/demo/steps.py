@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
+from compose.demo.agent_process import AgentProcess
 from compose.demo.browser import Browser, Page, log_in_and_allow
 from compose.demo.people import PASSWORDS, LocalPeople, People
-from compose.demo.stack import AgentProcess, Stack
+from compose.demo.stack import Stack
 
 
 class StepFailedError(Exception):

@@ -21,7 +21,7 @@ from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 from mcp_types import ToolListChangedNotification
 
 from authz_server.issuing.signing_keys import KeyPurpose
-from compose.demo.agent import BoundToken
+from compose.demo.bound_token import BoundToken
 from compose.demo.stack import Stack
 from tests.forging import part, real_keys
 from tests.stack import TestAgent, admin, demo_objects, running_stack
