@@ -17,8 +17,7 @@ from countersign.code_request import LoginError, new_code_request
 from countersign.login_file import SavedLogin
 from countersign.login_listener import login_listener
 from countersign.open_browser import open_browser
-from countersign.os_error_words import words_of
-from countersign.token_request import request_token
+from countersign.token_request import asked_json, request_token
 from countersign.trusted_authorities import tls_context
 
 CLIENT_ID = "countersign-cli"
@@ -102,10 +101,9 @@ def whoami(command: typer.Context) -> None:
 
 def _metadata(http: httpx2.Client, issuer: str) -> dict[str, Any]:
     url = f"{issuer}/.well-known/openid-configuration"
-    try:
-        metadata: dict[str, Any] = http.get(url).raise_for_status().json()
-    except (httpx2.HTTPError, ValueError) as error:
-        raise AdminError("unreachable", f"{url}: {words_of(error)}") from error
+    status, metadata = asked_json(http, "GET", url)
+    if status != httpx2.codes.OK:
+        raise AdminError("unreachable", f"{url}: status {status}")
     if metadata.get("issuer") != issuer:
         raise AdminError("issuer_mismatch", f"{url} names the issuer {metadata.get('issuer')!r}")
     return metadata

@@ -64,7 +64,8 @@ class Sent:
     def answer(self, request: httpx2.Request) -> httpx2.Response:
         form = parse_qs(request.content.decode())
         self.forms.append({name: values[0] for name, values in form.items()})
-        return httpx2.Response(200, json={"access_token": "its-token", "token_type": "DPoP"})
+        token = {"access_token": "its-token", "token_type": "DPoP", "expires_in": 900}
+        return httpx2.Response(200, json=token)
 
 
 @pytest.fixture

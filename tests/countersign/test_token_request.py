@@ -8,9 +8,10 @@ import pytest
 
 from countersign.admin_client import AdminError
 from countersign.login_file import load_or_create_key
-from countersign.token_request import request_token
+from countersign.token_request import MAXIMUM_ANSWER_BYTES, request_token
 
 URL = "https://id.example.com/oauth/token"
+TOKEN = {"access_token": "t", "expires_in": 900}
 
 
 def asked(tmp_path: Path, answer: httpx2.Response) -> tuple[dict[str, Any], httpx2.Request]:
@@ -26,8 +27,8 @@ def asked(tmp_path: Path, answer: httpx2.Response) -> tuple[dict[str, Any], http
 
 
 def test_answer_is_returned_and_the_request_carries_form_and_proof(tmp_path: Path) -> None:
-    said, request = asked(tmp_path, httpx2.Response(200, json={"access_token": "t"}))
-    assert said == {"access_token": "t"}
+    said, request = asked(tmp_path, httpx2.Response(200, json=TOKEN))
+    assert said == TOKEN
     assert request.content == b"grant_type=client_credentials"
     assert request.headers["dpop"].count(".") == 2
 
@@ -40,6 +41,10 @@ def test_answer_is_returned_and_the_request_carries_form_and_proof(tmp_path: Pat
         (httpx2.Response(200, text="<html>"), "unreachable"),
         (httpx2.Response(200, json=["t"]), "unreachable"),
         (httpx2.Response(502, json=None), "unreachable"),
+        (httpx2.Response(200, json={}), "server_error"),
+        (httpx2.Response(200, json=TOKEN | {"expires_in": "900"}), "server_error"),
+        (httpx2.Response(200, json={"access_token": "t" * MAXIMUM_ANSWER_BYTES}), "unreachable"),
+        (httpx2.Response(200, text="[" * 100_000), "unreachable"),
     ],
 )
 def test_refusal_and_nonsense_are_told_by_a_code(
