@@ -25,11 +25,15 @@ DONE: Final = "You may close this window: the agent is starting."
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """How to log a person in. `wait_seconds` is their time for each server."""
+    """How to log a person in. `wait_seconds` is their time for each server.
+
+    `invite` shows them the link, whatever else is kept quiet; `tell` says how far they are.
+    """
 
     client_id: str
     opens_browser: bool
     wait_seconds: float
+    invite: Callable[[str], None]
     tell: Callable[[str], None]
 
 
@@ -67,6 +71,6 @@ async def log_in(
 
 async def _invite(browser: LoginListener, endpoints: Sequence[Endpoint], login: Login) -> None:
     servers = ", ".join(endpoint.server for endpoint in endpoints)
-    login.tell(f"log in and allow {servers}, in a browser on this machine:\n{browser.printed}")
+    login.invite(f"log in and allow {servers}, in a browser on this machine:\n{browser.printed}")
     if login.opens_browser:
         await asyncio.to_thread(open_browser, browser.opened)

@@ -154,7 +154,13 @@ def _login(context: CommandContext, agent: str | None, *, browser: bool, wait: f
     if agent is None:
         message = "say which Agent this is with --agent, or that it acts --alone"
         raise UsageError(message)
-    return Login(agent, browser, wait, lambda line: _print(context, line))
+    return Login(
+        client_id=agent,
+        opens_browser=browser,
+        wait_seconds=wait,
+        invite=lambda line: _print(context, line),
+        tell=lambda line: _tell(context, line),
+    )
 
 
 def _tell(context: CommandContext, line: str) -> None:

@@ -52,6 +52,7 @@ class Person:
         self.loop = asyncio.get_running_loop()
         monkeypatch.setattr(browser_login, "open_browser", self._shown)
         self.http = httpx2.AsyncClient(trust_env=False, follow_redirects=False)
+        self.invited: list[str] = []
         self.told: list[str] = []
         self.began: list[tuple[str, str]] = []
 
@@ -59,7 +60,7 @@ class Person:
         self.loop.call_soon_threadsafe(self.link.set_result, url)
 
     def run(self) -> "asyncio.Task[None]":
-        login = Login("helpdesk-bot", True, 10, self.told.append)
+        login = Login("helpdesk-bot", True, 10, self.invited.append, self.told.append)
         issuer = cast("Authority", Issuer())
         return asyncio.create_task(log_in(issuer, (CRM, NOTES), login, self.begin_with))
 
@@ -87,9 +88,9 @@ async def test_one_link_leads_through_the_pages_of_every_server(
     assert DONE in (await person.answers(second, code="c2")).text
     await run
     assert person.began == [("crm", f"c1 at {CRM.resource}"), ("notes", f"c2 at {NOTES.resource}")]
-    asked, *progress = person.told
+    (asked,) = person.invited
     assert asked.startswith("log in and allow crm, notes, in a browser on this machine:\nhttp://")
-    assert progress == ["1 of 2: crm is allowed", "2 of 2: notes is allowed"]
+    assert person.told == ["1 of 2: crm is allowed", "2 of 2: notes is allowed"]
     # Neither what a command line shows nor the terminal holds what the redirect must bring.
     assert asked.split("\n")[1] != link
     for text in (link, asked):
