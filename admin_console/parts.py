@@ -5,14 +5,18 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from anyio import CapacityLimiter
+from sqlalchemy import Connection
 
 from admin_console.facts import PeopleFacts, SystemFacts
 from admin_console.setup_codes import SetupCodes
 from admin_console.shared_answer import SharedAnswer
+from audit_log.event import AuditEvent
 from audit_log.refusal_budgets import RefusalBudgets
 from audit_log.spool import Spool
 from audit_log.store import AuditStore
+from idp_connectors.evidence import Person
 from idp_connectors.workforce.account_store import Account
+from idp_connectors.workforce.local_accounts import AccountChange
 from registry.acks import AckStore
 from registry.enrolment import EnrolmentStore
 from registry.live import LiveRegistry
@@ -51,15 +55,52 @@ class Vault(Protocol):
 
 
 class Accounts(Protocol):
-    """The people of one IdentityProvider whose passwords we keep."""
+    """The people of one IdentityProvider whose passwords we keep. `now` is NumericDate seconds.
+
+    `also` is done in the transaction of the change.
+    """
 
     async def add(
-        self, username: str, password: str, groups: Sequence[str], *, author: str, now: int
+        self,
+        username: str,
+        password: str,
+        groups: Sequence[str],
+        *,
+        author: str,
+        now: int,
+        also: Callable[[Connection, Account], None],
     ) -> Account | Refusal:
-        """Make an account. `now` is NumericDate seconds."""
+        """Make an account."""
+
+    async def change(
+        self,
+        username: str,
+        change: AccountChange,
+        *,
+        author: str,
+        now: int,
+        also: Callable[[Connection, Person], None],
+    ) -> Account | Refusal:
+        """Change an account."""
 
     async def accounts(self) -> Sequence[Account]:
         """Every account."""
+
+
+class CutOff(Protocol):
+    """Makes what was issued for a person out of date, inside the write that is the reason."""
+
+    def __call__(
+        self,
+        connection: Connection,
+        person: Person,
+        *,
+        ends_sessions: bool,
+        reason: str,
+        author: str,
+        event: AuditEvent,
+    ) -> None:
+        """Cut off, and record `event`, in this transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +117,9 @@ class AdminParts:
 
     `token_keys`: the keys that sign access tokens. `person_of`: a person by `sub`. `use_proof`:
     whether a DPoP proof is used for the first time (remembered in one atomic statement).
-    `accounts`: by IdentityProvider name, those that keep passwords here. `vault_key`: the public
-    JWK secrets are sealed to. `control_key_thumbprint`: what a joining gateway must find.
+    `accounts`: by IdentityProvider name, those that keep passwords here; `cut_off`: what has to
+    happen to a person whose account changes. `vault_key`: the public JWK secrets are sealed to.
+    `control_key_thumbprint`: what a joining gateway must find.
     """
 
     issuer: str
@@ -96,6 +138,7 @@ class AdminParts:
     setup_codes: SetupCodes
     vault: Vault
     accounts: Callable[[], Mapping[str, Accounts]]
+    cut_off: CutOff
     vault_key: Callable[[], Mapping[str, Any]]
     control_key_thumbprint: Callable[[], str]
     token_keys: Callable[[], VerificationKeys]

@@ -280,4 +280,13 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         answer=accounts.AccountItem,
         summary="Add a local account.",
     ),
+    Operation(
+        method="PATCH",
+        path="/accounts/{identity_provider}/{username}",
+        access=Access.ADMIN,
+        handler=accounts.change_account,
+        body=accounts.AccountChangeBody,
+        answer=accounts.AccountItem,
+        summary="Change a local account, and cut the person off.",
+    ),
 )

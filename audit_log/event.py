@@ -50,6 +50,7 @@ class EventType(StrEnum):
     ADMIN_REFUSED = "admin.refused"
     ADMIN_SETUP = "admin.setup"
     ACCOUNT_ADDED = "account.added"
+    ACCOUNT_CHANGED = "account.changed"  # what was issued for the person is out of date
     SECRET_SEALED = "secret.sealed"  # noqa: S105 - an event type
     SOURCE_STARTED = "source.started"
     SOURCE_STOPPED = "source.stopped"

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from pydantic import BaseModel
 
@@ -19,6 +20,7 @@ from admin_console.parts import AdminParts, PersonKey
 from admin_console.setup_codes import SetupCodes
 from audit_log.spool import Spool
 from audit_log.store import AuditStore
+from authz_server.account_cuts import cut_account_off_in
 from authz_server.clients.documents import (
     MAXIMUM_CONCURRENT,
     ClientDocuments,
@@ -262,6 +264,7 @@ def _admin_parts(
         setup_codes=setup_codes,
         vault=vault,
         accounts=logins.all_local_accounts,
+        cut_off=partial(cut_account_off_in, parts),
         vault_key=lambda: parts.keys.active_public_jwk(KeyPurpose.VAULT),
         control_key_thumbprint=lambda: parts.keys.active_public_jwk(KeyPurpose.CONTROL)["kid"],
         token_keys=lambda: parts.keys.verification_keys(KeyPurpose.TOKENS),

@@ -147,6 +147,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "A DPoP proof is accepted only for this method, URI, token, key, time and, where "
         "demanded, nonce."
     ),
+    "admin-account-changes": (
+        "Whatever changes about a local account moves the person's claims epoch; another password "
+        "and a disabled account end their logins, too; change, cut and audit event are one."
+    ),
     "admin-accounts": (
         "Local accounts are added under the provider's rules; a password is stored and "
         "logged nowhere."

@@ -84,6 +84,14 @@ def _once_for(once: UsedOnce, sub: str) -> UsedOnce:
     return replace(once, id=f"{once.id}/{sub}")
 
 
+def apply_in(connection: Connection, cut: PersonCut, now_ms: int) -> bool:
+    """Inside the write whose part the cut is: as `PersonCuts.apply`."""
+    if not use_in(connection, cut.once):
+        return False
+    _cut_off(connection, cut, now_ms)
+    return True
+
+
 def _cut_off(connection: Connection, cut: PersonCut, now_ms: int) -> None:
     _end_sessions(connection, cut)
     for sub in cut.subs:

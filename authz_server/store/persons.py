@@ -78,20 +78,9 @@ class PersonStore:
                 .values(display_name=person.name, last_login_at=now)
                 .returning(col(PersonRow.sub))
             ).scalar_one_or_none()
-            if sub is not None:
-                return str(sub)
-            connection.execute(
-                insert(PersonRow).values(
-                    sub=fresh_sub,
-                    identity_provider=person.identity_provider,
-                    issuer=person.issuer,
-                    subject=person.subject,
-                    display_name=person.name,
-                    first_seen_at=now,
-                    last_login_at=now,
-                )
-            )
-            return fresh_sub
+            if sub is None:
+                _add(connection, person, fresh_sub, seen_at=now, last_login_at=now)
+            return fresh_sub if sub is None else str(sub)
 
         sub = await self._database.write(work)
         return KnownPerson(
@@ -159,6 +148,25 @@ class PersonStore:
 
         return await self._database.fetch(work)
 
+    def subs_in(self, connection: Connection, person: Person, now: int) -> tuple[str, ...]:
+        """Inside a write: everybody this provider ever meant by the person's subject.
+
+        Whoever never logged in gets their `sub` now: a login that is under way will have it, too.
+        """
+        found = {
+            row.issuer: row.sub
+            for row in connection.execute(
+                select(col(PersonRow.issuer), col(PersonRow.sub)).where(
+                    col(PersonRow.identity_provider) == person.identity_provider,
+                    col(PersonRow.subject) == person.subject,
+                )
+            )
+        }
+        if person.issuer not in found:
+            found[person.issuer] = new_id("usr", self._random)
+            _add(connection, person, found[person.issuer], seen_at=now, last_login_at=0)
+        return tuple(found.values())
+
     async def find(self, sub: str) -> KnownPerson | None:
         """Who an opaque `sub` is."""
 
@@ -173,3 +181,19 @@ class PersonStore:
             )
 
         return await self._database.fetch(work)
+
+
+def _add(
+    connection: Connection, person: Person, sub: str, *, seen_at: int, last_login_at: int
+) -> None:
+    connection.execute(
+        insert(PersonRow).values(
+            sub=sub,
+            identity_provider=person.identity_provider,
+            issuer=person.issuer,
+            subject=person.subject,
+            display_name=person.name,
+            first_seen_at=seen_at,
+            last_login_at=last_login_at,
+        )
+    )

@@ -18,7 +18,6 @@ MINIMUM_DISTINCT_CHARACTERS: Final = 6
 
 _USERNAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._@+-]{0,62}[a-z0-9])?")
 _GROUP: Final = re.compile(r"[^\s/\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,126}")
-_DISPLAY_NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
 
 
 def username_of(text: str) -> str | None:
@@ -64,13 +63,6 @@ def groups_problem(groups: Collection[str], permitted: Collection[str]) -> Refus
             return _refused("account.groups", "A group is named without its provider's prefix.")
         if not may_assert(group, permitted):
             return _refused("account.groups", f"The provider may not assert the group {group}.")
-    return None
-
-
-def display_name_problem(name: str) -> Refusal | None:
-    """Why this cannot be shown as a person's name, if so."""
-    if _DISPLAY_NAME.fullmatch(name) is None:
-        return _refused("account.display_name", "A name has 1 to 128 printable characters.")
     return None
 
 

@@ -5,6 +5,7 @@ and used again is another person (attack: account reuse).
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -98,8 +99,10 @@ class AccountStore:
         rows = await self._database.fetch(lambda connection: connection.execute(statement).all())
         return tuple(_account(row) for row in rows)
 
-    async def add(self, account: Account, password_hash: str) -> None:
-        """Store a new account.
+    async def add(
+        self, account: Account, password_hash: str, also: Callable[[Connection], None]
+    ) -> None:
+        """Store a new account, and do `also` in the same transaction.
 
         Raises:
             sqlalchemy.exc.IntegrityError: The provider has an account of this name.
@@ -119,23 +122,36 @@ class AccountStore:
 
         def work(connection: Connection) -> None:
             connection.execute(insert(_TABLE).values(values))
+            also(connection)
 
         await self._database.write(work)
 
     async def change(
-        self, provider: str, username: str, *, author: str, now: int, **values: object
-    ) -> bool:
-        """Set columns of one account; False when there is none of this name."""
+        self,
+        provider: str,
+        username: str,
+        also: Callable[[Connection, Account], None],
+        **values: object,
+    ) -> Account | None:
+        """Set columns of one account, and do `also` in the same transaction; None: no such name."""
         if "groups" in values:
             values["groups"] = json.dumps(values["groups"])
         statement = (
             update(_TABLE)
             .where(_TABLE.c.provider == provider, _TABLE.c.username == username)
-            .values(author=author, changed_at=now, **values)
+            .values(**values)
+            .returning(*_TABLE.c)
         )
-        return await self._database.write(
-            lambda connection: bool(connection.execute(statement).rowcount)
-        )
+
+        def work(connection: Connection) -> Account | None:
+            row = connection.execute(statement).one_or_none()
+            if row is None:
+                return None
+            account = _account(row)
+            also(connection, account)
+            return account
+
+        return await self._database.write(work)
 
     async def replace_hash(self, account_id: str, old: str, new: str) -> None:
         """Store a stronger hash of the same password, unless it was changed meanwhile."""

@@ -7,16 +7,16 @@ failure but lock and overload is the same value, made by the same work, and unkn
 counted and locked like known ones: whether an account exists cannot be learned here.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from idp_connectors.evidence import Person
 from idp_connectors.workforce.account_rules import (
-    display_name_problem,
     groups_problem,
     may_assert,
     password_of,
@@ -45,6 +45,15 @@ class LocalAccountsSettings(BaseModel):
         le=64,
         description="Fewest characters of a new password.",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class AccountChange:
+    """What shall be different about an account; None stays. Groups are named without the prefix."""
+
+    password: str | None = field(default=None, repr=False)
+    groups: Sequence[str] | None = None
+    disabled: bool | None = None
 
 
 class LocalAccounts:
@@ -114,9 +123,11 @@ class LocalAccounts:
         *,
         author: str,
         now: int,
-        display_name: str | None = None,
+        also: Callable[[Connection, Account], None],
     ) -> Account | Refusal:
         """Make an account, or say which rule is broken. `now` is NumericDate seconds.
+
+        `also` is done in the same transaction: its record.
 
         Raises:
             HashingBusyError: Too many passwords are waiting to be hashed.
@@ -124,19 +135,14 @@ class LocalAccounts:
         name = username_of(username)
         if name is None:
             return _refused("account.username", "A username is 1 to 64 of a-z 0-9 . _ @ + -.")
-        shown = name if display_name is None else display_name.strip()
-        problem = (
-            self._password_problem(password, name)
-            or groups_problem(groups, self._permitted_groups)
-            or display_name_problem(shown)
-        )
+        problem = self._change_problem(AccountChange(password, groups), name)
         if problem is not None:
             return problem
         account = Account(
             id="acc_" + self._random(16).hex(),
             provider=self._name,
             username=name,
-            display_name=shown,
+            display_name=name,
             groups=tuple(dict.fromkeys(groups)),
             disabled=False,
             author=author,
@@ -146,59 +152,63 @@ class LocalAccounts:
         self._hashing.require_capacity()
         password_hash = await self._hashing.hash(password_of(password) or "")
         try:
-            await self._store.add(account, password_hash)
+            await self._store.add(
+                account, password_hash, lambda connection: also(connection, account)
+            )
         except IntegrityError:
             return _refused("account.exists", f"There is an account {name} already.")
         return account
 
-    async def set_password(
-        self, username: str, password: str, *, author: str, now: int
-    ) -> Refusal | None:
-        """Give an account another password.
+    async def change(
+        self,
+        username: str,
+        change: AccountChange,
+        *,
+        author: str,
+        now: int,
+        also: Callable[[Connection, Person], None],
+    ) -> Account | Refusal:
+        """Change an account, or say which rule is broken. `now` is NumericDate seconds.
+
+        `also` is done in the same transaction, with the person as they are from now on. It must
+        make what was issued for them out of date: nothing here does.
 
         Raises:
             HashingBusyError: Too many passwords are waiting to be hashed.
         """
         name = username_of(username) or ""
-        problem = self._password_problem(password, name)
+        problem = self._change_problem(change, name)
         if problem is not None:
             return problem
-        self._hashing.require_capacity()
-        password_hash = await self._hashing.hash(password_of(password) or "")
-        return _unless(
-            await self._store.change(
-                self._name, name, author=author, now=now, password_hash=password_hash
-            )
+        values: dict[str, object] = {}
+        if change.password is not None:
+            self._hashing.require_capacity()
+            values["password_hash"] = await self._hashing.hash(password_of(change.password) or "")
+        if change.groups is not None:
+            values["groups"] = tuple(dict.fromkeys(change.groups))
+        if change.disabled is not None:
+            values["disabled"] = change.disabled
+        changed = await self._store.change(
+            self._name,
+            name,
+            lambda connection, account: also(connection, self._person(account, now)),
+            author=author,
+            changed_at=now,
+            **values,
         )
-
-    async def set_groups(
-        self, username: str, groups: Sequence[str], *, author: str, now: int
-    ) -> Refusal | None:
-        """Put an account into exactly these groups (named without the prefix)."""
-        problem = groups_problem(groups, self._permitted_groups)
-        if problem is not None:
-            return problem
-        name = username_of(username) or ""
-        unique = tuple(dict.fromkeys(groups))
-        return _unless(
-            await self._store.change(self._name, name, author=author, now=now, groups=unique)
-        )
-
-    async def set_disabled(
-        self, username: str, disabled: bool, *, author: str, now: int
-    ) -> Refusal | None:
-        """Disable or enable an account. Tokens already issued are cut off by `kill`."""
-        name = username_of(username) or ""
-        return _unless(
-            await self._store.change(self._name, name, author=author, now=now, disabled=disabled)
-        )
+        return ABSENT if changed is None else changed
 
     async def accounts(self) -> tuple[Account, ...]:
         """Every account of this provider."""
         return await self._store.all(self._name)
 
-    def _password_problem(self, password: str, username: str) -> Refusal | None:
-        return password_problem(password, username, self._settings.minimum_password_length)
+    def _change_problem(self, change: AccountChange, username: str) -> Refusal | None:
+        shortest, problem = self._settings.minimum_password_length, None
+        if change.password is not None:
+            problem = password_problem(change.password, username, shortest)
+        if problem is None and change.groups is not None:
+            problem = groups_problem(change.groups, self._permitted_groups)
+        return problem
 
     def _person(self, account: Account, now: int) -> Person:
         return Person(
@@ -218,6 +228,9 @@ class LocalAccounts:
         )
 
 
+ABSENT: Final = Refusal(
+    "not_found", "There is no such account.", "no account of this name", "account.absent"
+)
 _TEXT: Final = "The username or the password is not right."
 _WRONG: Final = LoginFailure(
     LoginFailureCode.INVALID_CREDENTIALS, _TEXT, "unknown account or wrong password"
@@ -243,10 +256,6 @@ def _locked(seconds: int) -> LoginFailure:
         f"locked for {seconds} s",
         seconds,
     )
-
-
-def _unless(changed: bool) -> Refusal | None:
-    return None if changed else _refused("account.absent", "There is no such account.")
 
 
 def _refused(rule: str, description: str) -> Refusal:

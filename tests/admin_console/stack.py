@@ -8,9 +8,11 @@ import json
 import secrets
 from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import argon2
 import httpx2
@@ -35,6 +37,8 @@ from audit_log.search import AuditFilter
 from audit_log.spool import Spool
 from audit_log.store import AuditStore
 from audit_log.transaction_log import SOURCE as DATABASE
+from authz_server.account_cuts import cut_account_off_in
+from authz_server.store.persons import PersonStore
 from credential_providers.vault.store import VaultStore
 from database.engine import Database
 from idp_connectors.workforce.local_accounts import LocalAccounts, LocalAccountsSettings
@@ -70,6 +74,9 @@ from tests.token_exchange.signing import (
     sign,
 )
 from token_exchange.proof_of_possession import DpopProof
+
+if TYPE_CHECKING:
+    from authz_server.parts import Parts
 
 T = TypeVar("T")
 
@@ -322,6 +329,7 @@ def open_stack(directory: Path) -> AdminStack:
         return VAULT_KEY.as_dict(private=True) if key_id == VAULT_KEY.thumbprint() else None
 
     fetcher = Fetcher()
+    authority = SimpleNamespace(clock=clock, persons=PersonStore(database, secrets.token_bytes))
     local = LocalAccounts(
         "local",
         LocalAccountsSettings(),
@@ -378,6 +386,7 @@ def open_stack(directory: Path) -> AdminStack:
         setup_codes=SetupCodes(database, random=secrets.token_bytes),
         vault=VaultStore(database, private_vault_key),
         accounts=lambda: {"local": local},
+        cut_off=partial(cut_account_off_in, cast("Parts", authority)),
         vault_key=lambda: public_jwk(VAULT_KEY),
         control_key_thumbprint=lambda: CONTROL_THUMBPRINT,
         token_keys=lambda: KEYS,

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from audit_log.event import EventType
+from audit_log.transaction_log import SOURCE as DATABASE
 from credential_providers.vault.seal import seal_secret
 from registry.acks import Ack
 from tests.admin_console.stack import CONTROL_THUMBPRINT, VAULT_KEY, AdminStack
@@ -67,7 +68,8 @@ def test_account_is_added_and_its_password_is_nowhere(stack: AdminStack) -> None
         ("bob", ["support"], False)
     ]
     (event,) = stack.events(EventType.ACCOUNT_ADDED)
-    assert event.user_name == "bob"
+    assert (event.user_name, event.detail) == ("bob", "groups: support")
+    assert event.source == DATABASE
     for path in Path(stack.database.path.parent).rglob("*"):
         if path.is_file():
             assert PASSWORD.encode() not in path.read_bytes(), path

@@ -2,19 +2,24 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import argon2
 
 from database.engine import Database
 from idp_connectors.evidence import Person
 from idp_connectors.workforce.account_store import Account
-from idp_connectors.workforce.local_accounts import LocalAccounts, LocalAccountsSettings
+from idp_connectors.workforce.local_accounts import (
+    AccountChange,
+    LocalAccounts,
+    LocalAccountsSettings,
+)
 from idp_connectors.workforce.login import LoginFailure
 from idp_connectors.workforce.parts import WorkforceParts
 from idp_connectors.workforce.password_hashing import PasswordHashing
 from tests.databases import stored
 from tests.idp_connectors.samples import NOW, cheap
+from token_exchange.claims import Refusal
 
 T = TypeVar("T")
 
@@ -45,10 +50,36 @@ def accounts(
     return LocalAccounts(name, LocalAccountsSettings(), permitted, parts)
 
 
+def added(
+    local: LocalAccounts, username: str, password: str = PASSWORD, groups: tuple[str, ...] = ()
+) -> Account | Refusal:
+    return run(local.add(username, password, groups, author="setup", now=NOW, also=lambda *_: None))
+
+
 def add(local: LocalAccounts, username: str = "alice", *groups: str) -> Account:
-    added = run(local.add(username, PASSWORD, groups or ("support",), author="setup", now=NOW))
-    assert isinstance(added, Account)
-    return added
+    account = added(local, username, groups=groups or ("support",))
+    assert isinstance(account, Account)
+    return account
+
+
+def change(
+    local: LocalAccounts,
+    username: str = "alice",
+    *,
+    cut_off: list[Person] | None = None,
+    **what: Any,
+) -> Account | Refusal:
+    """Change an account; whom that concerns goes into `cut_off`."""
+    concerned = [] if cut_off is None else cut_off
+    return run(
+        local.change(
+            username,
+            AccountChange(**what),
+            author="olga",
+            now=NOW + 1,
+            also=lambda _, person: concerned.append(person),
+        )
+    )
 
 
 def login(

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import argon2
 import pytest
@@ -9,7 +10,7 @@ from idp_connectors.catalog import settings_models
 from idp_connectors.evidence import Person
 from idp_connectors.workforce.account_store import Account
 from idp_connectors.workforce.catalog import PersonLogins
-from idp_connectors.workforce.local_accounts import LocalAccounts
+from idp_connectors.workforce.local_accounts import AccountChange, LocalAccounts
 from idp_connectors.workforce.login import LoginFailureCode
 from idp_connectors.workforce.parts import WorkforceParts
 from idp_connectors.workforce.password_hashing import RECOMMENDED, PasswordHashing
@@ -20,6 +21,8 @@ from tests.idp_connectors.people import (
     Hashing,
     accounts,
     add,
+    added,
+    change,
     failure,
     hash_of,
     login,
@@ -59,10 +62,10 @@ def test_login_failures_of_known_and_unknown_accounts_are_the_same_value_and_wor
 
 def test_disabled_account_fails_like_a_wrong_password(local: LocalAccounts) -> None:
     add(local)
-    assert run(local.set_disabled("alice", True, author="ops", now=NOW)) is None
+    assert isinstance(change(local, disabled=True), Account)
     disabled, wrong = failure(local, password=PASSWORD), failure(local)
     assert (disabled.code, disabled.description) == (wrong.code, wrong.description)
-    assert run(local.set_disabled("alice", False, author="ops", now=NOW)) is None
+    assert isinstance(change(local, disabled=False), Account)
     assert isinstance(login(local), Person)
 
 
@@ -82,7 +85,7 @@ def test_add_with_a_group_of_another_or_not_permitted_is_refused(
     parts: WorkforceParts, group: str
 ) -> None:
     strict = accounts(parts, permitted=("support",))
-    answer = run(strict.add("alice", PASSWORD, (group,), author="setup", now=NOW))
+    answer = added(strict, "alice", groups=(group,))
     assert isinstance(answer, Refusal)
     assert answer.rule == "account.groups"
     assert add(strict, "alice", "support").groups == ("support",)
@@ -104,7 +107,7 @@ def test_same_username_at_two_providers_is_two_subjects(
     "username", ["", "a b", "álice", "alice\n!", "../x", "x" * 65, "-alice", "İx", "a\0b"]
 )
 def test_add_with_an_unacceptable_username_is_refused(local: LocalAccounts, username: str) -> None:
-    answer = run(local.add(username, PASSWORD, (), author="setup", now=NOW))
+    answer = added(local, username)
     assert isinstance(answer, Refusal)
     assert answer.rule == "account.username"
 
@@ -112,7 +115,7 @@ def test_add_with_an_unacceptable_username_is_refused(local: LocalAccounts, user
 def test_username_is_one_whatever_its_case(local: LocalAccounts) -> None:
     add(local, "Alice")
     assert isinstance(login(local, "  ALICE "), Person)
-    again = run(local.add("aLICE", PASSWORD, (), author="setup", now=NOW))
+    again = added(local, "aLICE")
     assert isinstance(again, Refusal)
     assert again.rule == "account.exists"
 
@@ -123,7 +126,7 @@ def test_username_is_one_whatever_its_case(local: LocalAccounts) -> None:
 def test_add_with_a_weak_or_impossible_password_is_refused(
     local: LocalAccounts, password: str
 ) -> None:
-    answer = run(local.add("alice", password, (), author="setup", now=NOW))
+    answer = added(local, "alice", password)
     assert isinstance(answer, Refusal)
     assert answer.rule == "account.password"
     assert password not in answer.detail
@@ -144,41 +147,74 @@ def test_login_with_any_other_username_fails(local: LocalAccounts, username: str
 
 
 def test_password_is_the_same_in_both_unicode_spellings(local: LocalAccounts) -> None:
-    added = run(local.add("alice", "café au lait, très bon", (), author="setup", now=NOW))
-    assert isinstance(added, Account)
+    assert isinstance(added(local, "alice", "café au lait, très bon"), Account)
     assert isinstance(login(local, password="cafe\u0301 au lait, tre\u0300s bon"), Person)
 
 
 def test_set_password_replaces_the_old_one(local: LocalAccounts) -> None:
     add(local)
-    assert run(local.set_password("alice", "another good long one", author="a", now=NOW)) is None
+    assert isinstance(change(local, password="another good long one"), Account)
     assert isinstance(login(local, password="another good long one"), Person)
     assert failure(local, password=PASSWORD).code is LoginFailureCode.INVALID_CREDENTIALS
 
 
 def test_set_password_that_is_weak_is_refused_and_changes_nothing(local: LocalAccounts) -> None:
     add(local)
-    assert isinstance(run(local.set_password("alice", "weak", author="a", now=NOW)), Refusal)
+    concerned: list[Person] = []
+    weak = change(local, password="weak", disabled=True, cut_off=concerned)
+    assert isinstance(weak, Refusal)
     assert isinstance(login(local), Person)
+    assert concerned == []
 
 
 def test_set_groups_takes_effect_at_the_next_login(local: LocalAccounts) -> None:
     add(local)
-    assert run(local.set_groups("alice", ("staff",), author="a", now=NOW)) is None
+    assert isinstance(change(local, groups=("staff",)), Account)
     person = login(local)
     assert isinstance(person, Person)
     assert person.groups == ("local/staff",)
 
 
-def test_change_of_an_absent_account_is_refused(local: LocalAccounts) -> None:
-    for change in (
-        local.set_disabled("nobody", True, author="a", now=NOW),
-        local.set_groups("nobody", (), author="a", now=NOW),
-        local.set_password("nobody", PASSWORD, author="a", now=NOW),
-    ):
-        refusal = run(change)
-        assert isinstance(refusal, Refusal)
-        assert refusal.rule == "account.absent"
+@pytest.mark.parametrize("what", [{"disabled": True}, {"groups": ()}, {"password": PASSWORD}])
+def test_change_of_an_absent_account_is_refused(local: LocalAccounts, what: dict[str, Any]) -> None:
+    add(local)
+    concerned: list[Person] = []
+    refusal = change(local, "nobody", cut_off=concerned, **what)
+    assert isinstance(refusal, Refusal)
+    assert refusal.rule == "account.absent"
+    assert concerned == []
+    assert isinstance(change(local, "ALICE ", cut_off=concerned, **what), Account)
+    assert [person.name for person in concerned] == ["alice"]
+
+
+def test_change_tells_who_the_person_is_from_now_on(local: LocalAccounts) -> None:
+    account = add(local)
+    concerned: list[Person] = []
+    changed = change(local, groups=("staff", "staff"), disabled=True, cut_off=concerned)
+    assert isinstance(changed, Account)
+    assert (changed.groups, changed.disabled) == (("staff",), True)
+    assert (changed.author, changed.created_at, changed.changed_at) == ("olga", NOW, NOW + 1)
+    (person,) = concerned
+    assert (person.subject, person.issuer) == (account.id, f"{ISSUER}/identity/local")
+    assert person.groups == ("local/staff",)
+
+
+def test_change_whose_cut_fails_changes_nothing(local: LocalAccounts) -> None:
+    add(local)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("the epoch cannot be moved")
+
+    changing = local.change(
+        "alice", AccountChange(disabled=True), author="olga", now=NOW, also=fails
+    )
+    with pytest.raises(RuntimeError):
+        run(changing)
+    assert isinstance(login(local), Person)
+
+
+def test_change_never_shows_the_password() -> None:
+    assert PASSWORD not in repr(AccountChange(password=PASSWORD))
 
 
 def test_accounts_are_listed_without_their_hashes(local: LocalAccounts) -> None:
@@ -275,12 +311,5 @@ def test_settings_models_name_every_connector_type() -> None:
 def test_group_beyond_the_bound_is_refused(local: LocalAccounts) -> None:
     add(local)
     many = tuple(f"group{number}" for number in range(65))
-    assert isinstance(run(local.set_groups("alice", many, author="a", now=NOW)), Refusal)
-    assert run(local.set_groups("alice", many[:64], author="a", now=NOW)) is None
-
-
-@pytest.mark.parametrize("name", ["", "a\nb", "x" * 129])
-def test_display_name_that_cannot_be_shown_is_refused(local: LocalAccounts, name: str) -> None:
-    for shown, accepted in ((name, False), ("Alice A.", True)):
-        added = run(local.add("alice", PASSWORD, (), author="a", now=NOW, display_name=shown))
-        assert isinstance(added, Account) is accepted
+    assert isinstance(change(local, groups=many), Refusal)
+    assert isinstance(change(local, groups=many[:64]), Account)
