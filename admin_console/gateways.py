@@ -1,8 +1,9 @@
-"""Gateways: who serves, how fresh, and inviting a process to become part of one."""
+"""Gateways: who serves, how fresh, inviting a process to become part of one, and its end there."""
 
 from datetime import datetime
 
 from anyio import to_thread
+from sqlalchemy import Connection
 
 from admin_console.errors import not_found
 from admin_console.objects import moment
@@ -10,6 +11,8 @@ from admin_console.operation import AdminCall
 from admin_console.wire import Wire
 from admin_console.workers import latest_acks
 from audit_log.event import EventType, Outcome
+from audit_log.transaction_log import append_in
+from policies.problems import did_you_mean
 from registry.enrolment import CODE_LIFETIME_SECONDS
 
 
@@ -22,13 +25,20 @@ class WorkerItem(Wire):
     confirmed_at: datetime
 
 
+class KeyItem(Wire):
+    """One enrolled key: that of one process, or of several that share a state directory."""
+
+    thumbprint: str
+    enrolled_at: datetime
+
+
 class GatewayItem(Wire):
-    """One Gateway; `keys` counts the enrolled keys."""
+    """One Gateway."""
 
     name: str
     base_url: str
     servers: list[str]
-    keys: int
+    keys: list[KeyItem]
     workers: list[WorkerItem]
 
 
@@ -38,6 +48,13 @@ class GatewaysAnswer(Wire):
     version: int
     sequence: int
     gateways: list[GatewayItem]
+
+
+class KeyRemovedAnswer(Wire):
+    """The key that is no gateway's any more."""
+
+    gateway: str
+    thumbprint: str
 
 
 class JoinAnswer(Wire):
@@ -52,6 +69,7 @@ async def list_gateways(call: AdminCall) -> GatewaysAnswer:
     """Gateways and their workers."""
     state = call.parts.live.state
     workers = await to_thread.run_sync(latest_acks, call.parts, call.now_ms)
+    enrolled = await to_thread.run_sync(call.parts.enrolment.enrolled)
     return GatewaysAnswer(
         version=state.snapshot.version,
         sequence=state.blocks.sequence,
@@ -60,7 +78,11 @@ async def list_gateways(call: AdminCall) -> GatewaysAnswer:
                 name=gateway.name,
                 base_url=gateway.base_url,
                 servers=list(gateway.servers),
-                keys=len(gateway.jwks),
+                keys=[
+                    KeyItem(thumbprint=key.thumbprint, enrolled_at=moment(key.enrolled_at * 1000))
+                    for key in enrolled
+                    if key.gateway == gateway.name
+                ],
                 workers=[
                     WorkerItem(
                         worker=ack.worker,
@@ -89,3 +111,26 @@ async def join(call: AdminCall) -> JoinAnswer:
         join_code=f"{code}.{call.parts.control_key_thumbprint()}",
         expires_in=CODE_LIFETIME_SECONDS,
     )
+
+
+async def remove_key(call: AdminCall) -> KeyRemovedAnswer:
+    """Take back one key, such as that of a machine that was stolen; the others go on serving."""
+    gateway, thumbprint = call.path["name"], call.path["thumbprint"]
+
+    def record(connection: Connection) -> None:
+        event = call.made(
+            EventType.GATEWAY_KEY_REMOVED,
+            Outcome.REVOKED,
+            object_ref=f"Gateway/{gateway}",
+            detail=f"key {thumbprint}",
+        )
+        append_in(connection, (event,), call.now_ms)
+
+    if not await call.parts.enrolment.remove_key(gateway, thumbprint, record):
+        entry = call.parts.live.snapshot.gateways.get(gateway)
+        if entry is None:
+            raise not_found("There is no Gateway of that name.")
+        near = did_you_mean(thumbprint, (str(jwk["kid"]) for jwk in entry.jwks)) or "."
+        raise not_found(f"No such key is enrolled into that Gateway{near}")
+    await call.parts.live.refresh()
+    return KeyRemovedAnswer(gateway=gateway, thumbprint=thumbprint)

@@ -159,6 +159,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="Invite a process into a Gateway.",
     ),
     Operation(
+        method="DELETE",
+        path="/gateways/{name}/keys/{thumbprint}",
+        access=Access.OPERATOR,
+        handler=gateways.remove_key,
+        answer=gateways.KeyRemovedAnswer,
+        summary="Take one key of a Gateway back.",
+    ),
+    Operation(
         method="GET",
         path="/policies/status",
         access=Access.VIEWER,

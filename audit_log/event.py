@@ -38,6 +38,7 @@ class EventType(StrEnum):
     GATEWAY_ENROLLED = "gateway.enrolled"
     GATEWAY_ALLOWED = "gateway.allowed"  # intent: written before an enrolment or new tools
     GATEWAY_INVITED = "gateway.invited"  # a join code was made
+    GATEWAY_KEY_REMOVED = "gateway.key_removed"  # its holder is nobody from then on
     GATEWAY_REFUSED = "gateway.refused"  # enrolment or a control request was refused
     OBJECT_CHANGED = "object.changed"
     CATALOGUE_CHANGED = "catalogue.changed"

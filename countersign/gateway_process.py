@@ -101,6 +101,12 @@ async def _mcp_gateway(
 ) -> None:
     is_first_start = not (settings.state_dir / ENROLMENT_FILE).exists()
     key, identity = await _enrolled(settings, clock, join_code)
+    _logger.info(
+        "mcp_gateway.starting",
+        gateway=identity.gateway,
+        issuer=identity.issuer,
+        key=key.thumbprint,  # by it an operator knows which key is this machine's
+    )
     spool = Spool.open(
         settings.state_dir / "spool",
         f"gateway.{identity.gateway}",
@@ -136,13 +142,12 @@ async def _mcp_gateway(
             stdio_socket=settings.stdio_socket,
             beside=beside,
         )
-        await _serve(app, settings, identity, listeners)
+        await _serve(app, settings, listeners)
 
 
 async def _serve(
     app: GatewayApp,
     settings: McpGatewaySettings,
-    identity: GatewayIdentity,
     listeners: list[socket.socket],
 ) -> None:
     server = new_server(
@@ -156,7 +161,6 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, setattr, server, "should_exit", True)
-    _logger.info("mcp_gateway.starting", gateway=identity.gateway, issuer=identity.issuer)
     await server.serve(listeners)
 
 

@@ -8,7 +8,7 @@ Left out: the proof that the caller holds the key (the endpoint checks it before
 import hashlib
 import secrets
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -90,15 +90,21 @@ class EnrolmentStore:
             lambda connection: _consume_code(connection, code, key, now)
         )
 
-    async def remove_key(self, thumbprint: str) -> bool:
-        """Forget an enrolled key; its holder cannot authenticate any more."""
+    async def remove_key(
+        self, gateway: str, thumbprint: str, also: Callable[[Connection], None]
+    ) -> bool:
+        """Forget one key of a Gateway: its holder is nobody from now on. False: it has no such key.
+
+        `also` is done in the same transaction, if there was a key to forget: its record.
+        """
+        which = (col(GatewayKeyRow.gateway) == gateway, col(GatewayKeyRow.thumbprint) == thumbprint)
 
         def work(connection: Connection) -> bool:
-            where = col(GatewayKeyRow.thumbprint) == thumbprint
-            removed = connection.execute(delete(GatewayKeyRow).where(where)).rowcount == 1
-            if removed:
-                next_value(connection, REGISTRY_VERSION)
-            return removed
+            if not connection.execute(delete(GatewayKeyRow).where(*which)).rowcount:
+                return False
+            next_value(connection, REGISTRY_VERSION)
+            also(connection)
+            return True
 
         return await self._database.write(work)
 

@@ -166,7 +166,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
     ),
     "admin-gateways": (
         "A join code is single use, carries the control key's thumbprint and is never "
-        "recorded; live workers are listed."
+        "recorded; live workers are listed; one enrolled key is taken back without the others."
     ),
     "admin-objects": (
         "Objects are read, compared, applied all or none, and deleted, each change with "

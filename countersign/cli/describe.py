@@ -172,7 +172,9 @@ def _gateway(admin: AdminClient, row: Row) -> Row:
     found = admin.call("GET", "/gateways")
     (gateway,) = (each for each in found["gateways"] if each["name"] == row["name"])
     return {
-        "keys": str(gateway["keys"]),
+        "keys": [
+            f"{each['thumbprint']}, enrolled {each['enrolled_at']}" for each in gateway["keys"]
+        ],
         "workers": [
             f"{each['worker']}: snapshot {each['version']} of {found['version']}, revocation "
             f"{each['sequence']} of {found['sequence']}, "

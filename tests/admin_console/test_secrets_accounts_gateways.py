@@ -1,12 +1,13 @@
 from pathlib import Path
 
 import pytest
+from joserfc.jwk import ECKey
 
-from audit_log.event import EventType
+from audit_log.event import EventType, Outcome
 from audit_log.transaction_log import SOURCE as DATABASE
 from credential_providers.vault.seal import seal_secret
 from registry.acks import Ack
-from tests.admin_console.stack import CONTROL_THUMBPRINT, VAULT_KEY, AdminStack
+from tests.admin_console.stack import CONTROL_THUMBPRINT, PERSON_KEY, VAULT_KEY, AdminStack
 from tests.token_exchange.signing import NOW, STRANGER, public_jwk
 
 PASSWORD = "correct horse battery staple"
@@ -140,7 +141,54 @@ def test_gateways_list_their_live_workers(stack: AdminStack) -> None:
         "demo",
         "http://127.0.0.1:8701",
         ["crm"],
-        0,
+        [],
     )
     (worker,) = gateway["workers"]
     assert (worker["worker"], worker["version"], worker["sequence"]) == ("gateway.demo.a", 3, 5)
+
+
+@pytest.mark.requirement("admin-gateways")
+def test_gateway_key_is_taken_back_alone_and_recorded(stack: AdminStack) -> None:
+    lost, kept = (enrol(stack, key) for key in (STRANGER, PERSON_KEY))
+
+    answer = stack.call("DELETE", f"/gateways/demo/keys/{lost}", who="usr_olga")
+
+    assert answer.json == {"gateway": "demo", "thumbprint": lost}
+    assert [key["thumbprint"] for key in keys_of_demo(stack)] == [kept]
+    entry = stack.parts.live.snapshot.gateways["demo"]
+    assert [jwk["kid"] for jwk in entry.jwks] == [kept]
+    (event,) = stack.events(EventType.GATEWAY_KEY_REMOVED)
+    assert (event.object_ref, event.detail) == ("Gateway/demo", f"key {lost}")
+    assert (event.author, event.outcome) == ("local/acc_olga", Outcome.REVOKED)
+    assert event.source == DATABASE
+
+
+@pytest.mark.requirement("admin-gateways")
+@pytest.mark.parametrize("gateway", ["demo", "other"])
+def test_gateway_key_that_is_not_its_own_is_not_taken_back(stack: AdminStack, gateway: str) -> None:
+    kept = enrol(stack, STRANGER)
+    misspelt = kept[:-1] + ("A" if kept[-1] != "A" else "B")
+
+    name = misspelt if gateway == "demo" else kept
+    answer = stack.call("DELETE", f"/gateways/{gateway}/keys/{name}", who="usr_olga")
+
+    assert answer.status == 404
+    assert (f"did you mean '{kept}'" in answer.json["error_description"]) == (gateway == "demo")
+    assert [key["thumbprint"] for key in keys_of_demo(stack)] == [kept]
+    assert stack.events(EventType.GATEWAY_KEY_REMOVED) == []
+    (refused,) = stack.events(EventType.ADMIN_REFUSED)
+    assert refused.reasons == ("admin.not_found",)
+
+
+def enrol(stack: AdminStack, key: ECKey) -> str:
+    """The thumbprint of a key that is enrolled into `demo`."""
+    code = stack.run(stack.parts.enrolment.create_code("demo", "test", NOW))
+    assert stack.run(stack.parts.enrolment.consume_code(code, public_jwk(key), NOW)) == "demo"
+    stack.run(stack.parts.live.refresh())
+    return key.thumbprint()
+
+
+def keys_of_demo(stack: AdminStack) -> list[dict[str, str]]:
+    (gateway,) = stack.call("GET", "/gateways", who="usr_vera").json["gateways"]
+    keys: list[dict[str, str]] = gateway["keys"]
+    return keys

@@ -250,6 +250,13 @@ class Authority:
         await self.parts.live.refresh()
         return process
 
+    async def remove_key(self, gateway: "GatewayProcess") -> None:
+        """As an operator would take back the key of a process."""
+        name = gateway.client_id.removeprefix("gateway:")
+        removing = self.parts.enrolment.remove_key(name, gateway.thumbprint, lambda _: None)
+        assert await removing
+        await self.parts.live.refresh()
+
     async def declare(self, kind: str, name: str, **spec: object) -> None:
         """As an operator would: the objects of that name get these fields, the rest stay."""
         settings = connector_catalog.settings_models() | credential_catalog.settings_models()

@@ -102,8 +102,7 @@ async def test_client_authentication_key_that_is_not_enrolled_is_refused(
 
 async def test_client_authentication_key_that_was_removed_is_refused(authority: Authority) -> None:
     gateway = await authority.enrolled()
-    await authority.parts.enrolment.remove_key(gateway.thumbprint)
-    await authority.parts.live.refresh()
+    await authority.remove_key(gateway)
     assert error_of(await gateway.ask_control()) == "invalid_client"
 
 

@@ -156,8 +156,7 @@ async def test_control_with_an_expired_token_or_a_removed_key_is_refused(
     headers = gateway.control_headers(token, "snapshot")
     assert (await call(gateway, "snapshot", headers=headers)).status_code == 401
     token = await gateway.control_token()
-    await authority.parts.enrolment.remove_key(gateway.thumbprint)
-    await authority.parts.live.refresh()
+    await authority.remove_key(gateway)
     headers = gateway.control_headers(token, "snapshot")
     assert (await call(gateway, "snapshot", headers=headers)).status_code == 401
 

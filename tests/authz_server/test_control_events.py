@@ -218,8 +218,7 @@ async def test_control_events_end_when_the_key_is_removed(authority: Authority) 
     gateway = await authority.enrolled()
     async with listening(gateway) as stream:
         assert await stream.status() == 200
-        await authority.parts.enrolment.remove_key(gateway.thumbprint)
-        await authority.parts.live.refresh()
+        await authority.remove_key(gateway)
         await stream.end()
 
 

@@ -1,4 +1,4 @@
-"""`account` commands that change who may come in: what they send and say."""
+"""`account` and `gateway` commands that change who may come in: what they send and say."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from countersign.admin_client import AdminError
 from countersign.cli.context import CommandContext
 from countersign.cli.main import app
 
 PASSWORD = "wander-copper-lantern-52"
+KEY = "-kK0mS1p5DtnpLr9Zb2DkG3c9mVwz8oQJ4nYhXoP0aA"  # thumbprints may begin with a dash
+AT = "2026-01-31T08:00:00Z"
 
 
 class Admin:
@@ -22,6 +25,10 @@ class Admin:
 
     def call(self, method: str, path: str, *, json: Any = None) -> Any:
         self.asked.append((method, path, json))
+        if path == "/gateways":
+            return {
+                "gateways": [{"name": "main", "keys": [{"thumbprint": KEY, "enrolled_at": AT}]}]
+            }
         if path == "/accounts":
             bob = {"username": "bob", "groups": ["staff"], "disabled": True}
             return {"accounts": [bob | {"identity_provider": "local"}]}
@@ -100,3 +107,18 @@ def test_account_is_disabled_and_enabled(server: Admin, command: str, disabled: 
 def test_accounts_are_listed_with_their_provider() -> None:
     words = typed("account", "list").output.split()
     assert words[-4:] == ["bob", "local", "staff", "yes"]
+
+
+@pytest.mark.requirement("admin-gateways")
+def test_gateway_key_is_shown_and_taken_back(server: Admin) -> None:
+    assert KEY in typed("gateway", "keys", "main").output
+    done = typed("gateway", "remove-key", "main", "--key", KEY)
+    assert done.exit_code == 0, done.output
+    assert server.asked[-1] == ("DELETE", f"/gateways/main/keys/{KEY}", None)
+
+
+@pytest.mark.usefixtures("server")
+def test_keys_of_a_misspelt_gateway_are_not_none() -> None:
+    done = typed("gateway", "keys", "mian")
+    assert isinstance(done.exception, AdminError)
+    assert "did you mean 'main'" in done.exception.description

@@ -347,7 +347,7 @@ def test_describe_counts_as_seen_what_the_agent_did_and_not_what_was_done_to_it(
         ("policy", "p", ["4 decides", "crm/y"]),
         ("credentialprovider", "key", ["notes-key, version 2"]),
         ("mcpserver", "crm", ["NOT reachable since", "observed: refund"]),
-        ("gateway", "main", ["snapshot 2 of 3"]),
+        ("gateway", "main", ["snapshot 2 of 3", "thumb, enrolled 2026"]),
         ("oauthclient", "portal", ["cut off", "none"]),
         ("adminrole", "alice", ["IdentityProvider/local"]),
         ("agent", "bot", ["last seen", "never"]),
@@ -361,10 +361,10 @@ def test_describe_says_how_an_object_is_doing(
     server.answers["GET /catalogue/crm"] = {
         "tools": [{"name": "refund", "state": "observed"}], "reports": [report, fine],
     }  # fmt: skip
+    key = {"thumbprint": "thumb", "enrolled_at": AT}
     worker = {"worker": "w", "version": 2, "sequence": 0, "confirmed_at": AT}
-    server.answers["GET /gateways"] = {
-        "version": 3, "sequence": 0, "gateways": [{"name": "main", "keys": 1, "workers": [worker]}],
-    }  # fmt: skip
+    gateway = {"name": "main", "keys": [key], "workers": [worker]}
+    server.answers["GET /gateways"] = {"version": 3, "sequence": 0, "gateways": [gateway]}
     assert run("describe", kind, name) == 0
     text = shown()
     assert all(each in text for each in says), text

@@ -90,12 +90,30 @@ def test_key_enrolled_again_moves_to_the_other_gateway(enrolment: EnrolmentStore
     assert [key.gateway for key in enrolment.enrolled()] == ["second"]
 
 
+def remove(enrolment: EnrolmentStore, gateway: str, jwk: dict[str, object]) -> bool:
+    return asyncio.run(enrolment.remove_key(gateway, thumbprint_of(jwk), lambda _: None))
+
+
 def test_removed_key_is_gone_and_removing_again_says_so(enrolment: EnrolmentStore) -> None:
+    jwk, kept = new_jwk(), new_jwk()
+    for each in (jwk, kept):
+        consume(enrolment, enrolment.create_code_now("demo", "local:0", NOW), each)
+    assert not remove(enrolment, "second", jwk)
+    assert remove(enrolment, "demo", jwk)
+    assert not remove(enrolment, "demo", jwk)
+    assert [key.thumbprint for key in enrolment.enrolled()] == [thumbprint_of(kept)]
+
+
+def test_key_is_removed_with_its_record_or_not_at_all(enrolment: EnrolmentStore) -> None:
     jwk = new_jwk()
     consume(enrolment, enrolment.create_code_now("demo", "local:0", NOW), jwk)
-    assert asyncio.run(enrolment.remove_key(thumbprint_of(jwk)))
-    assert not asyncio.run(enrolment.remove_key(thumbprint_of(jwk)))
-    assert enrolment.enrolled() == ()
+
+    def fails(_: object) -> None:
+        raise RuntimeError("it cannot be recorded")
+
+    with pytest.raises(RuntimeError):
+        asyncio.run(enrolment.remove_key("demo", thumbprint_of(jwk), fails))
+    assert len(enrolment.enrolled()) == 1
 
 
 def refused_keys() -> list[dict[str, object]]:
