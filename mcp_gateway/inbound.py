@@ -121,12 +121,6 @@ _PROBLEM_CODES: Final = {
 }
 
 
-def understand(headers: Headers, body: bytes) -> Message | Rejection:
-    """Climb the ladder of the module docstring."""
-    decoded = one_message(body)
-    return decoded if isinstance(decoded, Rejection) else climb(headers, decoded)
-
-
 def one_message(body: bytes) -> dict[str, Any] | Rejection:
     """The first rung, the same in every era: strict JSON, and one object."""
     try:

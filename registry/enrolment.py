@@ -68,12 +68,6 @@ class EnrolmentStore:
             lambda connection: _create_code(connection, gateway, author, now)
         )
 
-    def create_code_now(self, gateway: str, author: str, now: int) -> str:
-        """As `create_code`, for the command line and the supervisor."""
-        return self._database.write_now(
-            lambda connection: _create_code(connection, gateway, author, now)
-        )
-
     def gateway_of_code(self, code: str, now: int) -> str | None:
         """The Gateway a code that is good at `now` was made for; the code stays good."""
         query = select(col(EnrolmentCodeRow.gateway)).where(*_is_good(code, now))

@@ -141,10 +141,6 @@ class RegistryStore:
 
         return await self._database.write(work)
 
-    def apply_now(self, plan: ChangePlan, author: str) -> AppliedChange:
-        """As `apply`, for threads and the command line."""
-        return self._database.write_now(lambda connection: self._apply(connection, plan, author))
-
     def get(self, kind: str, name: str) -> StoredObject | None:
         """One object as declared."""
         return self._database.read(lambda connection: stored_object(connection, kind, name))
@@ -157,10 +153,6 @@ class RegistryStore:
     def history(self, kind: str, name: str) -> tuple[HistoryEntry, ...]:
         """The versions of one object, newest first."""
         return self._database.read(lambda connection: history_of(connection, kind, name))
-
-    def version(self) -> int:
-        """The registry version: grows with everything a snapshot contains."""
-        return self._database.read(lambda connection: value_of(connection, REGISTRY_VERSION))
 
     def policy_state(self) -> PolicyState:
         """Which policy set is live, and what a newer one waits for."""

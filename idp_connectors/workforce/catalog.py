@@ -46,11 +46,6 @@ class PersonLogins:
         """By name, the declared IdentityProviders whose passwords are kept here."""
         return {name: login for name, login in self().items() if isinstance(login, LocalAccounts)}
 
-    def local_accounts(self, name: str) -> LocalAccounts | None:
-        """The accounts of a declared IdentityProvider of type `local_accounts`."""
-        login = self().get(name)
-        return login if isinstance(login, LocalAccounts) else None
-
     def _table(self, declared: Mapping[str, ProviderRecord]) -> dict[str, Login]:
         table: dict[str, Login] = {}
         for record in declared.values():

@@ -46,34 +46,14 @@ class PeerIdentity:
     ancestors: tuple[ProcessFacts, ...] = ()
 
     @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self.process.pid
-
-    @property
     def uid(self) -> int:
         """The user it connected as."""
         return self.process.uid
 
     @property
-    def gid(self) -> int:
-        """The group it connected as."""
-        return self.process.gid
-
-    @property
     def unit(self) -> str | None:
         """The systemd unit it runs in."""
         return self.process.unit
-
-    @property
-    def start_time(self) -> int:
-        """When it started, in clock ticks since boot."""
-        return self.process.start_time
-
-    @property
-    def script_digest(self) -> str | None:
-        """The digest of the script it runs, if that was asked for."""
-        return self.process.script_digest
 
 
 def identify_peer(

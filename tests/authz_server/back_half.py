@@ -559,7 +559,7 @@ async def _declare_everything(database: Database, declared: Iterable[DeclaredObj
     store = RegistryStore(database, issuer=ISSUER, settings_models=SETTINGS_MODELS, clock=clock)
     plan = store.plan([*objects(), *declared])
     assert not plan.problems, plan.problems
-    store.apply_now(plan, "test")
+    await store.apply(plan, "test")
     catalogue = ToolCatalogue(database, issuer=ISSUER, settings_models=SETTINGS_MODELS, clock=clock)
     seen = {
         "crm": ["get_account", "refund"],

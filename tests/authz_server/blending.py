@@ -110,13 +110,9 @@ class Blending:
             settings_models=models,
             clock=self.authority.clock,
         )
-
-        def apply() -> None:
-            plan = store.plan([*declared])
-            assert not plan.problems, plan.problems
-            store.apply_now(plan, "test")
-
-        await asyncio.to_thread(apply)  # also asked for while a request is answered
+        plan = await asyncio.to_thread(store.plan, [*declared])
+        assert not plan.problems, plan.problems
+        await store.apply(plan, "test")
         await self.authority.parts.live.refresh()
 
     async def later(self, seconds: int) -> None:

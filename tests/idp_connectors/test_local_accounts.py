@@ -276,10 +276,10 @@ def test_logins_are_empty_unless_an_identity_provider_is_declared(parts: Workfor
     declared = {"local": ProviderRecord("local", "local_accounts", {}, ("support",))}
     assert list(logins()) == ["local"]
     assert logins() is logins()
-    assert logins.local_accounts("local") is not None
+    assert list(logins.all_local_accounts()) == ["local"]
     declared = {}
     assert logins() == {}
-    assert logins.local_accounts("local") is None
+    assert logins.all_local_accounts() == {}
 
 
 @pytest.mark.parametrize(

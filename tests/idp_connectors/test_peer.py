@@ -60,10 +60,14 @@ def connected(
 def test_peer_is_the_process_that_connected(listener: socket.socket) -> None:
     with connected(listener) as (connection, child):
         found = identify_peer(connection)
-    assert (found.pid, found.uid, found.gid) == (child.pid, os.getuid(), os.getgid())
+    assert (found.process.pid, found.uid, found.process.gid) == (
+        child.pid,
+        os.getuid(),
+        os.getgid(),
+    )
     assert found.process.exe == os.path.realpath(sys.executable)
     assert found.process.parent_pid == os.getpid()
-    assert found.script_digest is None
+    assert found.process.script_digest is None
     assert found.ancestors == ()
     assert found.is_pinned == supports_peer_pidfd()
 
@@ -72,7 +76,7 @@ def test_peer_ancestors_reach_the_topmost_process(listener: socket.socket) -> No
     with connected(listener) as (connection, _):
         found = identify_peer(connection, with_ancestors=True)
     assert found.ancestors[0].pid == os.getpid()
-    assert found.ancestors[0].start_time <= found.start_time
+    assert found.ancestors[0].start_time <= found.process.start_time
     assert found.ancestors[-1].parent_pid == 0
 
 
@@ -81,12 +85,14 @@ def test_peer_script_digest_is_of_the_file_it_runs(listener: socket.socket, tmp_
     script.write_text(CONNECT + WAIT)
     with connected(listener, program=script) as (connection, _):
         found = identify_peer(connection, with_script=True)
-    assert found.script_digest == "sha-256:" + hashlib.sha256(script.read_bytes()).hexdigest()
+    assert (
+        found.process.script_digest == "sha-256:" + hashlib.sha256(script.read_bytes()).hexdigest()
+    )
 
 
 def test_peer_without_a_script_has_no_digest(listener: socket.socket) -> None:
     with connected(listener) as (connection, _):
-        assert identify_peer(connection, with_script=True).script_digest is None
+        assert identify_peer(connection, with_script=True).process.script_digest is None
 
 
 @pytest.mark.requirement("trap-pid-reuse")
@@ -143,7 +149,7 @@ def test_peer_of_another_user_is_named_by_its_own_uid(listener: socket.socket) -
     other = "import os, socket, sys; os.setgid(23456); os.setuid(12345)\n" + CONNECT + WAIT
     with connected(listener, other) as (connection, _):
         found = identify_peer(connection)
-    assert (found.uid, found.gid) == (12345, 23456)
+    assert (found.uid, found.process.gid) == (12345, 23456)
 
 
 @as_root
@@ -172,7 +178,7 @@ def test_peer_on_a_kernel_without_peer_pidfd_is_found_but_not_pinned(
     monkeypatch.setattr(peer, "SO_PEERPIDFD", 9999)
     with connected(listener) as (connection, child):
         found: PeerIdentity = identify_peer(connection)
-    assert (found.pid, found.is_pinned) == (child.pid, False)
+    assert (found.process.pid, found.is_pinned) == (child.pid, False)
     assert not supports_peer_pidfd()
 
 
@@ -193,7 +199,7 @@ def test_script_that_vanished_has_no_digest(listener: socket.socket, tmp_path: P
     script.write_text(CONNECT + WAIT)
     with connected(listener, program=script) as (connection, _):
         script.unlink()
-        assert identify_peer(connection, with_script=True).script_digest is None
+        assert identify_peer(connection, with_script=True).process.script_digest is None
 
 
 CLOSED = """

@@ -52,7 +52,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     peer = scope["extensions"].get(PEER_EXTENSION)
     refusal = scope["extensions"].get(PEER_REFUSAL_EXTENSION)
     seen = {
-        "pid": peer.pid if isinstance(peer, PeerIdentity) else None,
+        "pid": peer.process.pid if isinstance(peer, PeerIdentity) else None,
         "refused": refusal.rule if isinstance(refusal, Refusal) else None,
     }
     body = json.dumps(seen).encode()

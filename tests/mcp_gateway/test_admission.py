@@ -7,8 +7,10 @@ from joserfc.jwk import ECKey
 from mcp_gateway import pipeline
 from mcp_gateway.admission import MAXIMUM_REQUEST_BYTES
 from mcp_gateway.asgi import TARGET_ORIGIN, TRAILER_SAFE
+from mcp_gateway.eras.legacy import LegacyMessage
+from mcp_gateway.eras.recognition import understand
 from mcp_gateway.http_message import Headers
-from mcp_gateway.inbound import Message, Rejection, understand
+from mcp_gateway.inbound import Message, Rejection
 from registry.blocks import BlockKind
 from tests.mcp_gateway.rig import (
     BASE_URL,
@@ -137,7 +139,7 @@ async def test_large_body_is_judged_as_a_small_one_is(rig: Rig) -> None:
 async def test_token_revoked_while_a_large_body_is_decoded_is_refused(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def revoked_meanwhile(headers: Headers, body: bytes) -> Message | Rejection:
+    def revoked_meanwhile(headers: Headers, body: bytes) -> Message | LegacyMessage | Rejection:
         rig.parts.enforcement.apply(revocation(BlockKind.AGENT, "support-bot"))
         return understand(headers, body)
 

@@ -91,7 +91,7 @@ def test_modern_and_legacy_form_of_a_call_are_one_call(
     members: dict[str, str], run: dict[str, Any], request_id: str
 ) -> None:
     own = {"countersign/run": run, "progressToken": 7}
-    modern = inbound.understand(
+    modern = understand(
         Headers([(b"mcp-protocol-version", PROTOCOL_VERSION.encode()), *routing(members["name"])]),
         body_of(members, {VERSION_KEY: PROTOCOL_VERSION, CAPABILITIES_KEY: {}} | own, request_id),
     )

@@ -1,5 +1,6 @@
 """A small valid set of objects to change, and a policy language simple enough to see through."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from database.engine import Database
 from registry.changes import ChangePlan
+from registry.counters import REGISTRY_VERSION, value_of
 from registry.enrolment import EnrolmentStore
 from registry.objects import DeclaredObject
 from registry.policy_activation import PolicyOutcome, PolicyProblem
@@ -146,7 +148,13 @@ class Registry:
     def apply(
         self, *objects: DeclaredObject, delete: tuple[tuple[str, str], ...] = ()
     ) -> AppliedChange:
-        return self.store.apply_now(self.plan(*objects, delete=delete), "local:0")
+        return self.carry_out(self.plan(*objects, delete=delete))
+
+    def carry_out(self, plan: ChangePlan, author: str = "local:0") -> AppliedChange:
+        return asyncio.run(self.store.apply(plan, author))
+
+    def version(self) -> int:
+        return self.database.read(lambda connection: value_of(connection, REGISTRY_VERSION))
 
     def plan(
         self, *objects: DeclaredObject, delete: tuple[tuple[str, str], ...] = ()

@@ -23,6 +23,10 @@ def enrolment(database: Database) -> EnrolmentStore:
     return EnrolmentStore(database)
 
 
+def code_for(enrolment: EnrolmentStore, gateway: str = "demo") -> str:
+    return asyncio.run(enrolment.create_code(gateway, "local:0", NOW))
+
+
 def consume(
     enrolment: EnrolmentStore, code: str, jwk: dict[str, object], now: int = NOW
 ) -> str | None:
@@ -31,7 +35,7 @@ def consume(
 
 @pytest.mark.requirement("trap-enrolment-code")
 def test_code_enrols_a_key_into_its_gateway_once(enrolment: EnrolmentStore) -> None:
-    code = enrolment.create_code_now("demo", "local:0", NOW)
+    code = code_for(enrolment)
     jwk = new_jwk()
     assert consume(enrolment, code, jwk) == "demo"
     assert consume(enrolment, code, new_jwk()) is None
@@ -49,7 +53,7 @@ def test_code_is_good_until_it_expires(enrolment: EnrolmentStore) -> None:
 
 
 def test_wrong_code_is_refused_and_burns_nothing(enrolment: EnrolmentStore) -> None:
-    code = enrolment.create_code_now("demo", "local:0", NOW)
+    code = code_for(enrolment)
     for wrong in ("", "x", code + "x", code.lower(), code[:-1]):
         assert consume(enrolment, wrong, new_jwk()) is None
     assert consume(enrolment, code, new_jwk()) == "demo"
@@ -59,7 +63,7 @@ def test_wrong_code_is_refused_and_burns_nothing(enrolment: EnrolmentStore) -> N
 def test_code_has_256_bits_and_only_its_hash_is_stored(
     enrolment: EnrolmentStore, database: Database
 ) -> None:
-    code = enrolment.create_code_now("demo", "local:0", NOW)
+    code = code_for(enrolment)
     assert len(code) == 43
     assert code.encode() not in everything_in(database)
 
@@ -69,7 +73,7 @@ def test_code_has_256_bits_and_only_its_hash_is_stored(
 def test_twenty_parallel_uses_of_one_code_enrol_one_key(
     enrolment: EnrolmentStore, open_database: Callable[[], Database]
 ) -> None:
-    code = enrolment.create_code_now("demo", "local:0", NOW)
+    code = code_for(enrolment)
     stores = [enrolment, EnrolmentStore(open_database())]
 
     async def scenario() -> list[str | None]:
@@ -84,9 +88,7 @@ def test_twenty_parallel_uses_of_one_code_enrol_one_key(
 def test_key_enrolled_again_moves_to_the_other_gateway(enrolment: EnrolmentStore) -> None:
     jwk = new_jwk()
     for gateway in ("demo", "second"):
-        assert (
-            consume(enrolment, enrolment.create_code_now(gateway, "local:0", NOW), jwk) == gateway
-        )
+        assert consume(enrolment, code_for(enrolment, gateway), jwk) == gateway
     assert [key.gateway for key in enrolment.enrolled()] == ["second"]
 
 
@@ -97,7 +99,7 @@ def remove(enrolment: EnrolmentStore, gateway: str, jwk: dict[str, object]) -> b
 def test_removed_key_is_gone_and_removing_again_says_so(enrolment: EnrolmentStore) -> None:
     jwk, kept = new_jwk(), new_jwk()
     for each in (jwk, kept):
-        consume(enrolment, enrolment.create_code_now("demo", "local:0", NOW), each)
+        consume(enrolment, code_for(enrolment), each)
     assert not remove(enrolment, "second", jwk)
     assert remove(enrolment, "demo", jwk)
     assert not remove(enrolment, "demo", jwk)
@@ -106,7 +108,7 @@ def test_removed_key_is_gone_and_removing_again_says_so(enrolment: EnrolmentStor
 
 def test_key_is_removed_with_its_record_or_not_at_all(enrolment: EnrolmentStore) -> None:
     jwk = new_jwk()
-    consume(enrolment, enrolment.create_code_now("demo", "local:0", NOW), jwk)
+    consume(enrolment, code_for(enrolment), jwk)
 
     def fails(_: object) -> None:
         raise RuntimeError("it cannot be recorded")
@@ -138,7 +140,7 @@ def refused_keys() -> list[dict[str, object]]:
 def test_anything_but_a_public_es256_key_is_refused_and_the_code_stays_good(
     enrolment: EnrolmentStore, jwk: dict[str, object]
 ) -> None:
-    code = enrolment.create_code_now("demo", "local:0", NOW)
+    code = code_for(enrolment)
     with pytest.raises(InvalidKeyError):
         consume(enrolment, code, jwk)
     assert consume(enrolment, code, new_jwk()) == "demo"

@@ -85,7 +85,7 @@ def test_refresh_without_a_commit_keeps_the_very_same_picture(live: LiveRegistry
 def test_commit_that_is_neither_registry_nor_revocation_keeps_the_snapshot(
     registry: Registry, live: LiveRegistry
 ) -> None:
-    registry.enrolment.create_code_now("demo", "local:0", 1)
+    asyncio.run(registry.enrolment.create_code("demo", "local:0", 1))
     before = live.state
     asyncio.run(live.refresh())
     assert live.state is before

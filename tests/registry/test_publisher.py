@@ -156,10 +156,10 @@ def test_further_client_of_an_agent_gets_no_grant_the_agent_has_not(registry: Re
 def test_gateway_has_a_client_with_the_keys_that_enrolled_and_no_other(registry: Registry) -> None:
     registry.apply(*small_set(), *second_server())
     jwk = dict(ECKey.generate_key("P-256").as_dict(private=False))
-    code = registry.enrolment.create_code_now("demo", "local:0", NOW)
-    before = registry.store.version()
+    code = asyncio.run(registry.enrolment.create_code("demo", "local:0", NOW))
+    before = registry.version()
     asyncio.run(registry.enrolment.consume_code(code, jwk, NOW))
-    assert registry.store.version() == before + 1
+    assert registry.version() == before + 1
     snapshot = published(registry)
     client = snapshot.clients["gateway:demo"]
     assert client.authentication == ("private_key_jwt",)

@@ -33,7 +33,7 @@ def test_apply_same_objects_again_changes_nothing(registry: Registry) -> None:
 def test_plan_writes_nothing(registry: Registry) -> None:
     plan = registry.plan(*small_set())
     assert plan.problems == ()
-    assert registry.store.version() == 0
+    assert registry.version() == 0
     assert registry.store.list() == ()
 
 
@@ -61,7 +61,7 @@ def test_history_keeps_every_version_with_author_and_time_newest_first(registry:
     registry.apply(*small_set())
     registry.clock.advance(60)
     changed = replaced(small_set(), "Agent", "support-bot", environment="staging")
-    registry.store.apply_now(registry.plan(*changed), "usr_alice")
+    registry.carry_out(registry.plan(*changed), "usr_alice")
     registry.clock.advance(60)
     registry.apply(delete=(("Agent", "support-bot"),))
     history = registry.store.history("Agent", "support-bot")
@@ -96,7 +96,7 @@ def test_delete_of_an_object_still_referred_to_is_refused_at_the_referrer(
         "spec.credential.provider",
     )
     with pytest.raises(PlanRefusedError):
-        registry.store.apply_now(plan, "local:0")
+        registry.carry_out(plan)
     assert registry.store.get("CredentialProvider", "crm-token") is not None
 
 
@@ -141,7 +141,7 @@ def test_apply_of_a_plan_with_problems_stores_nothing(registry: Registry) -> Non
     plan = registry.plan(*small_set()[1:])  # without its TrustProvider
     assert [each.field for each in plan.problems] == ["spec.attestation.providers[0]"]
     with pytest.raises(PlanRefusedError, match="TrustProvider 'unix' does not exist"):
-        registry.store.apply_now(plan, "local:0")
+        registry.carry_out(plan)
     assert registry.store.list() == ()
 
 
@@ -152,7 +152,7 @@ def test_apply_after_somebody_changed_the_object_asks_to_look_again(registry: Re
     stale = registry.plan(*changed)
     registry.apply(*replaced(small_set(), "Agent", "support-bot", environment="test"))
     with pytest.raises(PlanOutdatedError):
-        registry.store.apply_now(stale, "local:0")
+        registry.carry_out(stale)
     stored = registry.store.get("Agent", "support-bot")
     assert stored is not None
     assert stored.spec["environment"] == "test"
@@ -163,7 +163,7 @@ def test_apply_after_somebody_changed_another_object_is_accepted(registry: Regis
     registry.apply(*small_set())
     plan = registry.plan(*replaced(small_set(), "Agent", "support-bot", environment="staging")[-1:])
     registry.apply(declare("IdentityProvider", "other", type="local_accounts"))
-    assert registry.store.apply_now(plan, "local:0").version == 3
+    assert registry.carry_out(plan).version == 3
 
 
 def test_apply_checks_again_what_the_plan_found_good(registry: Registry) -> None:
@@ -172,12 +172,12 @@ def test_apply_checks_again_what_the_plan_found_good(registry: Registry) -> None
     plan = registry.plan(agent)
     registry.apply(delete=(("Agent", "support-bot"), ("TrustProvider", "unix")))
     with pytest.raises(PlanRefusedError, match="TrustProvider 'unix' does not exist"):
-        registry.store.apply_now(plan, "local:0")
+        registry.carry_out(plan)
 
 
 def test_apply_in_the_event_loop_commits_before_it_returns(registry: Registry) -> None:
     applied = asyncio.run(registry.store.apply(registry.plan(*small_set()), "local:0"))
-    assert registry.store.version() == applied.version
+    assert registry.version() == applied.version
 
 
 def test_list_by_kind_returns_only_that_kind(registry: Registry) -> None:
@@ -189,7 +189,7 @@ def test_list_by_kind_returns_only_that_kind(registry: Registry) -> None:
 @pytest.mark.requirement("trap-inherited-name")
 def test_gateway_declared_again_does_not_inherit_enrolled_keys(registry: Registry) -> None:
     registry.apply(*small_set())
-    code = registry.enrolment.create_code_now("demo", "local:0", int(registry.clock()))
+    code = asyncio.run(registry.enrolment.create_code("demo", "local:0", int(registry.clock())))
     jwk = {
         "kty": "EC",
         "crv": "P-256",
@@ -206,5 +206,5 @@ def test_apply_without_a_writable_database_stores_nothing(registry: Registry) ->
     plan = registry.plan(*small_set())
     registry.database._writer.close()
     with pytest.raises(DatabaseError):
-        registry.store.apply_now(plan, "local:0")
+        registry.carry_out(plan)
     assert registry.store.list() == ()
