@@ -98,7 +98,7 @@ class LocalAccounts:
             return _WRONG
         if stored.account.disabled:
             return _DISABLED
-        await self._attempts.succeeded(self._name, counted)
+        await self._attempts.forget(self._name, counted)
         if self._hashing.is_outdated(password_hash):
             stronger = await self._hashing.hash(spelled)
             await self._store.replace_hash(stored.account.id, password_hash, stronger)
@@ -196,6 +196,8 @@ class LocalAccounts:
             changed_at=now,
             **values,
         )
+        if changed is not None and change.password is not None:
+            await self._attempts.forget(self._name, name)  # they were at the old one
         return ABSENT if changed is None else changed
 
     async def accounts(self) -> tuple[Account, ...]:

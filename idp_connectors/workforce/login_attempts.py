@@ -60,7 +60,7 @@ class LoginAttempts:
             # Two first attempts in two processes: the other one has made the row.
             return await self._database.write(lambda row: self._count(row, name_hash, now))
 
-    async def succeeded(self, provider: str, username: str) -> None:
+    async def forget(self, provider: str, username: str) -> None:
         """Forget the attempts of a name."""
         statement = delete(_TABLE).where(_TABLE.c.name_hash == _name_hash(provider, username))
 

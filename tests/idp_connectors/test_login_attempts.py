@@ -23,6 +23,7 @@ from tests.idp_connectors.people import (
     Hashing,
     accounts,
     add,
+    change,
     failure,
     login,
     run,
@@ -67,6 +68,16 @@ def test_login_after_the_lock_has_passed_succeeds_and_forgets_the_attempts(
     for _ in range(FREE_ATTEMPTS - 1):
         failure(local, now=NOW + 3)
     assert isinstance(login(local, now=NOW + 3), Person)
+
+
+def test_new_password_lifts_the_lock_and_other_changes_do_not(local: LocalAccounts) -> None:
+    add(local)
+    for _ in range(FREE_ATTEMPTS):
+        failure(local)
+    change(local, groups=("staff",))
+    assert failure(local, password=PASSWORD).code is LoginFailureCode.LOCKED
+    change(local, password="wander-copper-lantern-52")
+    assert isinstance(login(local, password="wander-copper-lantern-52"), Person)
 
 
 @pytest.mark.requirement("trap-lockout")
