@@ -131,7 +131,7 @@ async def _started(
     if login.upstream_session is not None:
         origin = UpstreamSession(sid, sub, login.person.identity_provider, login.upstream_session)
         await parts.upstream_sessions.remember(origin, now)
-    return await parts.sessions.start_upstream(
+    return await parts.sessions.start(
         sid,
         sub,
         login.person,

@@ -29,7 +29,6 @@ from sqlmodel import Field, SQLModel, col
 from authz_server.store.digests import digest_of, new_secret
 from database.engine import Database
 from idp_connectors.evidence import Person
-from token_exchange.identifiers import new_id
 
 SESSION_LIFETIME_SECONDS: Final = 28_800  # a working day; every token ends with it at the latest
 
@@ -86,27 +85,6 @@ class SessionStore:
         self._random = random
 
     async def start(
-        self, sub: str, person: Person, now: int, *, replacing: str | None = None
-    ) -> NewSession:
-        """A new session for a person who just proved themself to us.
-
-        Args:
-            sub: The person's opaque id.
-            person: What the identity provider said.
-            now: NumericDate seconds.
-            replacing: The cookie value the browser had before; it opens nothing any more.
-        """
-        return await self.start_upstream(
-            new_id("ses", self._random),
-            sub,
-            person,
-            now,
-            replacing=replacing,
-            ends=now + SESSION_LIFETIME_SECONDS,
-            claims_until=now + SESSION_LIFETIME_SECONDS,
-        )
-
-    async def start_upstream(
         self,
         sid: str,
         sub: str,
@@ -118,9 +96,17 @@ class SessionStore:
         replacing: str | None = None,
         sealed_upstream: bytes | None = None,
     ) -> NewSession:
-        """A new session for a person another site vouches for. `sid` is new, made by the caller.
+        """A new session for a person who just proved themself. Times are NumericDate seconds.
 
-        `sealed_upstream` is what the site gave, sealed for this `sid`.
+        Args:
+            sid: A new id, made by the caller.
+            sub: The person's opaque id.
+            person: What the identity provider said; it counts until `claims_until`.
+            now: When the provider was asked.
+            ends: When the session does.
+            claims_until: No later than `ends` counts.
+            replacing: The cookie value the browser had before; it opens nothing any more.
+            sealed_upstream: What another site gave for asking again, sealed for this `sid`.
         """
         cookie_value = new_secret(self._random)
         session = Session(sid, sub, person, now, ends, min(ends, claims_until))

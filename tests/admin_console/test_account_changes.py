@@ -16,6 +16,7 @@ from authz_server.store.sessions import SessionStore
 from idp_connectors.evidence import Person
 from registry.blocks import BlockKind
 from tests.admin_console.stack import PEOPLE, AdminStack, role
+from tests.authz_server.login_sessions import logged_in_at
 from tests.token_exchange.signing import ISSUER, NOW
 
 PASSWORD = "correct horse battery staple"
@@ -54,7 +55,7 @@ def log_in(stack: AdminStack, subject: str) -> tuple[str, Callable[[], bool]]:
     bob = Person("local", f"{ISSUER}/identity/local", subject, "bob", (), "pwd", NOW)
     sub = stack.run(PersonStore(stack.database, random).remember(bob, NOW)).sub
     sessions = SessionStore(stack.database, random)
-    cookie = stack.run(sessions.start(sub, bob, NOW)).cookie_value
+    cookie = stack.run(logged_in_at(sessions, sub, bob, NOW)).cookie_value
     return sub, lambda: stack.run(sessions.find(cookie, NOW)) is not None
 
 

@@ -14,6 +14,7 @@ from idp_connectors.evidence import Person
 from idp_connectors.workforce.person_changes import ChangeKind, PersonChange
 from registry.blocks import BlockKind
 from tests.authz_server.front_half import NOW, FrontHalf, run
+from tests.authz_server.login_sessions import logged_in_at
 
 NOW_MS = NOW * 1000
 
@@ -35,7 +36,7 @@ def logged_in(half: FrontHalf, name: str, upstream: str | None = None, **more: A
     who = person(name, **more)
     now = int(half.clock())
     sub = run(half.parts.persons.remember(who, now)).sub
-    started = run(half.parts.sessions.start(sub, who, now))
+    started = run(logged_in_at(half.parts.sessions, sub, who, now))
     if upstream is not None:
         origin = UpstreamSession(started.session.sid, sub, who.identity_provider, upstream)
         run(half.parts.upstream_sessions.remember(origin, now))
@@ -205,7 +206,7 @@ def test_who_comes_while_everybody_is_cut_off_is_cut_off_too(
             new = person("new")
             monkeypatch.setattr(half.parts.persons, "_random", lambda n: b"\0" * n)
             known = await half.parts.persons.remember(new, NOW)
-            came.append(await half.parts.sessions.start(known.sub, new, NOW))
+            came.append(await logged_in_at(half.parts.sessions, known.sub, new, NOW))
         return found
 
     monkeypatch.setattr(half.parts.persons, "of_provider", reading)

@@ -38,6 +38,7 @@ from idp_connectors.evidence import Person
 from registry.acks import Ack, AckStore
 from registry.blocks import BlockKind, Subject
 from registry.revocations import RevocationStore
+from tests.authz_server.login_sessions import logged_in_at
 from token_exchange.claims import JwkThumbprint
 
 T = TypeVar("T")
@@ -166,7 +167,7 @@ def test_session_is_found_by_its_cookie_alone_until_it_ends(
     both: tuple[Database, Database],
 ) -> None:
     here, there = (SessionStore(each, random()) for each in both)
-    started = run(here.start("usr_alice", ALICE, NOW))
+    started = run(logged_in_at(here, "usr_alice", ALICE, NOW))
     assert asyncio.run(there.find(started.cookie_value, NOW)) == started.session
     assert asyncio.run(there.find(started.session.sid, NOW)) is None
     assert asyncio.run(there.find(started.cookie_value, NOW + SESSION_LIFETIME_SECONDS)) is None
@@ -178,9 +179,9 @@ def test_session_of_a_new_login_replaces_the_one_before_it_in_that_browser(
     database: Database,
 ) -> None:
     store = SessionStore(database, random())
-    first = run(store.start("usr_alice", ALICE, NOW))
-    other = run(store.start("usr_bob", replace(ALICE, subject="acc_bob"), NOW))
-    second = run(store.start("usr_alice", ALICE, NOW, replacing=first.cookie_value))
+    first = run(logged_in_at(store, "usr_alice", ALICE, NOW))
+    other = run(logged_in_at(store, "usr_bob", replace(ALICE, subject="acc_bob"), NOW))
+    second = run(logged_in_at(store, "usr_alice", ALICE, NOW, replacing=first.cookie_value))
     found = [asyncio.run(store.find(each.cookie_value, NOW)) for each in (first, second, other)]
     assert found == [None, second.session, other.session]
 
@@ -480,7 +481,7 @@ def test_person_is_cut_off_once_however_many_processes_hear_of_it(
     both: tuple[Database, Database],
 ) -> None:
     sessions = SessionStore(both[0], random())
-    started = run(sessions.start("usr_alice", ALICE, NOW))
+    started = run(logged_in_at(sessions, "usr_alice", ALICE, NOW))
     came_from = UpstreamSession(started.session.sid, "usr_alice", "corp", "kc-session")
     run(UpstreamSessionStore(both[0]).remember(came_from, NOW))
     once = UsedOnce(OnceKind.DECISION, "corp", "event-1", NOW + 600)

@@ -34,6 +34,7 @@ from tests.authz_server.back_half import (
 from tests.authz_server.client_site import Site
 from tests.authz_server.cuts import cuts_in
 from tests.authz_server.front_half import Accounts
+from tests.authz_server.login_sessions import logged_in_at
 from tests.authz_server.test_token_code import alice, code_form, new_code
 from tests.token_exchange.signing import sign
 from token_exchange.claims import AuthorizationDetail
@@ -71,7 +72,7 @@ class World:
         snapshot = parts.live.snapshot
         agent, server = snapshot.agents[client.agent or ""], snapshot.servers["wiki"]
         endpoint = ServerAtEndpoint(server, agent, client)
-        session = (await parts.sessions.start("usr_alice", alice(now), now)).session
+        session = (await logged_in_at(parts.sessions, "usr_alice", alice(now), now)).session
         consent = Consent(
             gid=f"grt_{secrets.token_hex(8)}",
             sub="usr_alice",

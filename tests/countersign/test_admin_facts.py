@@ -29,6 +29,7 @@ from registry.blocks import BlockKind
 from registry.revocations import RevocationStore
 from registry.snapshot import ProviderRecord
 from tests.authz_server.front_half import sample_snapshot
+from tests.authz_server.login_sessions import logged_in_at
 
 pytestmark = pytest.mark.anyio
 
@@ -213,8 +214,8 @@ async def test_groups_are_those_of_the_latest_living_session(
     sub = (await PersonStore(database, secrets.token_bytes).remember(ALICE, NOW)).sub
     assert (await people.named("alice"))[0].groups is None
     sessions = SessionStore(database, secrets.token_bytes)
-    await sessions.start(sub, replace(ALICE, groups=("keycloak/old",)), NOW - 60)
-    await sessions.start(sub, ALICE, NOW - 10)
+    await logged_in_at(sessions, sub, replace(ALICE, groups=("keycloak/old",)), NOW - 60)
+    await logged_in_at(sessions, sub, ALICE, NOW - 10)
     (found,) = await people.named("alice")
     assert (found.groups, found.acr) == (("keycloak/support",), "phr")
 
