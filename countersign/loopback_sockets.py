@@ -17,6 +17,14 @@ ESTABLISHED: Final = 1  # of tcp(7), the first byte of TCP_INFO
 ROOT: Final = 0
 _TABLES: Final = Path("/proc/net")
 _FIELDS: Final = 10  # of a row, up to the inode
+_MAPPED: Final = "::ffff:"  # an IPv4 address as a socket of IPv6 says it
+# Which field of a row is the inode, in every table of sockets (proc_net(5), net/*/*.c).
+_INODE_FIELDS: Final = {
+    **dict.fromkeys(("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6"), 9),
+    **dict.fromkeys(("raw", "raw6", "icmp", "icmp6", "netlink"), 9),
+    "unix": 6,
+    "packet": 8,
+}
 
 Address = tuple[str, int]
 
@@ -65,6 +73,35 @@ def socket_between(table: str, local: Address, remote: Address) -> PeerSocket | 
         if fields[1] in wanted[0] and fields[2] in wanted[1] and fields[9] != "0":
             return PeerSocket(inode=int(fields[9]), uid=int(fields[7]))
     return None
+
+
+def is_between(held: socket.socket, local: Address, remote: Address) -> bool:
+    """Whether a socket is the end of a TCP connection at `local`, whose other end is `remote`."""
+    try:
+        ends = held.getsockname(), held.getpeername()
+    except OSError:
+        return False
+    if held.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    found = tuple((host.removeprefix(_MAPPED), port) for host, port, *_ in ends)
+    return held.type == socket.SOCK_STREAM and found == (local, remote)
+
+
+def is_only_one(inode: int) -> bool:
+    """Whether no other socket of this network namespace has that number. Blocks for `/proc` reads.
+
+    Numbers of sockets come round again, also while the first one of a number is open.
+    """
+    return sum(_occurrences(name, field, str(inode)) for name, field in _INODE_FIELDS.items()) == 1
+
+
+def _occurrences(table: str, field: int, inode: str) -> int:
+    try:
+        with (_TABLES / table).open("rb") as file:
+            rows = file.read(MAXIMUM_TABLE_BYTES).decode("ascii", "replace").splitlines()[1:]
+    except FileNotFoundError:  # this kernel has no such sockets
+        return 0
+    return sum(row.split()[field : field + 1] == [inode] for row in rows)
 
 
 def is_established(connection: Any) -> bool:  # noqa: ANN401 - a socket, or asyncio's view of one

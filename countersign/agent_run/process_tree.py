@@ -3,8 +3,9 @@
 In this order, by the kernel's word alone:
 
 1. the peer's own end of the connection is found (`loopback_sockets`): its inode
-2. a descendant of this process has that socket open (`/proc/PID/fd`)
-3. that process is pinned by a pidfd; what was read of it is read again
+2. a descendant of this process has a socket of that number open (`/proc/PID/fd`)
+3. that process is pinned by a pidfd; what was read of it is read again; and its socket is the other
+   end of this connection: a number alone is no proof, for the kernel gives it anew after 2^32
 4. from it, parent by parent, one comes to this process, and nobody on the way is younger than their
    child (a pid used again would be)
 5. it is still alive and still has the socket open
@@ -19,20 +20,24 @@ connection outlives neither the process that made it nor that process's own clos
 """
 
 import ctypes
+import errno
 import os
 import select
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from countersign.loopback_sockets import Address, peer_socket
+from countersign.loopback_sockets import Address, PeerSocket, is_between, is_only_one, peer_socket
 
 MAXIMUM_DEPTH: Final = 256
 _PROC: Final = Path("/proc")
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PIDFD_GETFD: Final = 438  # the system call; Linux 5.6, and one number for all architectures
+_NOT_ALLOWED: Final = frozenset({errno.EPERM, errno.ENOSYS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +92,8 @@ def member_of_run(peer: Address, ours: Address) -> Holder | None:
     if found is None:
         return None
     for pid in descendants(os.getpid()):
-        descriptor = _descriptor_of(pid, found.inode)
-        if descriptor is not None:
-            holder = _pinned(pid, descriptor, found.inode)
+        for descriptor in _descriptors_of(pid, found.inode):
+            holder = _pinned(pid, descriptor, found, (peer, ours))
             if holder is not None:
                 return holder
     return None
@@ -111,16 +115,37 @@ def descendants(root: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _pinned(pid: int, descriptor: int, inode: int) -> Holder | None:
+def _pinned(
+    pid: int, descriptor: int, found: PeerSocket, ends: tuple[Address, Address]
+) -> Holder | None:
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
         return None
-    holder = Holder(pid, descriptor, inode, pidfd)
-    if _descends_from_us(pid) and holder.still_holds():
+    holder = Holder(pid, descriptor, found.inode, pidfd)
+    if _descends_from_us(pid) and holder.still_holds() and _is_that_end(holder, found, ends):
         return holder
     holder.close()
     return None
+
+
+def _is_that_end(holder: Holder, found: PeerSocket, ends: tuple[Address, Address]) -> bool:
+    """Whether the holder's socket is the one between `ends`, seen from the peer.
+
+    Attack: a stranger makes sockets until one has the number of one a member has open.
+    """
+    number = _libc().syscall(_PIDFD_GETFD, holder.pidfd, holder.descriptor, 0)
+    if number >= 0:
+        with socket.socket(fileno=number) as held:  # closes the copy alone
+            return is_between(held, *ends)
+    if ctypes.get_errno() not in _NOT_ALLOWED:
+        return False
+    # A kernel or a container that lets nobody look: then the number must be nobody else's now.
+    try:
+        uid = (_PROC / str(holder.pid)).stat().st_uid
+    except OSError:
+        return False
+    return uid == found.uid and is_only_one(found.inode)
 
 
 def _descends_from_us(pid: int) -> bool:
@@ -155,12 +180,12 @@ def _stat(pid: int) -> tuple[int, int] | None:
         return None
 
 
-def _descriptor_of(pid: int, inode: int) -> int | None:
+def _descriptors_of(pid: int, inode: int) -> list[int]:
     try:
         numbers = [int(entry.name) for entry in (_PROC / str(pid) / "fd").iterdir()]
     except OSError:  # gone, or another user's
-        return None
-    return next((number for number in numbers if _socket_at(pid, number) == inode), None)
+        return []
+    return [number for number in numbers if _socket_at(pid, number) == inode]
 
 
 def _socket_at(pid: int, descriptor: int) -> int | None:
@@ -179,8 +204,11 @@ def _is_alive(pidfd: int) -> bool:
     return not ended.poll(0)
 
 
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _prctl(option: int, value: int) -> None:
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+    if _libc().prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl({option}): {os.strerror(number)}")

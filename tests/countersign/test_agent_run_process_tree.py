@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from countersign.agent_run import process_tree
 from countersign.agent_run.process_tree import (
     Holder,
     descendants,
     member_of_run,
 )
+from countersign.loopback_sockets import PeerSocket, peer_socket
 
 CLIENT = """
 import socket, sys
@@ -139,3 +141,63 @@ print(before == os.getuid(), os.stat("/proc/self/environ").st_uid)
         cwd=Path(__file__).parents[2],
     )
     assert done.stdout.split() == ["True", "0"]  # the kernel gives such files to root
+
+
+MEMBER = """
+import socket
+one, other = socket.socketpair()
+print(one.fileno(), flush=True)
+input()
+"""
+
+
+@pytest.fixture
+def member() -> Iterator[tuple[int, int]]:
+    """A member of the run, and the number of a socket that it has open for something else."""
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-c", MEMBER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        link = Path(f"/proc/{process.pid}/fd/{process.stdout.readline().strip()}").readlink()
+        yield process.pid, int(str(link).removeprefix("socket:[").removesuffix("]"))
+        process.kill()
+
+
+@pytest.mark.processes
+@pytest.mark.requirement("agent-run-tree")
+@pytest.mark.parametrize("may_look", [True, False])
+def test_socket_number_of_a_member_makes_nobody_else_one(
+    listener: socket.socket,
+    member: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+    may_look: bool,
+) -> None:
+    """Numbers come round after 2^32: a stranger's may be one that a member has open as well."""
+    if not may_look:
+        monkeypatch.setattr(process_tree, "_PIDFD_GETFD", 10**6)  # ENOSYS, as on an old kernel
+    stranger = socket.create_connection(listener.getsockname())  # of this very process
+    with stranger, listener.accept()[0] as connection:
+        collided = PeerSocket(inode=member[1], uid=os.getuid())
+        monkeypatch.setattr(process_tree, "peer_socket", lambda *_: collided)
+        if not may_look:
+            # Its row is beside the member's, so the number is not only one socket's.
+            monkeypatch.setattr(process_tree, "is_only_one", lambda inode: inode != member[1])
+        assert judged(connection) is None
+
+
+@pytest.mark.processes
+@pytest.mark.requirement("agent-run-tree")
+def test_member_is_known_where_nobody_may_look_at_its_sockets(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_tree, "_PIDFD_GETFD", 10**6)
+    with client(listener) as process, accepted(listener, process) as connection:
+        holder = judged(connection)
+        assert holder is not None
+        holder.close()
+        found = peer_socket(connection.getpeername(), connection.getsockname())
+        assert found is not None
+        made_by_another = PeerSocket(found.inode, uid=found.uid + 1)
+        monkeypatch.setattr(process_tree, "peer_socket", lambda *_: made_by_another)
+        assert judged(connection) is None
+        process.kill()

@@ -4,9 +4,11 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from countersign import loopback_sockets
 from countersign.loopback_sockets import PeerSocket, is_our_user, peer_socket, socket_between
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  inode\n"
@@ -69,3 +71,36 @@ def test_connection_of_another_user_is_told_from_our_own(user: int | None, is_ou
                 assert found is not None
                 assert found.uid == (user or 0)
                 assert is_our_user(peer, accepted.getsockname()) is is_ours
+
+
+def test_number_that_two_sockets_have_is_not_only_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loopback_sockets, "_TABLES", tmp_path)
+    (tmp_path / "tcp").write_text(HEAD + row("0100007F:9C40", "0100007F:2210", "77"))
+    (tmp_path / "unix").write_text(
+        "Num       RefCount Protocol Flags    Type St Inode Path\n"
+        "00000000889aaaae: 00000003 00000000 00000000 0001 03 5778745\n"
+        "00000000889aaaaf: 00000003 00000000 00000000 0001 03 5778746 /run/5778745\n"
+    )
+    assert loopback_sockets.is_only_one(5778745)
+    assert loopback_sockets.is_only_one(77)
+    assert not loopback_sockets.is_only_one(5778744)  # nobody's
+    (tmp_path / "tcp6").write_text(HEAD + row("0100007F:9C40", "0100007F:2210", "5778745"))
+    assert not loopback_sockets.is_only_one(5778745)
+
+
+@pytest.mark.processes
+def test_socket_is_between_its_own_two_ends_alone() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as one,
+        server.accept()[0] as other,
+    ):
+        ends = one.getsockname(), one.getpeername()
+        assert loopback_sockets.is_between(one, *ends)
+        assert not loopback_sockets.is_between(other, *ends)
+        assert not loopback_sockets.is_between(server, *ends)
+    left, right = socket.socketpair()
+    with left, right:
+        assert not loopback_sockets.is_between(left, *ends)
