@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import BigInteger, Connection, Index, Row, Select, delete, func, insert, or_, select
 from sqlmodel import Field, SQLModel, col
 
@@ -56,44 +57,39 @@ class RevocationRow(SQLModel, table=True):
     at_ms: int = Field(sa_type=BigInteger)
 
 
-def append_block(
+def append_event(
     connection: Connection,
     kind: BlockKind,
     subject_id: str,
     *,
+    blocked: bool | None,
     reason: str,
     author: str,
     now_ms: int,
 ) -> RevocationEvent:
-    """Inside a write: refuse issue and use until restored, and what was issued until now."""
-    before = entry_of(connection, kind, subject_id)
-    entry = BlockEntry(
-        kind,
-        subject_id,
-        blocked=kind is not BlockKind.CLAIMS,
-        not_before=next_epoch(before, now_ms),
-    )
-    return append_entry(connection, entry, reason, author, now_ms)
+    """Inside a write: refuse what was issued until now, and from now on what is `blocked`.
 
-
-def append_epoch(
-    connection: Connection,
-    kind: BlockKind,
-    subject_id: str,
-    *,
-    reason: str,
-    author: str,
-    now_ms: int,
-) -> RevocationEvent:
-    """Inside a write: refuse what was issued until now, and leave a block as it is."""
-    before = entry_of(connection, kind, subject_id)
-    entry = BlockEntry(
-        kind,
-        subject_id,
-        blocked=before is not None and before.blocked,
-        not_before=next_epoch(before, now_ms),
+    `blocked` None leaves a block, or none, as it is; a claims epoch is only ever an epoch.
+    """
+    before = last_event(connection, kind, subject_id)
+    if blocked is None:
+        blocked = before is not None and before.blocked
+    event = RevocationEvent(
+        sequence=next_value(connection, REVOCATION_SEQUENCE),
+        kind=kind,
+        id=subject_id,
+        blocked=blocked and kind is not BlockKind.CLAIMS,
+        # INVARIANT: an epoch never moves back, whatever the clocks of the processes say.
+        not_before=max(epoch_after(now_ms), 0 if before is None else before.not_before),
+        reason=reason,
+        author=author,
+        at_ms=now_ms,
     )
-    return append_entry(connection, entry, reason, author, now_ms)
+    row = msgspec.to_builtins(event)
+    row["subject_id"] = row.pop("id")
+    connection.execute(insert(RevocationRow).values(row))
+    _drop_forgotten(connection, event)
+    return event
 
 
 def events_after(
@@ -139,19 +135,15 @@ def listed_events(
     return tuple(sorted(known, key=lambda each: -each.sequence))
 
 
-def entry_of(connection: Connection, kind: BlockKind, subject_id: str) -> BlockEntry | None:
-    """The state of one subject."""
+def last_event(connection: Connection, kind: BlockKind, subject_id: str) -> RevocationEvent | None:
+    """The last event of one subject: its state."""
     query = (
         _events()
         .where(col(RevocationRow.kind) == kind.value, col(RevocationRow.subject_id) == subject_id)
         .order_by(col(RevocationRow.sequence).desc())
         .limit(1)
     )
-    found = _decoded(connection.execute(query).all())
-    if not found:
-        return None
-    event = found[0]
-    return BlockEntry(event.kind, event.id, event.blocked, event.not_before)
+    return next(iter(_decoded(connection.execute(query).all())), None)
 
 
 def number_of_author(connection: Connection, author: str, since_ms: int, most: int) -> int:
@@ -163,42 +155,6 @@ def number_of_author(connection: Connection, author: str, since_ms: int, most: i
         .subquery()
     )
     return connection.scalar(select(func.count()).select_from(found)) or 0
-
-
-def next_epoch(before: BlockEntry | None, now_ms: int) -> int:
-    """The epoch of an action now on a subject that was in the state `before`."""
-    # INVARIANT: an epoch never moves back, whatever the clocks of the processes say.
-    return max(epoch_after(now_ms), before.not_before if before is not None else 0)
-
-
-def append_entry(
-    connection: Connection, entry: BlockEntry, reason: str, author: str, now_ms: int
-) -> RevocationEvent:
-    """Inside a write: the next event of the sequence."""
-    event = RevocationEvent(
-        sequence=next_value(connection, REVOCATION_SEQUENCE),
-        kind=entry.kind,
-        id=entry.id,
-        blocked=entry.blocked,
-        not_before=entry.not_before,
-        reason=reason,
-        author=author,
-        at_ms=now_ms,
-    )
-    connection.execute(
-        insert(RevocationRow).values(
-            sequence=event.sequence,
-            kind=event.kind.value,
-            subject_id=event.id,
-            blocked=event.blocked,
-            not_before=event.not_before,
-            reason=event.reason,
-            author=event.author,
-            at_ms=event.at_ms,
-        )
-    )
-    _drop_forgotten(connection, event)
-    return event
 
 
 def _drop_forgotten(connection: Connection, newest: RevocationEvent) -> None:

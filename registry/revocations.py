@@ -14,36 +14,33 @@ from typing import Final
 from sqlalchemy import Connection
 
 from database.engine import Database
-from registry.blocks import BlockEntry, BlockKind, BlockState, RevocationEvent
+from registry.blocks import BlockKind, BlockState, RevocationEvent
 from registry.counters import REVOCATION_SEQUENCE, value_of
 from registry.revocation_rows import (
     EVENTS_AT_ONCE,
-    append_block,
-    append_entry,
-    append_epoch,
+    append_event,
     block_state,
-    entry_of,
     events_after,
+    last_event,
     listed_events,
-    next_epoch,
 )
 
 MAXIMUM_ID_LENGTH: Final = 512
 MAXIMUM_REASON_LENGTH: Final = 1024
 
 Also = Callable[[Connection, RevocationEvent], None]
-AlsoOnce = Callable[[Connection, RevocationEvent | None], None]  # None: it was blocked before
+Anyway = Callable[[Connection], None]
 
 
-def _nothing_else(_connection: Connection, _event: RevocationEvent) -> None:
+def _nothing_else(_connection: Connection, _event: RevocationEvent | None = None) -> None:
     """No more than the revocation."""
 
 
 class RevocationStore:
     """Writes and reads the revocation sequence.
 
-    `also` is done in the same transaction: its record in the audit, for instance, which must not
-    be lost when the process dies after the cut.
+    `also` is done in the transaction of a new event: its record in the audit, for instance, which
+    must not be lost when the process dies after the cut.
     """
 
     def __init__(self, database: Database) -> None:
@@ -57,43 +54,33 @@ class RevocationStore:
         reason: str,
         author: str,
         now_ms: int,
+        once: bool = False,
         also: Also = _nothing_else,
+        anyway: Anyway = _nothing_else,
     ) -> RevocationEvent:
-        """Refuse issue and use until restored, and everything issued before for ever."""
-        _require_valid(kind, subject_id, reason)
+        """Refuse issue and use until restored, and everything issued before for ever.
 
-        def work(connection: Connection) -> RevocationEvent:
-            event = append_block(
-                connection, kind, subject_id, reason=reason, author=author, now_ms=now_ms
-            )
-            also(connection, event)
-            return event
-
-        return await self._database.write(work)
-
-    async def block_once(
-        self,
-        kind: BlockKind,
-        subject_id: str,
-        *,
-        reason: str,
-        author: str,
-        now_ms: int,
-        also: AlsoOnce,
-    ) -> RevocationEvent | None:
-        """The same, unless it is blocked: None then, and what was said of it stays.
-
-        For whoever may ask any number of times, an agent or a replay: a person's own word on why
-        it is blocked is not written over, and each further time costs no gateway anything.
+        `once`: only if it is not blocked yet; else the event that blocked it stays the last, and is
+        answered. For whoever may ask any number of times, an agent or a replay: a person's own word
+        on why it is blocked is not written over, and each further time costs no gateway anything.
+        `anyway` is done in the same transaction, first, whether or not there is a new event.
         """
         _require_valid(kind, subject_id, reason)
 
-        def work(connection: Connection) -> RevocationEvent | None:
-            before, event = entry_of(connection, kind, subject_id), None
-            if before is None or not before.blocked:
-                event = append_block(
-                    connection, kind, subject_id, reason=reason, author=author, now_ms=now_ms
-                )
+        def work(connection: Connection) -> RevocationEvent:
+            anyway(connection)
+            before = last_event(connection, kind, subject_id) if once else None
+            if before is not None and before.blocked:
+                return before
+            event = append_event(
+                connection,
+                kind,
+                subject_id,
+                blocked=True,
+                reason=reason,
+                author=author,
+                now_ms=now_ms,
+            )
             also(connection, event)
             return event
 
@@ -117,12 +104,18 @@ class RevocationStore:
         _require_valid(kind, subject_id, reason)
 
         def work(connection: Connection) -> RevocationEvent | None:
-            before = entry_of(connection, kind, subject_id)
+            before = last_event(connection, kind, subject_id)
             if before is None or not before.blocked:
                 return None
-            epoch = next_epoch(before, now_ms)
-            entry = BlockEntry(kind, subject_id, blocked=False, not_before=epoch)
-            event = append_entry(connection, entry, reason, author, now_ms)
+            event = append_event(
+                connection,
+                kind,
+                subject_id,
+                blocked=False,
+                reason=reason,
+                author=author,
+                now_ms=now_ms,
+            )
             also(connection, event)
             return event
 
@@ -135,10 +128,11 @@ class RevocationStore:
         _require_valid(BlockKind.CLAIMS, subject_id, reason)
 
         def work(connection: Connection) -> RevocationEvent:
-            return append_epoch(
+            return append_event(
                 connection,
                 BlockKind.CLAIMS,
                 subject_id,
+                blocked=None,
                 reason=reason,
                 author=author,
                 now_ms=now_ms,

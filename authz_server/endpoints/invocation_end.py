@@ -95,10 +95,7 @@ async def _end(parts: Parts, run: RunToken, now: int) -> Refusal | None:
     """Steps 4 and 5."""
     now_ms, event, author = int(parts.clock() * 1000), _event(parts, run), _author(run)
 
-    def in_transaction(connection: Connection, blocked: RevocationEvent | None) -> None:
-        revoke_of_run_in(connection, run.invocation, now)
-        if blocked is None:
-            return
+    def in_budget_and_recorded(connection: Connection, _: RevocationEvent) -> None:
         since_ms, most = now_ms - _HOUR_MS, ENDS_AN_HOUR + 1
         if number_of_author(connection, author, since_ms, most) > ENDS_AN_HOUR:
             raise TooManyEndsError
@@ -106,13 +103,15 @@ async def _end(parts: Parts, run: RunToken, now: int) -> Refusal | None:
 
     # INVARIANT: families, run and record in one transaction: an ended run is not recorded again.
     try:
-        await parts.revocations.block_once(
+        await parts.revocations.block(
             BlockKind.INVOCATION,
             run.invocation,
             reason=REASON,
             author=author,
             now_ms=now_ms,
-            also=in_transaction,
+            once=True,
+            also=in_budget_and_recorded,
+            anyway=lambda connection: revoke_of_run_in(connection, run.invocation, now),
         )
     except TooManyEndsError:
         # No gateway remembers families, so they end all the same.

@@ -203,6 +203,6 @@ async def _end_family(stored: StoredRefreshToken, request: TokenRequest, parts: 
         refusal=REPLAYED,
         # INVARIANT: family, run and record in one transaction: an ended family is not looked at
         # again.
-        also=end_family,
+        anyway=end_family,
     )
     return REPLAYED

@@ -4,17 +4,14 @@ Two parties then hold everything the grant needs, and nobody can say which of th
 (RFC 6749 §4.1.2, RFC 9700 §2.1.1 and §4.14.2).
 """
 
-from collections.abc import Callable
-
-from sqlalchemy import Connection
-
 from audit_log.event import EventType, Outcome
 from audit_log.transaction_log import append_in
 from authz_server.audit_events import made
 from authz_server.parts import Parts
 from authz_server.store.codes import CodeGrant
 from authz_server.store.refresh_tokens import RefreshGrant
-from registry.blocks import SERVER_AUTHOR, BlockKind, RevocationEvent
+from registry.blocks import SERVER_AUTHOR, BlockKind
+from registry.revocations import Anyway
 from token_exchange.claims import Refusal
 
 
@@ -26,11 +23,11 @@ async def block_yield(
     *,
     reason: str,
     refusal: Refusal,
-    also: Callable[[Connection], None] = lambda _: None,
+    anyway: Anyway = lambda _: None,
 ) -> None:
     """Block the run or the one token that the first use yielded, and record whose it was.
 
-    The block, its record and what `also` does are one transaction. What is blocked already stays
+    The block, its record and what `anyway` does are one transaction. What is blocked already stays
     as it is: the refusal of each further use is recorded by whoever refuses, within its budget.
     """
     now_ms = int(parts.clock() * 1000)
@@ -49,11 +46,13 @@ async def block_yield(
         reasons=(refusal.rule,),
     )
 
-    def in_transaction(connection: Connection, blocked: RevocationEvent | None) -> None:
-        also(connection)
-        if blocked is not None:
-            append_in(connection, (event,), now_ms)
-
-    await parts.revocations.block_once(
-        kind, subject_id, reason=reason, author=SERVER_AUTHOR, now_ms=now_ms, also=in_transaction
+    await parts.revocations.block(
+        kind,
+        subject_id,
+        reason=reason,
+        author=SERVER_AUTHOR,
+        now_ms=now_ms,
+        once=True,
+        also=lambda connection, _: append_in(connection, (event,), now_ms),
+        anyway=anyway,
     )

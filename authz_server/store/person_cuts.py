@@ -24,7 +24,7 @@ from authz_server.store.sessions import LoginSessionRow
 from authz_server.store.upstream_sessions import UpstreamSessionRow
 from database.engine import Database
 from registry.blocks import BlockKind
-from registry.revocation_rows import append_epoch
+from registry.revocation_rows import append_event
 
 
 class Ending(StrEnum):
@@ -95,10 +95,11 @@ def apply_in(connection: Connection, cut: PersonCut, now_ms: int) -> bool:
 def _cut_off(connection: Connection, cut: PersonCut, now_ms: int) -> None:
     _end_sessions(connection, cut)
     for sub in cut.subs:
-        append_epoch(
+        append_event(
             connection,
             BlockKind.CLAIMS,
             sub,
+            blocked=None,
             reason=cut.reason,
             author=cut.author,
             now_ms=now_ms,

@@ -23,12 +23,7 @@ from registry.blocks import (
     RevocationEvent,
     Subject,
 )
-from registry.revocation_rows import (
-    DROPPED_AT_ONCE,
-    append_block,
-    append_epoch,
-    entry_of,
-)
+from registry.revocation_rows import DROPPED_AT_ONCE, append_event, last_event
 from registry.revocations import InvalidSubjectError, RevocationStore
 from token_exchange.token_types import MAXIMUM_LIFETIME_SECONDS
 
@@ -131,10 +126,11 @@ def test_epoch_of_a_blocked_subject_leaves_the_block(
 ) -> None:
     block(revocations, BlockKind.CONSENT, "grt_1")
     event = database.write_now(
-        lambda connection: append_epoch(
+        lambda connection: append_event(
             connection,
             BlockKind.CONSENT,
             "grt_1",
+            blocked=None,
             reason="code replayed",
             author="authz-server",
             now_ms=NOW_MS + 5_000,
@@ -163,7 +159,7 @@ def test_write_that_fails_after_taking_a_number_leaves_no_gap(
     revocations: RevocationStore, database: Database
 ) -> None:
     def fails(connection: Connection) -> None:
-        append_block(connection, BlockKind.AGENT, "a", now_ms=NOW_MS, **ACTION)
+        append_event(connection, BlockKind.AGENT, "a", blocked=True, now_ms=NOW_MS, **ACTION)
         raise LookupError
 
     with pytest.raises(LookupError):
@@ -368,7 +364,9 @@ def perform(store: RevocationStore, action: str, kind: BlockKind, name: str, now
         restore(store, kind, name, now_ms)
     else:
         store._database.write_now(
-            lambda connection: append_epoch(connection, kind, name, now_ms=now_ms, **ACTION)
+            lambda connection: append_event(
+                connection, kind, name, blocked=None, now_ms=now_ms, **ACTION
+            )
         )
 
 
@@ -394,7 +392,35 @@ def expect(
 def test_state_of_one_subject_is_its_last_event(database: Database) -> None:
     store = RevocationStore(database)
     block(store, BlockKind.SESSION, "ses_1")
-    restore(store, BlockKind.SESSION, "ses_1")
-    found = database.read(lambda connection: entry_of(connection, BlockKind.SESSION, "ses_1"))
-    assert found == BlockEntry(BlockKind.SESSION, "ses_1", False, 1_700_000_001)
-    assert database.read(lambda connection: entry_of(connection, BlockKind.SESSION, "-")) is None
+    restored = restore(store, BlockKind.SESSION, "ses_1")
+    found = database.read(lambda connection: last_event(connection, BlockKind.SESSION, "ses_1"))
+    assert found == restored
+    assert database.read(lambda connection: last_event(connection, BlockKind.SESSION, "-")) is None
+
+
+def test_block_that_is_to_be_there_once_leaves_the_word_of_who_blocked_first(
+    revocations: RevocationStore,
+) -> None:
+    done: list[str] = []
+
+    def blocked_once() -> RevocationEvent:
+        return asyncio.run(
+            revocations.block(
+                BlockKind.INVOCATION,
+                "inv_1",
+                reason="over",
+                author="agent:bot",
+                now_ms=NOW_MS,
+                once=True,
+                also=lambda *_: done.append("new"),
+                anyway=lambda _: done.append("anyway"),
+            )
+        )
+
+    killed = block(revocations, BlockKind.INVOCATION, "inv_1")
+    assert blocked_once() == killed
+    assert (revocations.sequence(), done) == (1, ["anyway"])
+    restore(revocations, BlockKind.INVOCATION, "inv_1")
+    ended = blocked_once()
+    assert (ended.sequence, ended.author, done) == (3, "agent:bot", ["anyway", "anyway", "new"])
+    assert block(revocations, BlockKind.INVOCATION, "inv_1").author == ACTION["author"]
