@@ -1,8 +1,9 @@
 """The revocation sequence: what was cut off, when, by whom; numbered without a gap.
 
 Every event carries the whole new state of its subject, so the state of everything is the last
-event of each subject. Block sets the block and the epoch; restore clears only the block; a person's
-claims epoch is only ever an epoch. The rules themselves are pure (`registry.blocks`).
+event of each subject. Block sets the block and the epoch; restore clears only the block. The rules
+themselves are pure (`registry.blocks`). A person's claims epoch is only ever an epoch; it moves
+together with what else a change of the person ends (`authz_server.store.person_cuts`).
 
 Runs and tokens are forgotten a day later, and their rows go (`registry.revocation_rows`). Left out:
 who may do this (the admin API).
@@ -118,25 +119,6 @@ class RevocationStore:
             )
             also(connection, event)
             return event
-
-        return await self._database.write(work)
-
-    async def bump_claims(
-        self, subject_id: str, *, reason: str, author: str, now_ms: int
-    ) -> RevocationEvent:
-        """Make every token of a person out of date: what the directory says of them changed."""
-        _require_valid(BlockKind.CLAIMS, subject_id, reason)
-
-        def work(connection: Connection) -> RevocationEvent:
-            return append_event(
-                connection,
-                BlockKind.CLAIMS,
-                subject_id,
-                blocked=None,
-                reason=reason,
-                author=author,
-                now_ms=now_ms,
-            )
 
         return await self._database.write(work)
 

@@ -37,10 +37,10 @@ from authz_server.loop_turns import LoopTurns
 from authz_server.store.codes import CodeStore
 from authz_server.store.consents import ConsentStore
 from authz_server.store.interactions import InteractionStore
-from authz_server.store.person_cuts import PersonCuts
+from authz_server.store.person_cuts import Ending, PersonCut, PersonCuts
 from authz_server.store.persons import PersonStore
 from authz_server.store.refresh_tokens import RefreshTokenStore
-from authz_server.store.replay import ReplayStore
+from authz_server.store.replay import OnceKind, ReplayStore, UsedOnce
 from authz_server.store.sessions import SessionStore
 from authz_server.store.upstream_logins import UpstreamLoginStore
 from authz_server.store.upstream_sessions import UpstreamSessionStore
@@ -337,6 +337,14 @@ class FrontHalf:
             )
         )
         self.live.blocks = self.revocations.state()
+
+    async def claims_changed(self, sub: str) -> None:
+        """As when a person's identity provider reports a change, and the news has arrived."""
+        now = int(self.clock())
+        once = UsedOnce(OnceKind.PERSON_CHANGE, "local", secrets.token_hex(8), now + 60)
+        cut = PersonCut(once, (sub,), Ending.NONE, (), "groups", "test", lambda _: ())
+        assert await self.parts.person_cuts.apply(cut, now * 1000)
+        self.live.blocks = await asyncio.to_thread(self.revocations.state)
 
     def cuts(self, event_type: EventType) -> list[AuditEvent]:
         """The events written with what they tell of, in the database; oldest first."""

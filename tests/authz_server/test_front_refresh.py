@@ -300,9 +300,8 @@ def test_refresh_family_from_before_a_kill_yields_nothing_after_the_restore(
 def test_refresh_is_the_remedy_for_claims_that_changed(half: FrontHalf) -> None:
     first = first_plan(half)
     half.clock.now += 5
-    sub, now_ms = first.claims.sub, int(half.clock() * 1000)
-    asyncio.run(half.revocations.bump_claims(sub, reason="groups", author="test", now_ms=now_ms))
-    half.live.blocks = half.revocations.state()
+    sub = first.claims.sub
+    asyncio.run(half.claims_changed(sub))
     assert is_cut_off(half, first)
     half.clock.now += 2
     second = refreshed(half, first.refresh_token or "")

@@ -286,10 +286,7 @@ def test_session_that_cannot_be_asked_about_ends_when_something_changed(
     )
     assert isinstance(ask(partner, unchanged), Session)  # nothing is known to have changed
     later(partner, 5)
-    now_ms = int(partner.half.clock() * 1000)
-    revocations = partner.half.revocations
-    anyio.run(lambda: revocations.bump_claims(sub, reason="g", author="t", now_ms=now_ms))
-    partner.half.live.blocks = revocations.state()
+    anyio.run(partner.half.claims_changed, sub)
     later(partner, 5)
     failure = ask(partner, sid)
     assert isinstance(failure, LoginFailure)

@@ -61,11 +61,8 @@ class ChangesMeanwhile(Accounts):
     async def authenticate(self, username: str, password: str, now: int) -> Person | LoginFailure:
         answer = await super().authenticate(username, password, now)
         for person in await self._half.parts.persons.of_provider("local"):
-            await self._half.revocations.bump_claims(
-                person.sub, reason="test", author="test", now_ms=int(self._half.clock() * 1000)
-            )
+            await self._half.claims_changed(person.sub)
         self._half.clock.now += 5  # the answer takes its time
-        self._half.live.blocks = await asyncio.to_thread(self._half.revocations.state)
         return answer
 
 
@@ -87,11 +84,7 @@ def test_what_changes_while_the_provider_is_asked_is_newer_than_the_session(
 def test_a_code_from_before_a_change_yields_nothing(half: FrontHalf) -> None:
     code = half.browser().get_code()
     (person,) = asyncio.run(half.parts.persons.of_provider("local"))
-    work = half.revocations.bump_claims(
-        person.sub, reason="test", author="test", now_ms=int(half.clock() * 1000)
-    )
-    run(work)
-    half.live.blocks = half.revocations.state()
+    run(half.claims_changed(person.sub))
     plan = half.redeem(code)
     # The gate of the token endpoint applies the epochs of what the plan depends on.
     assert not isinstance(plan, Refusal)

@@ -55,6 +55,15 @@ def restore(
     return asyncio.run(revocations.restore(kind, name, now_ms=now_ms, **ACTION))
 
 
+def outdate(database: Database, kind: BlockKind, name: str, now_ms: int) -> RevocationEvent:
+    """An epoch alone, as a change of a person moves it."""
+    return database.write_now(
+        lambda connection: append_event(
+            connection, kind, name, blocked=None, now_ms=now_ms, **ACTION
+        )
+    )
+
+
 @pytest.mark.requirement("C57")
 def test_block_sets_block_and_an_epoch_rounded_up_to_the_next_second(
     revocations: RevocationStore,
@@ -71,12 +80,10 @@ def test_block_sets_block_and_an_epoch_rounded_up_to_the_next_second(
     ("now_ms", "epoch"), [(5_000, 5), (5_001, 6), (5_999, 6), (6_000, 6), (0, 0)]
 )
 def test_epoch_refuses_everything_issued_in_the_second_of_the_action(
-    revocations: RevocationStore, now_ms: int, epoch: int
+    revocations: RevocationStore, database: Database, now_ms: int, epoch: int
 ) -> None:
-    event = asyncio.run(
-        revocations.bump_claims("usr_1", reason="groups", author="idp", now_ms=now_ms)
-    )
-    assert event.not_before == epoch
+    event = outdate(database, BlockKind.CLAIMS, "usr_1", now_ms)
+    assert (event.blocked, event.not_before) == (False, epoch)
     state = revocations.state()
     subject = Subject(BlockKind.CLAIMS, "usr_1")
     # A token issued in the same second, before or after the action, is refused ...
@@ -125,17 +132,7 @@ def test_epoch_of_a_blocked_subject_leaves_the_block(
     revocations: RevocationStore, database: Database
 ) -> None:
     block(revocations, BlockKind.CONSENT, "grt_1")
-    event = database.write_now(
-        lambda connection: append_event(
-            connection,
-            BlockKind.CONSENT,
-            "grt_1",
-            blocked=None,
-            reason="code replayed",
-            author="authz-server",
-            now_ms=NOW_MS + 5_000,
-        )
-    )
+    event = outdate(database, BlockKind.CONSENT, "grt_1", NOW_MS + 5_000)
     assert event.blocked
     assert event.not_before == 1_700_000_006
 
@@ -363,11 +360,7 @@ def perform(store: RevocationStore, action: str, kind: BlockKind, name: str, now
     elif action == "restore":
         restore(store, kind, name, now_ms)
     else:
-        store._database.write_now(
-            lambda connection: append_event(
-                connection, kind, name, blocked=None, now_ms=now_ms, **ACTION
-            )
-        )
+        outdate(store._database, kind, name, now_ms)
 
 
 def expect(
