@@ -112,7 +112,6 @@ async def block(call: AdminCall) -> RevocationAnswer:
         body.id,
         reason=body.reason,
         author=call.author,
-        now_ms=call.now_ms,
         also=_recorded(call, EventType.BLOCKED),
     )
     await call.parts.live.refresh()
@@ -129,7 +128,6 @@ async def restore(call: AdminCall) -> RevocationAnswer:
         call.path["id"],
         reason=call.query_as(RestoreQuery).reason,
         author=call.author,
-        now_ms=call.now_ms,
         also=_recorded(call, EventType.RESTORED),
     )
     if event is None:
@@ -222,7 +220,7 @@ def _recorded(call: AdminCall, event_type: EventType) -> Also:
             reasons=(event.reason,) if event.reason else (),
             detail=f"sequence {event.sequence}",
         )
-        append_in(connection, (audited,), call.now_ms)
+        append_in(connection, (audited,), event.at_ms)
 
     return also
 
@@ -250,7 +248,7 @@ def _answer(call: AdminCall, event: RevocationEvent) -> RevocationAnswer:
         id=event.id,
         blocked=event.blocked,
         not_before=event.not_before,
-        at_ms=event.at_ms,
+        at_ms=call.now_ms,
         is_known=event.id in known[event.kind] if event.kind in known and is_sayable else None,
         target_tokens_live_seconds=max(
             (server.credential.lifetime_seconds for server in snapshot.servers.values()), default=0

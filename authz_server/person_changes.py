@@ -17,7 +17,7 @@ from typing import Final
 
 from audit_log.event import AuditEvent, EventType, Outcome, PrincipalKind
 from authz_server.audit_events import made
-from authz_server.parts import Parts
+from authz_server.parts import Parts, now_of
 from authz_server.store.person_cuts import Ending, PersonCut
 from authz_server.store.persons import PERSONS_AT_ONCE, SeenPerson
 from authz_server.store.replay import OnceKind, UsedOnce
@@ -66,10 +66,9 @@ async def _concerned(parts: Parts, provider: str, change: PersonChange) -> _Conc
 
 
 async def _cut(parts: Parts, provider: str, change: PersonChange, concerned: _Concerned) -> bool:
-    now_ms = int(parts.clock() * 1000)
     events = [_event(parts, provider, change, person) for person in concerned.persons]
     cut = PersonCut(
-        once=_once(provider, change.event_id, now_ms),
+        once=_once(parts, provider, change.event_id),
         subs=tuple(person.sub for person in concerned.persons),
         ending=_ending(change),
         sids=concerned.sids,
@@ -77,7 +76,7 @@ async def _cut(parts: Parts, provider: str, change: PersonChange, concerned: _Co
         author=author_of(provider),
         recorded=lambda _: events,
     )
-    return await parts.person_cuts.apply(cut, now_ms)
+    return await parts.person_cuts.apply(cut)
 
 
 def _ending(change: PersonChange) -> Ending:
@@ -107,14 +106,13 @@ async def _cut_page(
 ) -> int:
     if not persons:
         return 0
-    now_ms = int(parts.clock() * 1000)
 
     def recorded(subs: Sequence[str]) -> tuple[AuditEvent, ...]:
         detail = f"everybody of this provider: {len(subs)}"
         return (_event(parts, provider, change, None, detail),)
 
     cut = PersonCut(
-        once=_once(provider, change.event_id, now_ms),
+        once=_once(parts, provider, change.event_id),
         subs=tuple(person.sub for person in persons),
         ending=Ending.NONE,
         sids=(),
@@ -122,7 +120,7 @@ async def _cut_page(
         author=author_of(provider),
         recorded=recorded,
     )
-    return await parts.person_cuts.apply_to_each(cut, now_ms)
+    return await parts.person_cuts.apply_to_each(cut)
 
 
 async def _pages(
@@ -145,8 +143,8 @@ def _not_newer(persons: tuple[SeenPerson, ...], change: PersonChange) -> tuple[S
     return tuple(person for person in persons if person.first_seen_at * 1000 <= until_ms)
 
 
-def _once(provider: str, event_id: str, now_ms: int) -> UsedOnce:
-    expires_at = now_ms // 1000 + REMEMBERED_SECONDS
+def _once(parts: Parts, provider: str, event_id: str) -> UsedOnce:
+    expires_at = now_of(parts) + REMEMBERED_SECONDS
     return UsedOnce(OnceKind.PERSON_CHANGE, provider, event_id, expires_at)
 
 

@@ -6,7 +6,8 @@
  4. entitle       the client may ask for these resources and use this grant; it is not blocked
  5. use           assertion and proof are used up, in one write: a replay ends here
  6. grant         what is special to the grant; ends in a plan (`grants.catalog`)
- 7. gate          the plan is one its client may hold, and nothing it depends on is revoked
+ 7. gate          the plan is one its client may hold, and nothing it depends on is revoked, by
+                  all that was committed before 5
  8. record        the issuance is in the durable audit spool, or nothing is issued
  9. sign          with the key of the purpose
 
@@ -117,7 +118,7 @@ async def plan_issuance(incoming: Incoming, parts: Parts) -> Planned | Refused:
     if not may_hold(plan, request, compiled):
         refusal = _refused("invalid_target", "This client may not hold this token.", "token.holder")
     else:
-        refusal = _revocation_problem(plan, compiled, parts)
+        refusal = await _revocation_problem(plan, compiled, parts)
     return Planned(plan, grant, request) if refusal is None else Refused(refusal, grant, client)
 
 
@@ -239,10 +240,18 @@ def _owned(parameters: Parameters, grant: GrantType) -> dict[str, str]:
     }
 
 
-def _revocation_problem(
+async def _revocation_problem(
     plan: IssuancePlan, compiled: CompiledSnapshot, parts: Parts
 ) -> Refusal | None:
     """INVARIANT: nothing is issued for a subject that is blocked, or until after its epoch."""
+    # INVARIANT: nothing slips in between a cut and the news of it. A cut has the time at which it
+    # held the one writer of all processes, rounded up; a token of a later second was asked for
+    # after that, so what its request used up (5, a code) was written after the cut's commit, and is
+    # not older than what is read here. A token of that second or before is refused for its `iat`.
+    # Without `depends_on` nothing in the token is older than the request; an exchange is, but its
+    # gateway holds the subject token against the news at every call.
+    if plan.depends_on:
+        await parts.live.refresh()
     blocks = parts.live.blocks
     tokens = (plan.claims,) if plan.subject_token is None else (plan.claims, plan.subject_token)
     for token in tokens:

@@ -163,7 +163,7 @@ async def compose_authz_server(
         keys=keys,
         spool=spool,
         audit_store=audit_store,
-        revocations=RevocationStore(database),
+        revocations=RevocationStore(database, clock),
         acks=AckStore(database),
         enrolment=EnrolmentStore(database),
         catalogue=ToolCatalogue(database, issuer=issuer, settings_models=models, clock=clock),
@@ -176,7 +176,7 @@ async def compose_authz_server(
         refresh_tokens=RefreshTokenStore(database),
         replay=ReplayStore(database),
         upstream_sessions=UpstreamSessionStore(database),
-        person_cuts=PersonCuts(database),
+        person_cuts=PersonCuts(database, clock),
         credential_providers=CredentialProviders(
             CredentialParts(random=random, pairwise_key=keys.pairwise_key, secrets=vault)
         ),

@@ -70,6 +70,10 @@ def append_event(
     """Inside a write: refuse what was issued until now, and from now on what is `blocked`.
 
     `blocked` None leaves a block, or none, as it is; a claims epoch is only ever an epoch.
+
+    INVARIANT: `now_ms` (Unix milliseconds) is read inside the write, where the transaction holds
+    the one writer of all processes. Time read before the wait for it would be too early: what was
+    issued meanwhile, on what was true before, would be younger than the epoch.
     """
     before = last_event(connection, kind, subject_id)
     if blocked is None:

@@ -44,8 +44,10 @@ class RevocationStore:
     must not be lost when the process dies after the cut.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        """`clock` tells Unix seconds; it is asked inside the write (`append_event` says why)."""
         self._database = database
+        self._clock = clock
 
     async def block(
         self,
@@ -54,7 +56,6 @@ class RevocationStore:
         *,
         reason: str,
         author: str,
-        now_ms: int,
         once: bool = False,
         also: Also = _nothing_else,
         anyway: Anyway = _nothing_else,
@@ -80,7 +81,7 @@ class RevocationStore:
                 blocked=True,
                 reason=reason,
                 author=author,
-                now_ms=now_ms,
+                now_ms=int(self._clock() * 1000),
             )
             also(connection, event)
             return event
@@ -94,7 +95,6 @@ class RevocationStore:
         *,
         reason: str,
         author: str,
-        now_ms: int,
         also: Also = _nothing_else,
     ) -> RevocationEvent | None:
         """Clear the block. None when nothing is blocked.
@@ -115,7 +115,7 @@ class RevocationStore:
                 blocked=False,
                 reason=reason,
                 author=author,
-                now_ms=now_ms,
+                now_ms=int(self._clock() * 1000),
             )
             also(connection, event)
             return event

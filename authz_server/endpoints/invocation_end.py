@@ -93,13 +93,13 @@ async def end(parts: Parts, request: Request, now: int) -> Refusal | None:
 
 async def _end(parts: Parts, run: RunToken, now: int) -> Refusal | None:
     """Steps 4 and 5."""
-    now_ms, event, author = int(parts.clock() * 1000), _event(parts, run), _author(run)
+    record, author = _event(parts, run), _author(run)
 
-    def in_budget_and_recorded(connection: Connection, _: RevocationEvent) -> None:
-        since_ms, most = now_ms - _HOUR_MS, ENDS_AN_HOUR + 1
+    def in_budget_and_recorded(connection: Connection, event: RevocationEvent) -> None:
+        since_ms, most = event.at_ms - _HOUR_MS, ENDS_AN_HOUR + 1
         if number_of_author(connection, author, since_ms, most) > ENDS_AN_HOUR:
             raise TooManyEndsError
-        append_in(connection, (event,), now_ms)
+        append_in(connection, (record,), event.at_ms)
 
     # INVARIANT: families, run and record in one transaction: an ended run is not recorded again.
     try:
@@ -108,7 +108,6 @@ async def _end(parts: Parts, run: RunToken, now: int) -> Refusal | None:
             run.invocation,
             reason=REASON,
             author=author,
-            now_ms=now_ms,
             once=True,
             also=in_budget_and_recorded,
             anyway=lambda connection: revoke_of_run_in(connection, run.invocation, now),

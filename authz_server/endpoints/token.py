@@ -29,6 +29,7 @@ from authz_server.token_request import AuthenticatedClient, IssuancePlan, Refuse
 from database.errors import DatabaseError
 from idp_connectors.workload.tls_peer import TLS_PEER_EXTENSION
 from registry.clients import NO_AUTHENTICATION
+from registry.publisher import UnpublishableRegistryError
 from token_exchange.authorization_details import describe_details
 from token_exchange.claims import AccessTokenClaims, Refusal
 from token_exchange.delegation import acting_agent, chain_ids
@@ -62,7 +63,7 @@ async def token(parts: Parts, request: Request) -> Response:
     uses_authorization = "authorization" in request.headers
     try:
         answer = await _answer(parts, request, uses_authorization)
-    except (SpoolUnavailable, DatabaseError) as error:
+    except (SpoolUnavailable, DatabaseError, UnpublishableRegistryError) as error:
         # Fail closed: nothing was signed, or what was signed is not told.
         _LOG.exception(LogEvent.REQUEST_UNAVAILABLE, path=PATH, error=type(error).__name__)
         return token_error(UNAVAILABLE)

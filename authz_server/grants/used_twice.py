@@ -30,8 +30,7 @@ async def block_yield(
     The block, its record and what `anyway` does are one transaction. What is blocked already stays
     as it is: the refusal of each further use is recorded by whoever refuses, within its budget.
     """
-    now_ms = int(parts.clock() * 1000)
-    event = made(
+    record = made(
         parts,
         EventType.BLOCKED,
         Outcome.REVOKED,
@@ -51,8 +50,7 @@ async def block_yield(
         subject_id,
         reason=reason,
         author=SERVER_AUTHOR,
-        now_ms=now_ms,
         once=True,
-        also=lambda connection, _: append_in(connection, (event,), now_ms),
+        also=lambda connection, event: append_in(connection, (record,), event.at_ms),
         anyway=anyway,
     )

@@ -54,30 +54,35 @@ class PersonCut:
 class PersonCuts:
     """Applies cuts. Shared by every process on the database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        """`clock` tells Unix seconds; it is asked inside the write, as for every revocation."""
         self._database = database
+        self._clock = clock
 
-    async def apply(self, cut: PersonCut, now_ms: int) -> bool:
+    async def apply(self, cut: PersonCut) -> bool:
         """Cut once. False: somebody has already, for the same reason."""
 
         def work(connection: Connection) -> bool:
             if not use_in(connection, cut.once):
                 return False
-            _cut_off(connection, cut, now_ms)
+            _cut_off(connection, cut, self._now_ms())
             return True
 
         return await self._database.write(work)
 
-    async def apply_to_each(self, cut: PersonCut, now_ms: int) -> int:
+    async def apply_to_each(self, cut: PersonCut) -> int:
         """Cut those of them whom nobody has cut for the same reason; how many that were."""
 
         def work(connection: Connection) -> int:
             subs = [sub for sub in cut.subs if use_in(connection, _once_for(cut.once, sub))]
             if subs:
-                _cut_off(connection, replace(cut, subs=subs), now_ms)
+                _cut_off(connection, replace(cut, subs=subs), self._now_ms())
             return len(subs)
 
         return await self._database.write(work)
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
 
 
 def _once_for(once: UsedOnce, sub: str) -> UsedOnce:

@@ -370,7 +370,7 @@ def open_stack(directory: Path) -> AdminStack:
         live=LiveRegistry(
             database, issuer=ISSUER, settings_models=SETTINGS_MODELS, monotonic=clock
         ),
-        revocations=RevocationStore(database),
+        revocations=RevocationStore(database, clock),
         acks=AckStore(database),
         catalogue=ToolCatalogue(
             database,

@@ -200,9 +200,7 @@ def test_admin_token_of_a_blocked_person_is_refused(
     stack: AdminStack, kind: BlockKind, subject: str
 ) -> None:
     assert stack.call("GET", "/whoami", who="usr_alice").status == 200
-    stack.run(
-        stack.parts.revocations.block(kind, subject, reason="left", author="t", now_ms=NOW * 1000)
-    )
+    stack.run(stack.parts.revocations.block(kind, subject, reason="left", author="t"))
     stack.run(stack.parts.live.refresh())
 
     answer = stack.call("GET", "/whoami", who="usr_alice")

@@ -89,7 +89,7 @@ def test_restore_lifts_the_block_and_keeps_the_epoch(stack: AdminStack) -> None:
 
 def ended(stack: AdminStack, kind: BlockKind, name: str, author: str) -> None:
     revocations = stack.parts.revocations
-    stack.run(revocations.block(kind, name, reason="over", author=author, now_ms=NOW * 1000))
+    stack.run(revocations.block(kind, name, reason="over", author=author))
 
 
 def listed(stack: AdminStack, query: str = "") -> list[tuple[str, str]]:

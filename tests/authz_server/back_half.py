@@ -231,15 +231,11 @@ class Authority:
             return await http.post("/oauth/token", content=body, headers=sent)
 
     async def block(self, kind: BlockKind, subject_id: str) -> None:
-        await self.parts.revocations.block(
-            kind, subject_id, reason="test", author="test", now_ms=int(self.clock() * 1000)
-        )
+        await self.parts.revocations.block(kind, subject_id, reason="test", author="test")
         await self.parts.live.refresh()
 
     async def restore(self, kind: BlockKind, subject_id: str) -> None:
-        await self.parts.revocations.restore(
-            kind, subject_id, reason="test", author="test", now_ms=int(self.clock() * 1000)
-        )
+        await self.parts.revocations.restore(kind, subject_id, reason="test", author="test")
         await self.parts.live.refresh()
 
     async def enrolled(self, gateway: str = "demo") -> "GatewayProcess":
@@ -502,7 +498,7 @@ async def start_authority(
         keys=keys,
         spool=cast("Spool", RecordingSpool()),
         audit_store=AuditStore(database, clock=clock),
-        revocations=RevocationStore(database),
+        revocations=RevocationStore(database, clock),
         acks=AckStore(database),
         enrolment=EnrolmentStore(database),
         catalogue=ToolCatalogue(
@@ -517,7 +513,7 @@ async def start_authority(
         refresh_tokens=RefreshTokenStore(database),
         replay=ReplayStore(database),
         upstream_sessions=UpstreamSessionStore(database),
-        person_cuts=PersonCuts(database),
+        person_cuts=PersonCuts(database, clock),
         credential_providers=CredentialProviders(
             CredentialParts(random=random, pairwise_key=keys.pairwise_key, secrets=vault)
         ),

@@ -303,7 +303,7 @@ class FrontHalf:
         self.live = Live(sample_snapshot(issuer))
         self.accounts = Accounts()
         self.logins: dict[str, PersonLogin | RedirectLogin] = {"local": self.accounts}
-        self.revocations = RevocationStore(database)
+        self.revocations = RevocationStore(database, self.clock)
         self.parts = cast("Parts", _PartsForPages(self, random))
         self.app = Starlette(
             routes=[
@@ -323,19 +323,11 @@ class FrontHalf:
 
     def block(self, kind: BlockKind, subject_id: str) -> None:
         """Kill, and let the news arrive."""
-        asyncio.run(
-            self.revocations.block(
-                kind, subject_id, reason="test", author="test", now_ms=int(self.clock() * 1000)
-            )
-        )
+        asyncio.run(self.revocations.block(kind, subject_id, reason="test", author="test"))
         self.live.blocks = self.revocations.state()
 
     def restore(self, kind: BlockKind, subject_id: str) -> None:
-        asyncio.run(
-            self.revocations.restore(
-                kind, subject_id, reason="test", author="test", now_ms=int(self.clock() * 1000)
-            )
-        )
+        asyncio.run(self.revocations.restore(kind, subject_id, reason="test", author="test"))
         self.live.blocks = self.revocations.state()
 
     async def claims_changed(self, sub: str) -> None:
@@ -343,7 +335,7 @@ class FrontHalf:
         now = int(self.clock())
         once = UsedOnce(OnceKind.PERSON_CHANGE, "local", secrets.token_hex(8), now + 60)
         cut = PersonCut(once, (sub,), Ending.NONE, (), "groups", "test", lambda _: ())
-        assert await self.parts.person_cuts.apply(cut, now * 1000)
+        assert await self.parts.person_cuts.apply(cut)
         self.live.blocks = await asyncio.to_thread(self.revocations.state)
 
     def cuts(self, event_type: EventType) -> list[AuditEvent]:
@@ -402,7 +394,7 @@ class _PartsForPages:
         self.persons = PersonStore(half.database, random)
         self.replay = ReplayStore(half.database)
         self.upstream_sessions = UpstreamSessionStore(half.database)
-        self.person_cuts = PersonCuts(half.database)
+        self.person_cuts = PersonCuts(half.database, half.clock)
         self.unwatched = Unwatched()
         self.person_logins = lambda: dict(half.logins)
         self.upstream_logins = UpstreamLoginStore(half.database)

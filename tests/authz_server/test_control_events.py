@@ -143,7 +143,7 @@ async def test_control_events_bring_every_revocation_in_order(authority: Authori
         assert await stream.next("heartbeat") is not None
         for number in range(300):  # more than a subscription keeps
             await authority.parts.revocations.block(
-                BlockKind.TOKEN, f"tok_{number}", reason="", author="test", now_ms=1
+                BlockKind.TOKEN, f"tok_{number}", reason="", author="test"
             )
         await authority.parts.live.refresh()
         seen = [await stream.next("revocation") for _ in range(300)]

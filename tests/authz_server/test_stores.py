@@ -447,11 +447,11 @@ def test_cut_and_its_record_stand_together_or_not_at_all(both: tuple[Database, D
 
     cut = PersonCut(once, ["usr_alice"], Ending.ALL, (), "disabled", "test", fails)
     with pytest.raises(RuntimeError):
-        run(PersonCuts(here).apply(cut, NOW * 1000))
+        run(PersonCuts(here, lambda: NOW).apply(cut))
     claims = Subject(BlockKind.CLAIMS, "usr_alice")
-    assert RevocationStore(there).state().first_hit((claims,), NOW) is None
-    assert run(PersonCuts(there).apply(replace(cut, recorded=told), NOW * 1000))
-    assert RevocationStore(here).state().first_hit((claims,), NOW) is not None
+    assert RevocationStore(there, lambda: NOW).state().first_hit((claims,), NOW) is None
+    assert run(PersonCuts(there, lambda: NOW).apply(replace(cut, recorded=told)))
+    assert RevocationStore(here, lambda: NOW).state().first_hit((claims,), NOW) is not None
     assert audited(here) == ["usr_alice"]
 
 
@@ -464,15 +464,15 @@ def test_everybody_is_cut_off_once_though_two_processes_see_other_pages(
     # The second process sees somebody more on its first page, so that all its pages are others.
     pages = [subs[:4], subs[4:8], subs[8:]], [["usr_new", *subs[:3]], subs[3:7], subs[7:]]
     cuts = [
-        PersonCuts(database).apply_to_each(
-            PersonCut(once, page, Ending.NONE, (), "everybody", "test", told), NOW * 1000
+        PersonCuts(database, lambda: NOW).apply_to_each(
+            PersonCut(once, page, Ending.NONE, (), "everybody", "test", told)
         )
         for database, its_pages in zip(both, pages, strict=True)
         for page in its_pages
     ]
     assert sum(at_once(cuts)) == 13
     assert audited(both[0]) == sorted(["usr_new", *subs])
-    epochs = RevocationStore(both[0]).events_after(0)
+    epochs = RevocationStore(both[0], lambda: NOW).events_after(0)
     assert sorted(event.id for event in epochs) == sorted(["usr_new", *subs])
 
 
@@ -487,11 +487,11 @@ def test_person_is_cut_off_once_however_many_processes_hear_of_it(
     once = UsedOnce(OnceKind.DECISION, "corp", "event-1", NOW + 600)
     sids = [started.session.sid]
     cut = PersonCut(once, ["usr_alice"], Ending.NAMED, sids, "logged out", "test", told)
-    applied = at_once([PersonCuts(both[n % 2]).apply(cut, NOW * 1000) for n in range(TIMES)])
+    applied = at_once([PersonCuts(both[n % 2], lambda: NOW).apply(cut) for n in range(TIMES)])
     assert applied.count(True) == 1
     assert asyncio.run(sessions.find(started.cookie_value, NOW)) is None
     assert asyncio.run(UpstreamSessionStore(both[1]).sids("corp", "kc-session")) == ()
-    epochs = RevocationStore(both[1]).state()
+    epochs = RevocationStore(both[1], lambda: NOW).state()
     assert epochs.first_hit((Subject(BlockKind.CLAIMS, "usr_alice"),), NOW) is not None
 
 

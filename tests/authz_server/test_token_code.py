@@ -11,6 +11,8 @@ import pytest
 from audit_log.event import EventType, PrincipalKind
 from authz_server.issuing.signing_keys import KeyPurpose
 from authz_server.store.codes import CodeGrant
+from authz_server.store.person_cuts import Ending, PersonCut
+from authz_server.store.replay import OnceKind, UsedOnce
 from idp_connectors.evidence import Person
 from registry.blocks import BlockKind
 from tests.authz_server.back_half import (
@@ -222,6 +224,26 @@ async def test_token_for_a_code_of_another_client_is_refused(authority: Authorit
     answer = await authority.workload(1001).ask(**code_form(code))
     assert error_of(answer) in {"invalid_grant", "unauthorized_client"}
     assert (await authority.workload(1000).ask(**code_form(code))).status_code == 200
+
+
+@pytest.mark.requirement("trap-person-change")
+async def test_token_asked_for_after_a_cut_is_refused_although_its_news_is_still_on_the_way(
+    authority: Authority,
+) -> None:
+    """The code says who the person was, and its token would be younger than the cut."""
+    code = await new_code(authority)
+    authority.clock.now += 5
+    await authority.parts.live.refresh()
+    once = UsedOnce(OnceKind.PERSON_CHANGE, "local", "event-1", authority.now + 60)
+    cut = PersonCut(once, ("usr_alice",), Ending.NONE, (), "groups", "test", lambda _: ())
+    assert await authority.parts.person_cuts.apply(cut)
+    authority.clock.now += 2
+    answer = await authority.workload(1000).ask(**code_form(code))
+    assert error_of(answer) == "invalid_grant"
+    (event,) = authority.refusals()
+    assert event.reasons == ("token.revoked",)
+    later = await new_code(authority)
+    assert (await authority.workload(1000).ask(**code_form(later))).status_code == 200
 
 
 @pytest.mark.requirement("attack-28")

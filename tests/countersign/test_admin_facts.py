@@ -252,7 +252,7 @@ async def test_consent_is_told_with_the_tools_that_stand_and_not_when_it_was_wit
             expires_at=NOW + 60,
         )
         await database.write(partial(grant_in, consent=consent))
-    revocations = RevocationStore(database)
+    revocations = RevocationStore(database, lambda: NOW)
     live = cast("Any", SimpleNamespace(snapshot=snapshot, blocks=revocations.state()))
     known = replace(people, consent_store=store, live=live)
 
@@ -261,8 +261,6 @@ async def test_consent_is_told_with_the_tools_that_stand_and_not_when_it_was_wit
         return {each.gid: each.tools for each in found}
 
     assert await told() == {"grt_1": ("get_account",), "grt_2": ("get_account",)}
-    await revocations.block(
-        BlockKind.CONSENT, "grt_1", reason="withdrawn", author="local:0", now_ms=NOW * 1000
-    )
+    await revocations.block(BlockKind.CONSENT, "grt_1", reason="withdrawn", author="local:0")
     live.blocks = revocations.state()
     assert await told() == {"grt_2": ("get_account",)}

@@ -62,7 +62,7 @@ def registry(database: Database, clock: FakeClock) -> Registry:
             clock=clock,
             compiler=naming_compiler,
         ),
-        RevocationStore(database),
+        RevocationStore(database, clock),
         EnrolmentStore(database),
         clock,
     )

@@ -11,9 +11,7 @@ from registry.revocations import RevocationStore
 async def block_many(revocations: RevocationStore, name: str, count: int) -> list[int]:
     events = await asyncio.gather(
         *(
-            revocations.block(
-                BlockKind.TOKEN, f"{name}-{number}", reason="race", author=name, now_ms=1_000
-            )
+            revocations.block(BlockKind.TOKEN, f"{name}-{number}", reason="race", author=name)
             for number in range(count)
         )
     )
@@ -25,7 +23,9 @@ def main() -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
-    sequences = asyncio.run(block_many(RevocationStore(database), sys.argv[2], int(sys.argv[3])))
+    sequences = asyncio.run(
+        block_many(RevocationStore(database, lambda: 1.0), sys.argv[2], int(sys.argv[3]))
+    )
     sys.stdout.write(" ".join(map(str, sequences)) + "\n")
     database.close()
 

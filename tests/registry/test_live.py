@@ -20,12 +20,12 @@ from tests.registry.samples import (
     small_set,
 )
 
-NOW_MS = 1_700_000_000_000
+NOW = 1_700_000_000.0
 
 
 async def block(registry: Registry, name: str) -> RevocationEvent:
     return await registry.revocations.block(
-        BlockKind.AGENT, name, reason="leaked", author="usr_alice", now_ms=NOW_MS
+        BlockKind.AGENT, name, reason="leaked", author="usr_alice"
     )
 
 
@@ -94,13 +94,11 @@ def test_commit_that_is_neither_registry_nor_revocation_keeps_the_snapshot(
 def test_run_follows_another_processes_database_connection(
     registry: Registry, live: LiveRegistry, open_database: Callable[[], Database]
 ) -> None:
-    foreign = RevocationStore(open_database())
+    foreign = RevocationStore(open_database(), lambda: NOW)
 
     async def scenario() -> None:
         async with following(live):
-            await foreign.block(
-                BlockKind.AGENT, "a", reason="leaked", author="usr_alice", now_ms=NOW_MS
-            )
+            await foreign.block(BlockKind.AGENT, "a", reason="leaked", author="usr_alice")
             await asyncio.wait_for(live.changed(after_version=0, after_sequence=0), 5)
             assert live.blocks.sequence == 1
             await registry.store.apply(registry.plan(*small_set()), "usr_alice")

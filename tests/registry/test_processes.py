@@ -56,7 +56,7 @@ def test_two_processes_append_to_one_gapless_sequence(
         started(second)
         numbers = sequences_of(first) + sequences_of(second)
     assert sorted(numbers) == list(range(1, 2 * EACH + 1))
-    stored = RevocationStore(database).events_after(0)
+    stored = RevocationStore(database, lambda: 1.0).events_after(0)
     assert [event.sequence for event in stored] == sorted(numbers)
 
 
@@ -76,7 +76,7 @@ def test_live_registry_follows_another_process_event_by_event(
 
     with contender(database_url_with_tables, "other") as process:
         assert asyncio.run(scenario(process)) == list(range(1, EACH + 1))
-    assert live.blocks == RevocationStore(database).state()
+    assert live.blocks == RevocationStore(database, lambda: 1.0).state()
 
 
 @pytest.mark.requirement("trap-gapless-revocations")
@@ -84,7 +84,7 @@ def test_reader_never_sees_a_number_before_a_smaller_one(
     database: Database, database_url_with_tables: str
 ) -> None:
     """Whoever has read up to a number and goes on from there must have missed none."""
-    revocations, seen = RevocationStore(database), 0
+    revocations, seen = RevocationStore(database, lambda: 1.0), 0
     with (
         contender(database_url_with_tables, "first") as first,
         contender(database_url_with_tables, "second") as second,

@@ -1,6 +1,7 @@
 """The revocation sequence: append-only, gapless, and folding to one state everywhere."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any, TypedDict
 
@@ -38,21 +39,37 @@ class Action(TypedDict):
 ACTION: Action = {"reason": "leaked", "author": "usr_alice"}
 
 
+class Time:
+    """Stands still until told. Half a millisecond more, so that no rounding takes one away."""
+
+    now_ms = NOW_MS
+
+    def __call__(self) -> float:
+        return (self.now_ms + 0.5) / 1000
+
+
 @pytest.fixture
 def revocations(database: Database) -> RevocationStore:
-    return RevocationStore(database)
+    return RevocationStore(database, Time())
+
+
+def at(revocations: RevocationStore, now_ms: int) -> RevocationStore:
+    clock = revocations._clock
+    assert isinstance(clock, Time)
+    clock.now_ms = now_ms
+    return revocations
 
 
 def block(
     revocations: RevocationStore, kind: BlockKind, name: str, now_ms: int = NOW_MS
 ) -> RevocationEvent:
-    return asyncio.run(revocations.block(kind, name, now_ms=now_ms, **ACTION))
+    return asyncio.run(at(revocations, now_ms).block(kind, name, **ACTION))
 
 
 def restore(
     revocations: RevocationStore, kind: BlockKind, name: str, now_ms: int = NOW_MS
 ) -> RevocationEvent | None:
-    return asyncio.run(revocations.restore(kind, name, now_ms=now_ms, **ACTION))
+    return asyncio.run(at(revocations, now_ms).restore(kind, name, **ACTION))
 
 
 def outdate(database: Database, kind: BlockKind, name: str, now_ms: int) -> RevocationEvent:
@@ -144,6 +161,29 @@ def test_clock_that_runs_back_never_moves_an_epoch_back(revocations: RevocationS
     assert second.not_before == first.not_before
 
 
+@pytest.mark.requirement("trap-epoch-rounding")
+def test_epoch_is_of_when_the_write_was_made_however_long_it_had_to_wait(
+    revocations: RevocationStore, database: Database
+) -> None:
+    """What was issued while it waited, on what was true before, is refused as well."""
+    written = threading.Event()
+
+    async def scenario() -> tuple[RevocationEvent | None, ...]:
+        block_now = await revocations.block(BlockKind.AGENT, "a", **ACTION)
+        before = asyncio.create_task(database.write(lambda _: written.wait(5)))
+        blocking = asyncio.create_task(revocations.block(BlockKind.AGENT, "b", **ACTION))
+        restoring = asyncio.create_task(revocations.restore(BlockKind.AGENT, "a", **ACTION))
+        await asyncio.sleep(0)  # all three are asked for
+        at(revocations, NOW_MS + 3_000)
+        written.set()
+        await before
+        return block_now, await blocking, await restoring
+
+    events = asyncio.run(scenario())
+    assert [event and event.at_ms - NOW_MS for event in events] == [0, 3_000, 3_000]
+    assert [event and event.not_before - NOW_MS // 1000 for event in events] == [1, 4, 4]
+
+
 @pytest.mark.parametrize("name", ["", "x" * 513])
 def test_subject_without_a_usable_id_is_refused(revocations: RevocationStore, name: str) -> None:
     with pytest.raises(InvalidSubjectError):
@@ -176,12 +216,12 @@ def test_events_are_handed_out_in_portions(revocations: RevocationStore) -> None
 def test_stores_on_one_file_share_one_sequence_without_gaps(
     open_database: Callable[[], Database], database: Database
 ) -> None:
-    stores = [RevocationStore(database), RevocationStore(open_database())]
+    stores = [RevocationStore(database, Time()), RevocationStore(open_database(), Time())]
 
     async def scenario() -> list[RevocationEvent]:
         return await asyncio.gather(
             *(
-                stores[number % 2].block(BlockKind.TOKEN, f"tok_{number}", now_ms=NOW_MS, **ACTION)
+                stores[number % 2].block(BlockKind.TOKEN, f"tok_{number}", **ACTION)
                 for number in range(60)
             )
         )
@@ -209,7 +249,7 @@ ACTIONS = st.lists(
 def test_folding_events_from_anywhere_gives_the_stored_state(
     database: Database, actions: list[tuple[str, BlockKind, str, int]], resume_at: int
 ) -> None:
-    store = RevocationStore(database)
+    store = RevocationStore(database, Time())
     database.write_now(forget_everything)
     model: dict[tuple[BlockKind, str], BlockEntry] = {}
     states = [BlockState()]
@@ -275,7 +315,7 @@ HOURS_AND_WHAT = st.lists(
 def test_whoever_was_away_while_rows_were_dropped_has_the_state_of_those_who_stayed(
     database: Database, actions: list[tuple[int, str, BlockKind, str]]
 ) -> None:
-    store = RevocationStore(database)
+    store = RevocationStore(database, Time())
     database.write_now(forget_everything)
     now_ms, stayed, seen = NOW_MS, BlockState(), [BlockState()]
     for hours, action, kind, name in actions:
@@ -324,8 +364,8 @@ def test_listing_has_the_newest_runs_of_agents_only_and_none_that_is_forgotten(
     revocations: RevocationStore,
 ) -> None:
     def end(name: str, now_ms: int) -> None:
-        ended = revocations.block(
-            BlockKind.INVOCATION, name, reason="", author=f"{AGENT_AUTHOR}bot", now_ms=now_ms
+        ended = at(revocations, now_ms).block(
+            BlockKind.INVOCATION, name, reason="", author=f"{AGENT_AUTHOR}bot"
         )
         asyncio.run(ended)
 
@@ -383,7 +423,7 @@ def expect(
 
 
 def test_state_of_one_subject_is_its_last_event(database: Database) -> None:
-    store = RevocationStore(database)
+    store = RevocationStore(database, Time())
     block(store, BlockKind.SESSION, "ses_1")
     restored = restore(store, BlockKind.SESSION, "ses_1")
     found = database.read(lambda connection: last_event(connection, BlockKind.SESSION, "ses_1"))
@@ -403,7 +443,6 @@ def test_block_that_is_to_be_there_once_leaves_the_word_of_who_blocked_first(
                 "inv_1",
                 reason="over",
                 author="agent:bot",
-                now_ms=NOW_MS,
                 once=True,
                 also=lambda *_: done.append("new"),
                 anyway=lambda _: done.append("anyway"),
