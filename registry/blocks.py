@@ -54,7 +54,7 @@ class BlockEntry(msgspec.Struct, frozen=True):
 class RevocationEvent(msgspec.Struct, frozen=True):
     """One row of the append-only sequence; carries the whole new state of its subject.
 
-    `at_ms` is Unix milliseconds of the action.
+    `at_ms` is Unix milliseconds of the write, never later than the database server's clock says.
     """
 
     sequence: int

@@ -6,7 +6,8 @@ event of each subject. Who may write one, and in which transaction, is `registry
 Rows of runs and tokens go when they are forgotten (`registry.blocks`), a few with each new row. Who
 was away meanwhile misses nothing of it: nothing of such a run lives. It ends with the same state as
 everybody, because the newest row stays, whatever it is about: its number is where followers arrive,
-its time what they forget by.
+its time what they forget by. That is the earlier of two clocks, the writing process's and the
+database server's; on SQLite all processes have the one clock of their machine.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import msgspec
 from sqlalchemy import BigInteger, Connection, Index, Row, Select, delete, func, insert, or_, select
 from sqlmodel import Field, SQLModel, col
 
+from database.server_clock import server_now_ms
 from registry.blocks import (
     AGENT_AUTHOR,
     FORGETTABLE,
@@ -78,6 +80,7 @@ def append_event(
     before = last_event(connection, kind, subject_id)
     if blocked is None:
         blocked = before is not None and before.blocked
+    server_ms = server_now_ms(connection)
     event = RevocationEvent(
         sequence=next_value(connection, REVOCATION_SEQUENCE),
         kind=kind,
@@ -87,7 +90,8 @@ def append_event(
         not_before=max(epoch_after(now_ms), 0 if before is None else before.not_before),
         reason=reason,
         author=author,
-        at_ms=now_ms,
+        # INVARIANT: a process whose clock is ahead makes nobody forget: everybody forgets by this.
+        at_ms=now_ms if server_ms is None else min(now_ms, server_ms),
     )
     row = msgspec.to_builtins(event)
     row["subject_id"] = row.pop("id")

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from authz_server.grants.client_credentials import MAXIMUM_PAUSE_SECONDS
 from authz_server.store.sessions import SESSION_LIFETIME_SECONDS
 from database.engine import Database
+from registry import revocation_rows
 from registry.blocks import (
     AGENT_AUTHOR,
     FORGET_EVERY_SECONDS,
@@ -293,6 +294,42 @@ def test_run_and_token_are_forgotten_a_day_later_alike_everywhere(
         "ses_1",
         "ses_1",
     ]
+
+
+@pytest.mark.requirement("runs-forgotten")
+def test_process_whose_clock_is_days_ahead_makes_nobody_forget(
+    revocations: RevocationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def server_says(now_ms: int) -> None:
+        monkeypatch.setattr(revocation_rows, "server_now_ms", lambda _: now_ms)
+
+    week_ms = 7 * FORGET_SECONDS * 1000
+    server_says(NOW_MS)
+    block(revocations, BlockKind.INVOCATION, "inv_1")
+    for name in ("ses_1", "ses_2"):
+        ahead = block(revocations, BlockKind.SESSION, name, NOW_MS + week_ms)
+        # Its own tokens, which say they are from then, are refused all the same.
+        assert (ahead.at_ms, ahead.not_before) == (NOW_MS, -(-(NOW_MS + week_ms) // 1000))
+    run = (BlockKind.INVOCATION, "inv_1")
+    assert run in revocations.state().entries
+    assert run in BlockState().applying(*revocations.events_after(0)).entries
+    assert [each.id for each in revocations.listed()] == ["ses_2", "ses_1", "inv_1"]
+
+    server_says(NOW_MS + week_ms)  # and really a week in which nobody was cut off
+    block(revocations, BlockKind.SESSION, "ses_3", NOW_MS + week_ms)
+    assert run not in revocations.state().entries
+    assert "inv_1" not in {each.id for each in revocations.events_after(0)}
+
+
+@pytest.mark.requirement("runs-forgotten")
+def test_server_whose_clock_is_days_ahead_makes_nobody_forget(
+    revocations: RevocationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block(revocations, BlockKind.INVOCATION, "inv_1")
+    ahead_ms = NOW_MS + 7 * FORGET_SECONDS * 1000
+    monkeypatch.setattr(revocation_rows, "server_now_ms", lambda _: ahead_ms)
+    assert block(revocations, BlockKind.SESSION, "ses_1").at_ms == NOW_MS
+    assert (BlockKind.INVOCATION, "inv_1") in revocations.state().entries
 
 
 HOURS_AND_WHAT = st.lists(
