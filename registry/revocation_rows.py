@@ -154,15 +154,20 @@ def last_event(connection: Connection, kind: BlockKind, subject_id: str) -> Revo
     return next(iter(_decoded(connection.execute(query).all())), None)
 
 
-def number_of_author(connection: Connection, author: str, since_ms: int, most: int) -> int:
-    """How many events since then (Unix milliseconds) are an author's; counted up to `most`."""
-    found = (
-        select(col(RevocationRow.sequence))
-        .where(col(RevocationRow.author) == author, col(RevocationRow.at_ms) > since_ms)
-        .limit(most)
-        .subquery()
+def number_of_author(
+    connection: Connection, author: str, since_ms: int, most: int, *, reason: str | None = None
+) -> int:
+    """How many events since then (Unix milliseconds) are an author's; counted up to `most`.
+
+    With `reason`: those for that very reason.
+    """
+    found = select(col(RevocationRow.sequence)).where(
+        col(RevocationRow.author) == author, col(RevocationRow.at_ms) > since_ms
     )
-    return connection.scalar(select(func.count()).select_from(found)) or 0
+    if reason is not None:
+        found = found.where(col(RevocationRow.reason) == reason)
+    counted = select(func.count()).select_from(found.limit(most).subquery())
+    return connection.scalar(counted) or 0
 
 
 def _drop_forgotten(connection: Connection, newest: RevocationEvent) -> None:

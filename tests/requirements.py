@@ -461,8 +461,9 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "now, whatever it took when the token was issued and whatever the gateway says."
     ),
     "run-end-budget": (
-        "Of one agent for one person only so many runs an hour are ended, over all processes; of "
-        "one too many the refresh tokens end alone, and it spends nothing of anybody else."
+        "Of one agent, and of one agent for one person, only so many runs an hour are ended, over "
+        "all processes; of one too many the refresh tokens end alone, and it spends nothing of "
+        "anybody else."
     ),
     "runs-forgotten": (
         "What was cut off of runs and tokens is forgotten a day later, in memory and database, "

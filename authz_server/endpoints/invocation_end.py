@@ -5,8 +5,8 @@ In this order:
 1. one `Authorization: DPoP` header with a token of ours, of an agent's run (`clients.run_token`)
 2. it is a token of the run in the path: nobody ends another's run
 3. one DPoP proof for this very URI, with `ath`, by the token's key, used once (RFC 9449 §7)
-4. not so many of this agent for this person in an hour, over all processes: every ended run is an
-   entry in the memory of every gateway, and a notice to each, for a day
+4. not so many of this agent in an hour, nor of it for this person, over all processes: every ended
+   run is an entry in the memory of every gateway, and a notice to each, for a day
 5. the run's refresh token families end and the run is blocked for good: every gateway refuses
    its tokens, closes its streams and drops its credentials, and no grant issues for it again; the
    audit says so in the same transaction
@@ -49,6 +49,9 @@ from token_exchange.token_types import SubjectProfile
 
 REASON: Final = "ended by its agent"
 ENDS_AN_HOUR: Final = 1_000  # one every four seconds, of one agent for one person
+# More than one a second, of one agent for whomever. A day of it is 120,000 entries: some 30 MB in
+# each gateway, and 4 ms of it for each further revocation.
+ENDS_OF_AGENT_AN_HOUR: Final = 5_000
 RETRY_SECONDS: Final = 60
 _HOUR_MS: Final = 3_600_000
 _LOG: Final = structlog.get_logger(__name__)
@@ -67,10 +70,20 @@ TOO_MANY: Final = Refusal(
     f"more than {ENDS_AN_HOUR} runs of this agent for this person in an hour",
     "run.too_many_ends",
 )
+TOO_MANY_OF_AGENT: Final = Refusal(
+    TOO_MANY.code,
+    TOO_MANY.description,
+    f"more than {ENDS_OF_AGENT_AN_HOUR} runs of this agent in an hour",
+    "run.too_many_ends_of_agent",
+)
 
 
 class TooManyEndsError(Exception):
-    """One more than an agent may end for a person in an hour: nothing was written."""
+    """One more than an agent may end in an hour: nothing was written."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.rule)
+        self.refusal = refusal
 
 
 def routes(parts: Parts) -> list[Route]:
@@ -93,12 +106,10 @@ async def end(parts: Parts, request: Request, now: int) -> Refusal | None:
 
 async def _end(parts: Parts, run: RunToken, now: int) -> Refusal | None:
     """Steps 4 and 5."""
-    record, author = _event(parts, run), _author(run)
+    record = _event(parts, run)
 
     def in_budget_and_recorded(connection: Connection, event: RevocationEvent) -> None:
-        since_ms, most = event.at_ms - _HOUR_MS, ENDS_AN_HOUR + 1
-        if number_of_author(connection, author, since_ms, most) > ENDS_AN_HOUR:
-            raise TooManyEndsError
+        _require_budget(connection, event)
         append_in(connection, (record,), event.at_ms)
 
     # INVARIANT: families, run and record in one transaction: an ended run is not recorded again.
@@ -106,19 +117,33 @@ async def _end(parts: Parts, run: RunToken, now: int) -> Refusal | None:
         await parts.revocations.block(
             BlockKind.INVOCATION,
             run.invocation,
-            reason=REASON,
-            author=author,
+            reason=_reason(run),
+            author=_author(run),
             once=True,
             also=in_budget_and_recorded,
             anyway=lambda connection: revoke_of_run_in(connection, run.invocation, now),
         )
-    except TooManyEndsError:
+    except TooManyEndsError as error:
         # No gateway remembers families, so they end all the same.
         await parts.refresh_tokens.revoke_of_run(run.invocation, now)
-        await _record_refusal(parts, TOO_MANY, proved=author, **_about(run))
-        return TOO_MANY
+        proved = f"{_author(run)}, {_reason(run)}"
+        await _record_refusal(parts, error.refusal, proved=proved, **_about(run))
+        return error.refusal
     await parts.live.refresh()  # this process first: it is what the gateways hear it from
     return None
+
+
+def _require_budget(connection: Connection, event: RevocationEvent) -> None:
+    """Step 4, of an event that is written already and goes with the refusal."""
+    budgets = (
+        (None, ENDS_OF_AGENT_AN_HOUR, TOO_MANY_OF_AGENT),
+        (event.reason, ENDS_AN_HOUR, TOO_MANY),
+    )
+    for reason, most, refusal in budgets:
+        since_ms = event.at_ms - _HOUR_MS
+        number = number_of_author(connection, event.author, since_ms, most + 1, reason=reason)
+        if number > most:
+            raise TooManyEndsError(refusal)
 
 
 async def _proved(parts: Parts, request: Request, now: int) -> RunToken | Refusal:
@@ -145,9 +170,13 @@ async def _proved(parts: Parts, request: Request, now: int) -> RunToken | Refusa
 
 
 def _author(run: RunToken) -> str:
-    """Who ended it, in the sequence: another name for each person the agent acts for."""
-    alone = f"{AGENT_AUTHOR}{run.agent}"
-    return alone if run.claims.act is None else f"{alone} for {run.claims.sub}"
+    """Who ended it."""
+    return f"{AGENT_AUTHOR}{run.agent}"
+
+
+def _reason(run: RunToken) -> str:
+    """Why, in the sequence: another for each person the agent acts for."""
+    return REASON if run.claims.act is None else f"{REASON} for {run.claims.sub}"
 
 
 def _event(parts: Parts, run: RunToken) -> AuditEvent:
@@ -155,7 +184,7 @@ def _event(parts: Parts, run: RunToken) -> AuditEvent:
         parts,
         EventType.INVOCATION_ENDED,
         Outcome.REVOKED,
-        author=f"{AGENT_AUTHOR}{run.agent}",
+        author=_author(run),
         reasons=(REASON,),
         **_about(run),
     )
@@ -206,7 +235,7 @@ def _answering(parts: Parts) -> Callable[[Request], Awaitable[Response]]:
         if refusal is None:
             return Response(status_code=HTTPStatus.NO_CONTENT, headers=NO_STORE)
         response = resource_error(refusal)
-        if refusal is TOO_MANY:  # RFC 6585 §4
+        if refusal in (TOO_MANY, TOO_MANY_OF_AGENT):  # RFC 6585 §4
             response.status_code = HTTPStatus.TOO_MANY_REQUESTS
             response.headers["Retry-After"] = str(RETRY_SECONDS)
         return response

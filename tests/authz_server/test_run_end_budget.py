@@ -11,11 +11,13 @@ from tests.authz_server.test_invocation_end import alone, begin_family, blended,
 pytestmark = [pytest.mark.anyio, pytest.mark.requirement("run-end-budget")]
 
 BUDGET = 3
+BUDGET_OF_AGENT = 5
 
 
 @pytest.fixture(autouse=True)
 def small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(invocation_end, "ENDS_AN_HOUR", BUDGET)
+    monkeypatch.setattr(invocation_end, "ENDS_OF_AGENT_AN_HOUR", BUDGET_OF_AGENT)
 
 
 async def end_of(holder: Keyholder, invocation: str, person: str = "usr_alice") -> int:
@@ -93,6 +95,32 @@ async def test_budget_is_of_one_agent_and_one_person(authority: Authority) -> No
     assert await end_of(holder, "inv_b", "usr_bob") == 204  # the same agent for somebody else
     token, invocation = await alone(workload)  # another agent
     assert (await end(workload, token, invocation)).status_code == 204
+
+
+async def test_budget_of_an_agent_is_one_over_all_persons_and_itself(authority: Authority) -> None:
+    holder, store = Keyholder(authority), authority.parts.refresh_tokens
+    for number in range(BUDGET_OF_AGENT):
+        assert await end_of(holder, f"inv_{number}", f"usr_{number}") == 204
+    await begin_family(holder, "fam_1", "first", "inv_late")
+    sequence = authority.parts.revocations.sequence()
+    token = authority.sign_token(blended(holder, inv="inv_late", sub="usr_late"))
+    answer = await end(holder, token, "inv_late")
+    assert (answer.status_code, answer.json()["error"]) == (429, "temporarily_unavailable")
+    assert answer.headers["retry-after"] == "60"
+    (event,) = authority.spool.of(EventType.INVOCATION_REFUSED)
+    assert event.reasons == ("run.too_many_ends_of_agent",)
+    assert (event.outcome, event.user) == (Outcome.DENIED, "usr_late")
+    assert authority.parts.revocations.sequence() == sequence
+    assert not is_blocked(authority, "inv_late")
+    ended = await store.find("first")
+    assert ended is not None
+    assert ended.is_revoked  # no gateway remembers families
+    # Another agent has its own, and this one has it again when the hour is over.
+    workload = authority.workload(1002)
+    alones, invocation = await alone(workload)
+    assert (await end(workload, alones, invocation)).status_code == 204
+    authority.clock.now += 3_601
+    assert await end_of(holder, "inv_late", "usr_late") == 204
 
 
 async def test_operators_and_replays_spend_nothing_of_the_budget(authority: Authority) -> None:
