@@ -5,6 +5,7 @@ comes second is told so; and what somebody else holds is not touched.
 """
 
 import asyncio
+import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
@@ -453,6 +454,28 @@ def test_cut_and_its_record_stand_together_or_not_at_all(both: tuple[Database, D
     assert run(PersonCuts(there, lambda: NOW).apply(replace(cut, recorded=told)))
     assert RevocationStore(here, lambda: NOW).state().first_hit((claims,), NOW) is not None
     assert audited(here) == ["usr_alice"]
+
+
+@pytest.mark.requirement("trap-person-change")
+def test_cut_that_had_to_wait_for_the_database_is_of_when_it_was_written(
+    both: tuple[Database, Database],
+) -> None:
+    """What was issued while it waited says what the person is no more."""
+    times, written = [NOW], threading.Event()
+    once = UsedOnce(OnceKind.PERSON_CHANGE, "corp", "event-1", NOW + 600)
+    cut = PersonCut(once, ["usr_alice"], Ending.NONE, (), "groups", "test", told)
+
+    async def scenario() -> bool:
+        before = asyncio.create_task(both[0].write(lambda _: written.wait(5)))
+        cutting = asyncio.create_task(PersonCuts(both[0], lambda: times[-1]).apply(cut))
+        await asyncio.sleep(0)  # both are asked for
+        times.append(NOW + 3)
+        written.set()
+        return await before and await cutting
+
+    assert run(scenario())
+    (event,) = RevocationStore(both[1], lambda: NOW).events_after(0)
+    assert event.not_before == NOW + 3
 
 
 @pytest.mark.requirement("trap-person-change-twice")

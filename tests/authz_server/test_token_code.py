@@ -13,8 +13,10 @@ from authz_server.issuing.signing_keys import KeyPurpose
 from authz_server.store.codes import CodeGrant
 from authz_server.store.person_cuts import Ending, PersonCut
 from authz_server.store.replay import OnceKind, UsedOnce
+from database.errors import DatabaseUnavailableError
 from idp_connectors.evidence import Person
 from registry.blocks import BlockKind
+from registry.publisher import UnpublishableRegistryError
 from tests.authz_server.back_half import (
     ADMIN,
     CRM,
@@ -244,6 +246,28 @@ async def test_token_asked_for_after_a_cut_is_refused_although_its_news_is_still
     assert event.reasons == ("token.revoked",)
     later = await new_code(authority)
     assert (await authority.workload(1000).ask(**code_form(later))).status_code == 200
+
+
+@pytest.mark.requirement("trap-person-change")
+@pytest.mark.parametrize(
+    "error",
+    [DatabaseUnavailableError("away"), UnpublishableRegistryError(())],
+    ids=["away", "unpublishable"],
+)
+async def test_token_is_refused_while_it_cannot_be_asked_what_was_cut_off_meanwhile(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def fails() -> None:
+        raise error
+
+    code = await new_code(authority)
+    with monkeypatch.context() as broken:
+        broken.setattr(authority.parts.live, "refresh", fails)
+        answer = await authority.workload(1000).ask(**code_form(code))
+    assert (answer.status_code, error_of(answer)) == (503, "temporarily_unavailable")
+    assert not authority.spool.of(EventType.TOKEN_ISSUED)
+    again = await new_code(authority)
+    assert (await authority.workload(1000).ask(**code_form(again))).status_code == 200
 
 
 @pytest.mark.requirement("attack-28")
