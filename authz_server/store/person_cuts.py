@@ -61,14 +61,9 @@ class PersonCuts:
 
     async def apply(self, cut: PersonCut) -> bool:
         """Cut once. False: somebody has already, for the same reason."""
-
-        def work(connection: Connection) -> bool:
-            if not use_in(connection, cut.once):
-                return False
-            _cut_off(connection, cut, self._now_ms())
-            return True
-
-        return await self._database.write(work)
+        return await self._database.write(
+            lambda connection: apply_in(connection, cut, self._now_ms())
+        )
 
     async def apply_to_each(self, cut: PersonCut) -> int:
         """Cut those of them whom nobody has cut for the same reason; how many that were."""
