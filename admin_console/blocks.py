@@ -29,6 +29,9 @@ _KNOWN: Final = {  # what can be said to exist, as people call it
 }
 
 
+LISTED_RUNS: Final = 1_000
+
+
 class BlockBody(Wire):
     """What to cut off, and why."""
 
@@ -61,7 +64,7 @@ class RevocationAnswer(Wire):
 
 
 class BlocksQuery(Wire):
-    """`runs`: also the newest 1000 runs and tokens that nobody but agents and servers ended."""
+    """`runs`: also the newest 1000 runs that agents ended themselves."""
 
     runs: bool = False
 
@@ -158,10 +161,8 @@ def _meant(call: AdminCall, kind: BlockKind) -> str:
 
 async def list_blocks(call: AdminCall) -> BlocksAnswer:
     """Everything with a block or an epoch; what agents ended themselves only if asked for."""
-    with_runs = call.query_as(BlocksQuery).runs
-    revocations = call.parts.revocations
-    sequence = await to_thread.run_sync(revocations.sequence)
-    listed = await to_thread.run_sync(lambda: revocations.listed(with_runs=with_runs))
+    runs = LISTED_RUNS if call.query_as(BlocksQuery).runs else 0
+    sequence, listed = await to_thread.run_sync(lambda: call.parts.revocations.listed(runs=runs))
     return BlocksAnswer(
         sequence=sequence,
         blocks=[

@@ -35,10 +35,7 @@ class BlockKind(StrEnum):
 FORGETTABLE: Final = frozenset((BlockKind.INVOCATION, BlockKind.TOKEN))
 FORGET_SECONDS: Final = 86_400
 FORGET_EVERY_SECONDS: Final = 3_600  # looking for what to forget takes time, so not at every event
-# Who cuts off runs and tokens without being asked, many in an hour: an agent its own run (its name
-# follows), and this server what a code or refresh token yielded that came twice.
-AGENT_AUTHOR: Final = "agent:"
-SERVER_AUTHOR: Final = "authz_server"
+AGENT_AUTHOR: Final = "agent:"  # of a run that an agent ended itself; its name follows
 _NOTHING_TO_FORGET: Final = 2**62
 
 
@@ -52,7 +49,7 @@ class BlockEntry(msgspec.Struct, frozen=True):
 
 
 class RevocationEvent(msgspec.Struct, frozen=True):
-    """One row of the append-only sequence; carries the whole new state of its subject.
+    """One row of the sequence; carries the whole new state of its subject.
 
     `at_ms` is Unix milliseconds of the write, never later than the database server's clock says.
     """

@@ -15,14 +15,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import BigInteger, Connection, Index, Row, Select, delete, func, insert, or_, select
+from sqlalchemy import BigInteger, Connection, Index, Row, Select, delete, func, insert, select
 from sqlmodel import Field, SQLModel, col
 
 from database.server_clock import server_now_ms
 from registry.blocks import (
     AGENT_AUTHOR,
     FORGETTABLE,
-    SERVER_AUTHOR,
     BlockEntry,
     BlockKind,
     BlockState,
@@ -123,22 +122,18 @@ def block_state(connection: Connection) -> BlockState:
     return replace(state, entries=remembered(state.entries, _newest_ms(connection)))
 
 
-def listed_events(
-    connection: Connection, *, with_runs: bool, runs: int
-) -> tuple[RevocationEvent, ...]:
+def listed_events(connection: Connection, *, runs: int) -> tuple[RevocationEvent, ...]:
     """The last event of everything blocked or with an epoch, newest first.
 
-    Runs and tokens that no person cut off are left out, or the newest `runs` of them are there.
+    Of the runs that agents ended themselves, many in an hour, the newest `runs` are there.
     """
-    by_nobody = col(RevocationRow.kind).in_([each.value for each in FORGETTABLE]) & or_(
-        col(RevocationRow.author) == SERVER_AUTHOR,
-        col(RevocationRow.author).startswith(AGENT_AUTHOR, autoescape=True),
-    )
+    ended = col(RevocationRow.kind).in_([each.value for each in FORGETTABLE]) & col(
+        RevocationRow.author
+    ).startswith(AGENT_AUTHOR, autoescape=True)
     oldest = forgotten_before(_newest_ms(connection))
     last = _last_events().order_by(col(RevocationRow.sequence).desc())
-    found = _decoded(connection.execute(last.where(~by_nobody)).all())
-    if with_runs:
-        found += _decoded(connection.execute(last.where(by_nobody).limit(runs)).all())
+    found = _decoded(connection.execute(last.where(~ended)).all())
+    found += _decoded(connection.execute(last.where(ended).limit(runs)).all())
     known = (each for each in found if each.kind not in FORGETTABLE or each.not_before >= oldest)
     return tuple(sorted(known, key=lambda each: -each.sequence))
 

@@ -30,7 +30,7 @@ MAXIMUM_ID_LENGTH: Final = 512
 MAXIMUM_REASON_LENGTH: Final = 1024
 
 Also = Callable[[Connection, RevocationEvent], None]
-Anyway = Callable[[Connection], None]
+Anyway = Callable[[Connection], object]
 
 
 def _nothing_else(_connection: Connection, _event: RevocationEvent | None = None) -> None:
@@ -132,16 +132,18 @@ class RevocationStore:
         """Everything blocked or with an epoch now."""
         return self._database.read(block_state)
 
-    def listed(
-        self, *, with_runs: bool = False, runs: int = EVENTS_AT_ONCE
-    ) -> tuple[RevocationEvent, ...]:
-        """What operators look at: the last event of everything cut off, newest first.
+    def listed(self, *, runs: int = 0) -> tuple[int, tuple[RevocationEvent, ...]]:
+        """What operators look at: the last sequence number, and what is cut off, newest first.
 
-        Without what agents ended themselves, or with the newest `runs` of it.
+        The latter is the last event of each subject. Of the runs that agents ended themselves the
+        newest `runs` are there.
         """
-        return self._database.read(
-            lambda connection: listed_events(connection, with_runs=with_runs, runs=runs)
-        )
+
+        def look(connection: Connection) -> tuple[int, tuple[RevocationEvent, ...]]:
+            sequence = value_of(connection, REVOCATION_SEQUENCE)
+            return sequence, listed_events(connection, runs=runs)
+
+        return self._database.read(look)
 
     def sequence(self) -> int:
         """The last sequence number."""

@@ -13,10 +13,11 @@ In this order:
 
 An expired token is taken: it says whose run it was and opens nothing, and what an agent may still
 have then (a refresh token, calls under way) is exactly what should end. For the same reason blocks
-and epochs are not asked. Ending an ended run changes nothing, costs nothing and is answered alike.
-One too many ends the families alone: the agent may ask again, and its tokens end by themselves
-within fifteen minutes. Errors are those of RFC 6750 §3.1 and RFC 9449 §7.1; tokens bound by a
-certificate do not exist (decision 0009). Operators end a run with `countersign kill run/INV`.
+and epochs are not asked. Ending an ended run costs no gateway anything and is answered alike; its
+families are ended once more, because a kill by an operator leaves them. One too many ends the
+families alone: its access tokens end by themselves within fifteen minutes. Errors are those of
+RFC 6750 §3.1 and RFC 9449 §7.1; tokens bound by a certificate do not exist (decision 0009).
+Operators end a run with `countersign kill run/INV`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -66,7 +67,8 @@ _ANOTHERS: Final = Refusal(
 )
 TOO_MANY: Final = Refusal(
     "temporarily_unavailable",
-    "Too many runs were ended in the last hour. This one goes on; end it later.",
+    "Too many runs were ended in the last hour. This one's refresh tokens have ended; its access "
+    "tokens end by themselves within 15 minutes.",
     f"more than {ENDS_AN_HOUR} runs of this agent for this person in an hour",
     "run.too_many_ends",
 )
@@ -124,13 +126,29 @@ async def _end(parts: Parts, run: RunToken, now: int) -> Refusal | None:
             anyway=lambda connection: revoke_of_run_in(connection, run.invocation, now),
         )
     except TooManyEndsError as error:
-        # No gateway remembers families, so they end all the same.
-        await parts.refresh_tokens.revoke_of_run(run.invocation, now)
-        proved = f"{_author(run)}, {_reason(run)}"
-        await _record_refusal(parts, error.refusal, proved=proved, **_about(run))
+        await _end_families(parts, run, error.refusal, now)
         return error.refusal
     await parts.live.refresh()  # this process first: it is what the gateways hear it from
     return None
+
+
+async def _end_families(parts: Parts, run: RunToken, refusal: Refusal, now: int) -> None:
+    """No gateway remembers families, so they end whatever the budget says, and are recorded."""
+    record = made(
+        parts,
+        EventType.INVOCATION_REFUSED,
+        Outcome.DENIED,
+        error_code=refusal.code,
+        reasons=(refusal.rule,),
+        detail=refusal.detail,
+        **_about(run),
+    )
+    now_ms = int(parts.clock() * 1000)
+    if not await parts.refresh_tokens.revoke_of_run(
+        run.invocation, now, also=lambda connection: append_in(connection, (record,), now_ms)
+    ):
+        proved = f"{_author(run)}, {_reason(run)}"
+        await _record_refusal(parts, refusal, proved=proved, **_about(run))
 
 
 def _require_budget(connection: Connection, event: RevocationEvent) -> None:

@@ -4,15 +4,19 @@ Two parties then hold everything the grant needs, and nobody can say which of th
 (RFC 6749 §4.1.2, RFC 9700 §2.1.1 and §4.14.2).
 """
 
+from typing import Final
+
 from audit_log.event import EventType, Outcome
 from audit_log.transaction_log import append_in
 from authz_server.audit_events import made
 from authz_server.parts import Parts
 from authz_server.store.codes import CodeGrant
 from authz_server.store.refresh_tokens import RefreshGrant
-from registry.blocks import SERVER_AUTHOR, BlockKind
+from registry.blocks import BlockKind
 from registry.revocations import Anyway
 from token_exchange.claims import Refusal
+
+AUTHOR: Final = "authz_server"
 
 
 async def block_yield(
@@ -35,7 +39,7 @@ async def block_yield(
         EventType.BLOCKED,
         Outcome.REVOKED,
         object_ref=f"{kind}/{subject_id}",
-        author=SERVER_AUTHOR,
+        author=AUTHOR,
         client_id=granted.client_id,
         agent=granted.agent,
         user=granted.sub,
@@ -49,7 +53,7 @@ async def block_yield(
         kind,
         subject_id,
         reason=reason,
-        author=SERVER_AUTHOR,
+        author=AUTHOR,
         once=True,
         also=lambda connection, event: append_in(connection, (record,), event.at_ms),
         anyway=anyway,

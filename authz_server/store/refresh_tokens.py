@@ -8,6 +8,7 @@ token presented after its use means that two parties hold it, and the caller end
 (RFC 9700 §4.14.2). Used tokens are kept as long as their family, so that every replay is seen.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -152,9 +153,18 @@ class RefreshTokenStore:
         """End a family: none of its tokens yields anything from now on."""
         await self._database.write(lambda connection: revoke_in(connection, family_id, now))
 
-    async def revoke_of_run(self, invocation: str, now: int) -> None:
-        """End every family of a run."""
-        await self._database.write(lambda connection: revoke_of_run_in(connection, invocation, now))
+    async def revoke_of_run(
+        self, invocation: str, now: int, *, also: Callable[[Connection], None] = lambda _: None
+    ) -> bool:
+        """End every family of a run; whether there was one, and then `also` in that transaction."""
+
+        def work(connection: Connection) -> bool:
+            is_any = revoke_of_run_in(connection, invocation, now)
+            if is_any:
+                also(connection)
+            return is_any
+
+        return await self._database.write(work)
 
 
 def begin_in(connection: Connection, family_id: str, token: str, grant: RefreshGrant) -> None:
@@ -185,9 +195,9 @@ def revoke_in(connection: Connection, family_id: str, now: int) -> None:
     )
 
 
-def revoke_of_run_in(connection: Connection, invocation: str, now: int) -> None:
-    """Inside a write: end every family of a run."""
-    connection.execute(
+def revoke_of_run_in(connection: Connection, invocation: str, now: int) -> bool:
+    """Inside a write: end every family of a run; whether there was one."""
+    ended = connection.execute(
         update(RefreshFamilyRow)
         .where(
             col(RefreshFamilyRow.invocation) == invocation,
@@ -195,6 +205,7 @@ def revoke_of_run_in(connection: Connection, invocation: str, now: int) -> None:
         )
         .values(revoked_at=now)
     )
+    return ended.rowcount > 0
 
 
 def _drop_ended(connection: Connection, now: int) -> None:

@@ -3,8 +3,9 @@ import asyncio
 import pytest
 
 from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp
+from authz_server.grants.used_twice import AUTHOR
 from registry.acks import Ack
-from registry.blocks import AGENT_AUTHOR, SERVER_AUTHOR, BlockKind
+from registry.blocks import AGENT_AUTHOR, BlockKind
 from tests.admin_console.stack import AdminStack
 from tests.token_exchange.signing import NOW
 
@@ -99,17 +100,17 @@ def listed(stack: AdminStack, query: str = "") -> list[tuple[str, str]]:
 
 
 @pytest.mark.requirement("blocks-by-people")
-def test_blocks_that_nobody_but_agents_and_servers_made_are_listed_only_when_asked(
+def test_runs_that_agents_ended_are_listed_only_when_asked_for(
     stack: AdminStack,
 ) -> None:
     stack.call("POST", "/blocks", body=KILL | {"kind": "inv", "id": "inv_killed"})
     ended(stack, BlockKind.INVOCATION, "inv_alone", f"{AGENT_AUTHOR}batch-bot")
     ended(stack, BlockKind.INVOCATION, "inv_person", f"{AGENT_AUTHOR}support-bot for usr_1")
-    ended(stack, BlockKind.TOKEN, "tok_twice", SERVER_AUTHOR)
+    ended(stack, BlockKind.TOKEN, "tok_twice", AUTHOR)
     stack.call("POST", "/blocks", body=KILL)
 
-    of_people = [("agent", "support-bot"), ("inv", "inv_killed")]
-    assert listed(stack) == listed(stack, "?runs=false") == of_people
+    others = [("agent", "support-bot"), ("jti", "tok_twice"), ("inv", "inv_killed")]
+    assert listed(stack) == listed(stack, "?runs=false") == others
     assert listed(stack, "?runs=true") == [
         ("agent", "support-bot"),
         ("jti", "tok_twice"),
@@ -126,7 +127,7 @@ def test_whoever_cuts_off_anything_but_a_run_is_listed_also_without_asking(
     stack: AdminStack,
 ) -> None:
     ended(stack, BlockKind.SESSION, "ses_1", f"{AGENT_AUTHOR}support-bot")
-    ended(stack, BlockKind.SUBJECT, "usr_1", SERVER_AUTHOR)
+    ended(stack, BlockKind.SUBJECT, "usr_1", AUTHOR)
 
     assert listed(stack) == [("sub", "usr_1"), ("sid", "ses_1")]
 

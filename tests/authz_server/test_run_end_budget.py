@@ -107,7 +107,8 @@ async def test_budget_of_an_agent_is_one_over_all_persons_and_itself(authority: 
     answer = await end(holder, token, "inv_late")
     assert (answer.status_code, answer.json()["error"]) == (429, "temporarily_unavailable")
     assert answer.headers["retry-after"] == "60"
-    (event,) = authority.spool.of(EventType.INVOCATION_REFUSED)
+    # With what it tells of: refresh tokens ended.
+    (event,) = authority.cuts(EventType.INVOCATION_REFUSED)
     assert event.reasons == ("run.too_many_ends_of_agent",)
     assert (event.outcome, event.user) == (Outcome.DENIED, "usr_late")
     assert authority.parts.revocations.sequence() == sequence
