@@ -395,6 +395,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "Discovery is a gateway's own token at a server of its own, without a person, at "
         "most 60 seconds."
     ),
+    "exchange-ladder": "Of several things wrong with an exchange the first rung's is told.",
     "exchange-gateway-not-believed": (
         "At an exchange the authorization server checks the subject token's audience, the "
         "resource and its own policies, whatever the gateway says."
