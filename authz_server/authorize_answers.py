@@ -5,19 +5,22 @@ else learns that it is not open any more. Each writes its event before it takes 
 answer is right is decided before (`authorize_flow`, the consent page); nothing is checked again.
 """
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
+from sqlalchemy import Connection
 from starlette.responses import Response
 
 from audit_log.event import EventType, Outcome, PrincipalKind
+from audit_log.transaction_log import append_in
 from authz_server.answered_pages import nothing_given_page, stored_page
-from authz_server.audit_events import record, record_refusal
+from authz_server.audit_events import made, record_refusal
 from authz_server.errors import error_page, redirect_error, redirect_to_client, response_uri
 from authz_server.pages.pages import Message, message_page
 from authz_server.parts import Parts, now_of
 from authz_server.requested_access import Grantable, name_of_client
-from authz_server.store.codes import CodeGrant
+from authz_server.store.codes import CodeGrant, save_in
 from authz_server.store.consents import Consent
 from authz_server.store.digests import new_secret
 from authz_server.store.interactions import AuthorizationRequest, Interaction
@@ -37,31 +40,24 @@ NOT_OPEN_HERE: Final = Refusal(
 
 
 async def send_code(
-    parts: Parts, interaction: Interaction, session: Session, granted: Grantable, consent: Consent
-) -> Response:
-    """Answer the request with a code, on the strength of a stored consent."""
-    if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
-        return await _answered_already(parts, interaction.request, session)
-    return await deliver_code(parts, interaction, session, granted, consent)
-
-
-async def deliver_code(
     parts: Parts,
     interaction: Interaction,
     session: Session,
     granted: Grantable,
     consent: Consent | None,
+    *,
+    also: Callable[[Connection], None] = lambda _: None,
 ) -> Response:
-    """Make the code and send the browser back with it.
+    """Answer the request: make a code and send the browser back with it.
 
-    INVARIANT: the caller has finished the interaction, so this happens once per request.
+    INVARIANT: the answer, what `also` does, the code and its record are one transaction. So there
+    is one code per request, none that the audit does not know, and an answer that could not be
+    written may be given again.
     """
-    request = interaction.request
-    if request.consent_only:
-        return stored_page(parts, request)
+    request, now_ms = interaction.request, int(parts.clock() * 1000)
     code = new_secret(parts.random)
     grant = _code_grant(parts, interaction, session, granted, consent)
-    await record(
+    event = made(
         parts,
         EventType.CODE_ISSUED,
         Outcome.SUCCEEDED,
@@ -70,7 +66,19 @@ async def deliver_code(
         invocation=grant.invocation,
         transaction=grant.transaction,
     )
-    await parts.codes.save(code, grant)
+
+    def in_transaction(connection: Connection) -> None:
+        also(connection)
+        if not request.consent_only:
+            save_in(connection, code, grant)
+            append_in(connection, (event,), now_ms)
+
+    if not await parts.interactions.finish(
+        interaction.interaction_id, now_ms // 1000, also=in_transaction
+    ):
+        return await _answered_already(parts, request, session)
+    if request.consent_only:
+        return stored_page(parts, request)
     return redirect_to_client(
         {"code": code}, redirect_uri=request.redirect_uri, state=request.state, issuer=parts.issuer
     )

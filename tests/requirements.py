@@ -560,6 +560,10 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "A tool definition that changes after its approval is not published until it is "
         "approved again, not even with first_seen."
     ),
+    "trap-act-unrecorded": (
+        "A code, and what any code or refresh token yields, stands in one transaction with its "
+        "event in the audit; what could not be recorded may be tried again."
+    ),
     "trap-client-info-replaced": "A legacy server is told the agent's own client software.",
     "trap-client-of-two-agents": "A client belongs to at most one Agent.",
     "trap-consent-by-name": (

@@ -5,9 +5,9 @@ unavailable since: the form carries a mark of each tool as it was shown, and one
 meanwhile is shown again before it can be allowed. The answer counts once, from this browser, in
 this session. Nothing is preselected and no answer is remembered but "allow".
 
-INVARIANT: an "allow" uses up the request, is recorded and is stored in one transaction: no consent
-that the audit does not know, none in the audit that is not stored, and an answer that could not be
-written may be given again.
+INVARIANT: an "allow" uses up the request, is recorded, is stored and makes the code in one
+transaction: no consent that the audit does not know, none in the audit that is not stored, and an
+answer that could not be written may be given again.
 """
 
 from dataclasses import replace
@@ -24,10 +24,10 @@ from audit_log.transaction_log import append_in
 from authz_server.audit_events import made, record_refusal
 from authz_server.authorize_answers import (
     NOT_OPEN_HERE,
-    deliver_code,
     parties,
     refuse_client,
     refuse_person,
+    send_code,
 )
 from authz_server.authorize_flow import (
     answers_login,
@@ -180,11 +180,7 @@ async def _allow(
             grant_in(connection, consent)
         append_in(connection, (event,), now_ms)
 
-    if not await parts.interactions.finish(
-        interaction.interaction_id, now_of(parts), also=in_transaction
-    ):
-        return await _refuse(parts, NOT_OPEN_HERE, interaction, session)
-    return await deliver_code(parts, interaction, session, granted, consent)
+    return await send_code(parts, interaction, session, granted, consent, also=in_transaction)
 
 
 def _consent(

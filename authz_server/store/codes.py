@@ -87,25 +87,6 @@ class CodeStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def save(self, code: str, grant: CodeGrant) -> None:
-        """Store a new code by its digest, and drop those nobody can replay any more."""
-        row = {
-            "code_digest": digest_of(code),
-            "granted": msgspec.json.encode(grant),
-            "expires_at": grant.created_at + CODE_LIFETIME_SECONDS,
-        }
-        stale_before = grant.created_at - KEPT_AFTER_USE_SECONDS
-
-        def work(connection: Connection) -> None:
-            connection.execute(
-                delete(AuthorizationCodeRow).where(
-                    col(AuthorizationCodeRow.expires_at) < stale_before
-                )
-            )
-            connection.execute(insert(AuthorizationCodeRow).values(row))
-
-        await self._database.write(work)
-
     async def find(self, unverified_code: str) -> StoredCode | None:
         """The code as stored, used and expired ones too: the caller judges."""
         digest = digest_of(unverified_code)
@@ -147,3 +128,18 @@ class CodeStore:
             return True
 
         return await self._database.write(work)
+
+
+def save_in(connection: Connection, code: str, grant: CodeGrant) -> None:
+    """Inside a write: store a new code by its digest; drop those nobody can replay any more."""
+    stale_before = grant.created_at - KEPT_AFTER_USE_SECONDS
+    connection.execute(
+        delete(AuthorizationCodeRow).where(col(AuthorizationCodeRow.expires_at) < stale_before)
+    )
+    connection.execute(
+        insert(AuthorizationCodeRow).values(
+            code_digest=digest_of(code),
+            granted=msgspec.json.encode(grant),
+            expires_at=grant.created_at + CODE_LIFETIME_SECONDS,
+        )
+    )

@@ -19,10 +19,8 @@ from urllib.parse import urlencode
 import httpx2
 import msgspec
 from joserfc.jwk import ECKey
-from sqlalchemy import select
 
 from audit_log.event import AuditEvent, EventType
-from audit_log.event_rows import EVENTS
 from audit_log.spool import Spool, SpoolUnavailable
 from audit_log.store import AuditStore
 from authz_server.app import create_app
@@ -59,6 +57,7 @@ from registry.revocations import RevocationStore
 from registry.server_reports import ServerReportStore
 from registry.store import RegistryStore
 from registry.tool_catalogue import ToolCatalogue
+from tests.authz_server.cuts import cuts_in
 from tests.databases import new_database
 from tests.outbound.samples import TableFetcher
 from tests.token_exchange.signing import public_jwk, sign
@@ -305,13 +304,7 @@ class Authority:
 
     def cuts(self, event_type: EventType) -> list[AuditEvent]:
         """The events written with what they tell of, in the database; oldest first."""
-        rows = self.database.read(
-            lambda connection: connection.execute(
-                select(EVENTS.c.body).order_by(EVENTS.c.position)
-            ).all()
-        )
-        events = [msgspec.json.decode(row.body, type=AuditEvent) for row in rows]
-        return [event for event in events if event.type is event_type]
+        return cuts_in(self.database, event_type)
 
     def refusals(self) -> list[AuditEvent]:
         kinds = (EventType.TOKEN_REFUSED, EventType.EXCHANGE_REFUSED, EventType.GATEWAY_REFUSED)

@@ -10,10 +10,14 @@ from database.engine import Database
 
 def cuts_in(database: Database, event_type: EventType) -> list[AuditEvent]:
     """The events of one type in the database; oldest first."""
+    return [event for event in recorded_in(database) if event.type is event_type]
+
+
+def recorded_in(database: Database) -> list[AuditEvent]:
+    """All events in the database; oldest first."""
     rows = database.read(
         lambda connection: connection.execute(
             select(EVENTS.c.body).order_by(EVENTS.c.position)
         ).all()
     )
-    events = [msgspec.json.decode(row.body, type=AuditEvent) for row in rows]
-    return [event for event in events if event.type is event_type]
+    return [msgspec.json.decode(row.body, type=AuditEvent) for row in rows]

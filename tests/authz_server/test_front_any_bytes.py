@@ -59,7 +59,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontHalf]:
 
 def is_harmless(site: FrontHalf, answer: RawAnswer) -> bool:
     """A page that refuses, or a redirect to ourselves or to the proved address."""
-    assert site.spool.of(EventType.CODE_ISSUED) == []
+    assert site.cuts(EventType.CODE_ISSUED) == []
     location = answer.headers.get("location")
     if location is None:
         return 400 <= answer.status < 500

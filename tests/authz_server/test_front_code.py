@@ -14,6 +14,7 @@ from authz_server.store.codes import CODE_LIFETIME_SECONDS, KEPT_AFTER_USE_SECON
 from authz_server.store.digests import digest_of
 from authz_server.token_request import IssuancePlan
 from registry.blocks import BlockKind
+from tests.authz_server.cuts import recorded_in
 from tests.authz_server.front_half import (
     CRM_URL,
     ENDPOINT,
@@ -360,7 +361,7 @@ def test_code_never_gives_tools_that_came_later(half: FrontHalf) -> None:
 )
 def test_code_from_before_a_kill_depends_on_what_was_killed(half: FrontHalf, kind: str) -> None:
     code = code_of(half)
-    issued = half.spool.of(EventType.CODE_ISSUED)[0]
+    issued = half.cuts(EventType.CODE_ISSUED)[0]
     ids = {
         "agent": issued.agent,
         "agent_group": "support-agents",
@@ -384,7 +385,7 @@ def test_code_of_a_session_from_before_an_epoch_is_cut_off_though_it_is_younger(
     page = browser.log_in(browser.authorize())
     half.clock.now += 100
     code = answer_of(browser.allow(page))["code"]
-    issued = half.spool.of(EventType.CODE_ISSUED)[0]
+    issued = half.cuts(EventType.CODE_ISSUED)[0]
     plan = redeemed(half, code)
     assert not is_cut_off(half, plan)
     half.clock.now = NOW + 50  # the kill came between login and code
@@ -426,7 +427,7 @@ def test_code_never_appears_in_the_audit(half: FrontHalf) -> None:
     code = browser.get_code()
     redeemed(half, code)
     refused(half, code)
-    told = " ".join(str(event) for event in half.spool.events)
+    told = " ".join(map(str, (*half.spool.events, *recorded_in(half.database))))
     for secret in (code, VERIFIER, "correct horse", *browser.http.cookies.values()):
         assert secret not in told
     assert page.status_code == 200

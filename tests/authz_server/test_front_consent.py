@@ -9,9 +9,12 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from audit_log.event import EventType, Outcome, PrincipalKind
+from authz_server import authorize_answers
 from authz_server.pages.tool_words import CARE
 from authz_server.store.consents import ConsentRow
 from authz_server.store.interactions import INTERACTION_LIFETIME_SECONDS
+from authz_server.token_request import IssuancePlan
+from database.errors import DatabaseUnavailableError
 from registry.blocks import BlockKind
 from tests.authz_server.front_half import (
     CRM_URL,
@@ -160,10 +163,11 @@ def test_consent_page_of_the_command_line_names_the_person_and_no_agent(half: Fr
     assert "Run by" not in page.text
 
 
-def test_consent_given_is_recorded_before_the_code_and_the_code_names_it(half: FrontHalf) -> None:
+def test_consent_given_is_recorded_with_the_code_and_the_code_names_it(half: FrontHalf) -> None:
     agreed(half)
-    login, code = half.spool.events
-    (consent,) = half.cuts(EventType.CONSENT_GRANTED)
+    (login,) = half.spool.events
+    (consent,), (code,) = map(half.cuts, (EventType.CONSENT_GRANTED, EventType.CODE_ISSUED))
+    assert consent.sequence < code.sequence
     assert (consent.type, consent.outcome) == (EventType.CONSENT_GRANTED, Outcome.ALLOWED)
     assert consent.principal_kind is PrincipalKind.AGENT_FOR_PERSON
     assert (consent.user, consent.user_name, consent.agent) == (login.user, "alice", "support-bot")
@@ -186,7 +190,7 @@ def test_consent_denied_tells_the_client_and_leaves_nothing(half: FrontHalf) -> 
     event = half.spool.events[-1]
     assert (event.type, event.outcome) == (EventType.CONSENT_DENIED, Outcome.DENIED)
     assert (event.reasons, event.agent) == (("consent.denied",), "support-bot")
-    assert half.spool.of(EventType.CODE_ISSUED) == []
+    assert half.cuts(EventType.CODE_ISSUED) == []
     assert is_consent(browser.authorize())  # a no is not remembered either
 
 
@@ -243,7 +247,7 @@ def test_consent_posted_from_another_origin_is_refused(
     data = {**hidden_fields(page), "answer": "allow"}
     answer = browser.http.post(form_action(page), data=data, headers=headers)
     assert answer.status_code == 403
-    assert half.spool.of(EventType.CODE_ISSUED) == []
+    assert half.cuts(EventType.CODE_ISSUED) == []
     assert "code" in answer_of(browser.allow(page))
 
 
@@ -253,7 +257,7 @@ def test_consent_answer_sent_twice_is_refused(half: FrontHalf) -> None:
     data: dict[str, Any] = {**hidden_fields(page), "answer": ["deny", "allow"]}
     assert browser.http.post(form_action(page), data=data).status_code == 403
     assert browser.http.post("/oauth/consent?answer=allow", data=data).status_code == 400
-    assert half.spool.of(EventType.CODE_ISSUED) == []
+    assert half.cuts(EventType.CODE_ISSUED) == []
 
 
 @pytest.mark.requirement("attack-12")
@@ -278,7 +282,7 @@ def test_consent_page_comes_after_login_whatever_is_asked_for_first(half: FrontH
         "/oauth/consent", data={"interaction": interaction or "", "answer": "allow"}
     )
     assert is_login(browser.follow(posted))
-    assert half.spool.of(EventType.CODE_ISSUED) == []
+    assert half.cuts(EventType.CODE_ISSUED) == []
 
 
 @pytest.mark.requirement("attack-12")
@@ -287,7 +291,7 @@ def test_consent_counts_once(half: FrontHalf) -> None:
     assert "code" in answer_of(browser.allow(page))
     for answer in ("allow", "deny", "other_person"):
         assert browser.submit(page, answer=answer).status_code == 400
-    assert len(half.spool.of(EventType.CODE_ISSUED)) == 1
+    assert len(half.cuts(EventType.CODE_ISSUED)) == 1
 
 
 @pytest.mark.requirement("attack-12")
@@ -318,7 +322,7 @@ def test_consent_answered_meanwhile_in_another_tab_gives_nothing_and_is_recorded
         EventType.AUTHORIZE_REFUSED,
         ("interaction.not_open",),
     )
-    assert half.spool.of(EventType.CODE_ISSUED) == []
+    assert len(half.cuts(EventType.CODE_ISSUED)) == 1  # the one before
     assert "code" in answer_of(browser.allow(page))
 
 
@@ -345,7 +349,7 @@ def test_consent_of_a_person_the_agent_does_not_act_for_is_a_page_without_code(
         ("authorize.not_in_group",),
     )
     assert (event.user_name, event.agent) == ("bob", "support-bot")
-    assert half.spool.of(EventType.CODE_ISSUED) == []
+    assert half.cuts(EventType.CODE_ISSUED) == []
     half.accounts.groups["bob"] = ("local/support",)
     asked(half, "bob")
 
@@ -375,7 +379,7 @@ def test_consent_for_an_agent_blocked_meanwhile_gives_no_code(
     answer = browser.allow(page)
     assert answer.status_code == 403
     assert half.spool.events[-1].reasons == ("authorize.blocked",)
-    assert half.spool.of(EventType.CODE_ISSUED) == []
+    assert half.cuts(EventType.CODE_ISSUED) == []
     half.restore(kind, subject_id)
     half.clock.now += 2
     page = browser.authorize()
@@ -408,7 +412,7 @@ def test_consent_of_a_request_from_before_a_kill_gives_no_code_after_the_restore
     half.clock.now += 2
     answer = browser.allow(page) if logs_in_before else browser.log_in(page)
     assert answer.status_code != 200 or is_login(answer)
-    assert half.spool.of(EventType.CODE_ISSUED) == []
+    assert half.cuts(EventType.CODE_ISSUED) == []
     fresh = half.browser()
     assert "code" in answer_of(fresh.allow(fresh.log_in(fresh.authorize())))
 
@@ -422,7 +426,7 @@ def test_consent_of_a_person_cut_off_meanwhile_starts_with_a_login(
     login = half.spool.of(EventType.LOGIN_SUCCEEDED)[0]
     half.block(kind, (login.session if kind is BlockKind.SESSION else login.user) or "")
     assert is_login(browser.allow(page))
-    assert half.spool.of(EventType.CODE_ISSUED) == []
+    assert half.cuts(EventType.CODE_ISSUED) == []
 
 
 def test_consent_for_what_has_vanished_meanwhile_gives_no_code(half: FrontHalf) -> None:
@@ -448,7 +452,7 @@ def test_consent_for_what_has_vanished_meanwhile_gives_no_code(half: FrontHalf) 
         answer = browser.allow(page)
         assert answer.status_code == 403
         assert half.spool.events[-1].reasons == ("authorize.gone",)
-    assert half.spool.of(EventType.CODE_ISSUED) == []
+    assert half.cuts(EventType.CODE_ISSUED) == []
 
 
 def test_consent_for_tools_that_became_fewer_gives_the_fewer(half: FrontHalf) -> None:
@@ -481,39 +485,55 @@ def test_consent_of_a_command_line_that_is_gone_or_blocked_gives_no_code(half: F
 
 
 @pytest.mark.requirement("attack-12")
-@pytest.mark.parametrize("writes", [0, 1, 2])
-def test_consent_is_recorded_and_stored_or_neither_when_the_database_is_busy(
-    half: FrontHalf, writes: int
+@pytest.mark.requirement("trap-act-unrecorded")
+@pytest.mark.parametrize("what", ["answer", "record", "code"])
+def test_consent_its_record_and_its_code_are_written_or_none_and_may_be_given_again(
+    half: FrontHalf, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     browser, page = asked(half)
-    with busy_after(writes, half.database):
+
+    def broken(*_: object, **__: object) -> None:
+        raise DatabaseUnavailableError("full")
+
+    with monkeypatch.context() as patched:
+        if what == "answer":
+            patched.setattr(half.parts.interactions, "finish", broken)
+        else:
+            patched.setattr(
+                authorize_answers, "append_in" if what == "record" else "save_in", broken
+            )
         answer = browser.allow(page)
-    granted = half.cuts(EventType.CONSENT_GRANTED)
-    assert [event.consent for event in granted] == stored_consents(half)
-    if writes == 0:
-        assert (answer.status_code, answer.headers.get("location")) == (503, None)
-        assert granted == []
-        assert is_consent(browser.authorize())
-        answer = browser.allow(page)  # it was not answered
-    elif writes == 1:
-        assert (answer.status_code, answer.headers.get("location")) == (503, None)
-        answer = browser.authorize()  # the code alone is missing
-    assert "code" in answer_of(answer)
-    assert len(half.cuts(EventType.CONSENT_GRANTED)) == 1
+    assert (answer.status_code, answer.headers.get("location")) == (503, None)
+    assert stored_consents(half) == []
+    assert half.cuts(EventType.CONSENT_GRANTED) == []
+    assert half.cuts(EventType.CODE_ISSUED) == []
+
+    code = answer_of(browser.allow(page))["code"]
+    (granted,), (issued,) = map(half.cuts, (EventType.CONSENT_GRANTED, EventType.CODE_ISSUED))
+    assert stored_consents(half) == [granted.consent] == [issued.consent]
+    assert isinstance(half.redeem(code), IssuancePlan)
 
 
-def test_consent_while_the_spool_is_full_gives_no_code_but_stands_as_recorded(
-    half: FrontHalf,
-) -> None:
+@pytest.mark.requirement("trap-act-unrecorded")
+def test_code_on_a_stored_consent_and_its_record_are_one_write(half: FrontHalf) -> None:
+    browser = agreed(half)
+    with busy_after(1, half.database):  # the request itself; its answer is the second
+        answer = browser.authorize()
+    assert (answer.status_code, answer.headers.get("location")) == (503, None)
+    assert len(half.cuts(EventType.CODE_ISSUED)) == 1  # the one before
+    with busy_after(2, half.database):
+        code = answer_of(browser.authorize())["code"]
+    assert len(half.cuts(EventType.CODE_ISSUED)) == 2
+    assert isinstance(half.redeem(code), IssuancePlan)
+
+
+def test_consent_and_code_do_not_depend_on_room_in_the_spool(half: FrontHalf) -> None:
     browser, page = asked(half)
     half.spool.is_broken = True
-    answer = browser.allow(page)
-    assert (answer.status_code, answer.headers.get("location")) == (503, None)
-    half.spool.is_broken = False
+    assert "code" in answer_of(browser.allow(page))
     (granted,) = half.cuts(EventType.CONSENT_GRANTED)
     assert stored_consents(half) == [granted.consent]
-    assert half.spool.of(EventType.CODE_ISSUED) == []
-    assert "code" in answer_of(browser.authorize())
+    assert len(half.cuts(EventType.CODE_ISSUED)) == 1
 
 
 def stored_consents(half: FrontHalf) -> list[str]:

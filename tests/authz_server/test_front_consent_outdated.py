@@ -37,7 +37,7 @@ def test_consent_to_what_changed_since_it_was_shown_is_asked_again(
     assert (again.status_code, again.headers.get("location")) == (409, None)
     assert half.spool.events[-1].reasons == ("consent.outdated",)
     assert half.cuts(EventType.CONSENT_GRANTED) == []
-    assert half.spool.of(EventType.CODE_ISSUED) == []
+    assert half.cuts(EventType.CODE_ISSUED) == []
     assert "code" in answer_of(browser.allow(again))  # read again, and still yes
     assert "code" in answer_of(browser.authorize())  # and that is what is remembered
 
@@ -62,7 +62,7 @@ def test_consent_to_nothing_that_was_shown_is_asked_again(
     browser, page = asked(half)
     again = browser.submit(page, answer="allow", shown=shown)
     assert again.status_code == 409
-    assert half.spool.of(EventType.CODE_ISSUED) == []
+    assert half.cuts(EventType.CODE_ISSUED) == []
     assert "code" in answer_of(browser.allow(page))
 
 

@@ -90,7 +90,7 @@ def test_client_that_describes_itself_gets_a_code_after_consent(
     assert (stored.grant.client_id, stored.grant.agent) == (CLIENT_ID, UNATTESTED_AGENT)
     assert stored.grant.document_digest is not None
     assert [url for url, _ in site.asked] == [CLIENT_ID]
-    (event,) = half.spool.of(EventType.CODE_ISSUED)
+    (event,) = half.cuts(EventType.CODE_ISSUED)
     assert (event.client_id, event.agent) == (CLIENT_ID, UNATTESTED_AGENT)
 
 

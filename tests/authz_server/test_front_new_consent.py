@@ -79,7 +79,7 @@ def test_person_follows_the_link_reads_and_allows(half: FrontHalf) -> None:
     assert consents(half) == [{"get_account", "refund"}]
     (event,) = half.cuts(EventType.CONSENT_GRANTED)
     assert (event.agent, event.target_service) == ("support-bot", "crm")
-    assert half.spool.of(EventType.CODE_ISSUED) == []
+    assert half.cuts(EventType.CODE_ISSUED) == []
 
 
 def test_fewer_tools_can_be_named_and_only_those_are_kept(half: FrontHalf) -> None:

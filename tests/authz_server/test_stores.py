@@ -20,7 +20,7 @@ from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp
 from audit_log.search import AuditFilter
 from audit_log.store import AuditStore
 from authz_server.store import interactions
-from authz_server.store.codes import CODE_LIFETIME_SECONDS, CodeGrant, CodeStore
+from authz_server.store.codes import CODE_LIFETIME_SECONDS, CodeGrant, CodeStore, save_in
 from authz_server.store.consents import Consent, ConsentStore, grant_in
 from authz_server.store.interactions import AuthorizationRequest, InteractionStore
 from authz_server.store.person_cuts import Ending, PersonCut, PersonCuts
@@ -139,7 +139,7 @@ def test_code_consumed_twenty_times_in_two_processes_has_one_winner(
     both: tuple[Database, Database],
 ) -> None:
     stores = [CodeStore(each) for each in both]
-    run(stores[0].save("code", GRANT))
+    run(both[0].write(lambda each: save_in(each, "code", GRANT)))
     found = asyncio.run(stores[1].find("code"))
     assert found is not None
     assert found.grant == GRANT  # every character and number, whichever process wrote it
@@ -152,7 +152,7 @@ def test_code_consumed_twenty_times_in_two_processes_has_one_winner(
 
 def test_code_that_expired_or_was_never_issued_is_not_consumed(database: Database) -> None:
     store = CodeStore(database)
-    run(store.save("code", GRANT))
+    run(database.write(lambda each: save_in(each, "code", GRANT)))
     found = asyncio.run(store.find("code"))
     assert found is not None
     assert asyncio.run(store.find("another")) is None

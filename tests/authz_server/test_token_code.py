@@ -10,7 +10,7 @@ import pytest
 
 from audit_log.event import EventType, PrincipalKind
 from authz_server.issuing.signing_keys import KeyPurpose
-from authz_server.store.codes import CodeGrant
+from authz_server.store.codes import CodeGrant, save_in
 from authz_server.store.person_cuts import Ending, PersonCut
 from authz_server.store.replay import OnceKind, UsedOnce
 from database.errors import DatabaseUnavailableError
@@ -70,7 +70,8 @@ async def new_code(authority: Authority, **changes: Any) -> str:
         "requested_at": authority.now,
     }
     code = secrets.token_urlsafe(32)
-    await authority.parts.codes.save(code, CodeGrant(**(fields | changes)))
+    grant = CodeGrant(**(fields | changes))
+    await authority.database.write(lambda connection: save_in(connection, code, grant))
     return code
 
 
