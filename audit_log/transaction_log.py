@@ -1,10 +1,11 @@
 """Events that are written with what they tell of, in one transaction of the database.
 
 For changes of the database that must not be without a trace and must not wait for one, such as a
-cut, and for consents: the event and the change stand together or neither does, whenever the process
-dies. They do not go through the spool, so what happens when that is full is not their concern. They
-are one source of their own, gapless because each transaction takes the next sequences; nobody waits
-for it, because nothing of it is ever under way.
+cut, and for what is good once and what it yields, such as a consent, a code and its token: the
+event and the change stand together or neither does, whenever the process dies. They do not go
+through the spool, so what happens when that is full is not their concern. They are one source of
+their own, gapless because each transaction takes the next sequences; nobody waits for it, because
+nothing of it is ever under way.
 
 Left out: events of what happens elsewhere (calls, requests), which the spool of a process holds.
 """

@@ -1,7 +1,7 @@
 """The answers that end an authorization request: a code, or a refusal to the client or the person.
 
 Each is given once per request: whoever finishes the interaction first answers it, and everybody
-else learns that it is not open any more. Each writes its event before it takes effect. Whether an
+else learns that it is not open any more. No answer is given whose event is not written. Whether an
 answer is right is decided before (`authorize_flow`, the consent page); nothing is checked again.
 """
 

@@ -8,17 +8,27 @@
  6. grant         what is special to the grant; ends in a plan (`grants.catalog`)
  7. gate          the plan is one its client may hold, and nothing it depends on is revoked, by
                   all that was committed before 5
- 8. record        the issuance is in the durable audit spool, or nothing is issued
+ 8. record        the issuance is in the durable audit spool, or nothing is issued; a code or a
+                  refresh token is used up in the very transaction that records what it yields
  9. sign          with the key of the purpose
 
-A wrong request never reaches 5, so it burns nobody's proof. Grants sign nothing. Every refusal is
-audited with its rule. Blocks are looked at three times: for the client (4), by the grant for what
-it starts from, and for everything the new token will depend on (7). Who may hold what, in 4 and 7,
-is `entitlements`.
+A wrong request never reaches 5, so it burns nobody's proof, and none that 7 refuses reaches 8.
+Grants sign nothing. Every refusal is audited with its rule. Blocks are looked at three times: for
+the client (4), by the grant for what it starts from, and for everything the new token will depend
+on (7). Who may hold what, in 4 and 7, is `entitlements`.
+
+INVARIANT: nothing slips in between a cut and the news of it. A cut has the time at which it held
+the one writer of all processes, rounded up; a token of that second or before is refused for its
+`iat`. One of a later second was asked for after that, so what its request wrote was written after
+the cut's commit: its proof (5), and then 7 reads the news; or its code or refresh token (8), and
+then that very write looks whether there are news that 7 did not know. Without `depends_on` nothing
+in the token is older than the request; an exchange is, but its gateway holds the subject token
+against the news at every call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from authz_server.clients.authentication import authenticate
@@ -72,11 +82,15 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A token that may be issued: phases 1 to 7 are passed."""
+    """A token that may be issued: phases 1 to 7 are passed.
+
+    `revoked_since` asks again whether anything it depends on is revoked.
+    """
 
     plan: IssuancePlan
     grant: GrantType
     request: TokenRequest
+    revoked_since: Callable[[], Refusal | None]
 
 
 async def plan_issuance(incoming: Incoming, parts: Parts) -> Planned | Refused:
@@ -115,11 +129,15 @@ async def plan_issuance(incoming: Incoming, parts: Parts) -> Planned | Refused:
     plan = await grant.grant(request, parts)
     if not isinstance(plan, IssuancePlan):
         return _refused_by_grant(plan, grant, client)
+    revoked = partial(_revocation_problem, plan, compiled, parts)
     if not may_hold(plan, request, compiled):
         refusal = _refused("invalid_target", "This client may not hold this token.", "token.holder")
     else:
-        refusal = await _revocation_problem(plan, compiled, parts)
-    return Planned(plan, grant, request) if refusal is None else Refused(refusal, grant, client)
+        if plan.depends_on and plan.use_up is None:
+            await parts.live.refresh()
+        refusal = revoked()
+    planned = Planned(plan, grant, request, revoked)
+    return planned if refusal is None else Refused(refusal, grant, client)
 
 
 def _refused_by_grant(
@@ -240,18 +258,10 @@ def _owned(parameters: Parameters, grant: GrantType) -> dict[str, str]:
     }
 
 
-async def _revocation_problem(
+def _revocation_problem(
     plan: IssuancePlan, compiled: CompiledSnapshot, parts: Parts
 ) -> Refusal | None:
     """INVARIANT: nothing is issued for a subject that is blocked, or until after its epoch."""
-    # INVARIANT: nothing slips in between a cut and the news of it. A cut has the time at which it
-    # held the one writer of all processes, rounded up; a token of a later second was asked for
-    # after that, so what its request used up (5, a code) was written after the cut's commit, and is
-    # not older than what is read here. A token of that second or before is refused for its `iat`.
-    # Without `depends_on` nothing in the token is older than the request; an exchange is, but its
-    # gateway holds the subject token against the news at every call.
-    if plan.depends_on:
-        await parts.live.refresh()
     blocks = parts.live.blocks
     tokens = (plan.claims,) if plan.subject_token is None else (plan.claims, plan.subject_token)
     for token in tokens:

@@ -5,13 +5,19 @@ the client authenticated, the DPoP proof checked against replay, and the paramet
 those the grant owns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+
+from sqlalchemy import Connection
 
 from idp_connectors.evidence import Evidence, Person
 from registry.blocks import Subject
 from registry.snapshot import ClientRecord
 from token_exchange.claims import AccessTokenClaims, JwkThumbprint, Refusal
+
+# Uses up what a token is made from, and does what it is given in the same write. A refusal: it was
+# used meanwhile, and nothing was done.
+UseUp = Callable[[Callable[[Connection], None]], Awaitable[Refusal | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,8 @@ class IssuancePlan:
     `claims.sub` may then be pairwise, so blocks are checked against this one too.
     `depends_on` are further things with a block or epoch, each with the time (NumericDate) it was
     made: a code, a login session. `basis` is what else it rests on, in words for the audit;
-    `mandate` the object that lets an agent act for a person who was not asked.
+    `mandate` the object that lets an agent act for a person who was not asked. `use_up` is for what
+    is good once, a code or a refresh token: whoever records the issuance calls it, once.
     """
 
     claims: AccessTokenClaims
@@ -84,6 +91,7 @@ class IssuancePlan:
     depends_on: tuple[tuple[Subject, int], ...] = ()
     basis: str | None = None
     mandate: str | None = None
+    use_up: UseUp | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

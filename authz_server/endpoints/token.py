@@ -2,21 +2,26 @@
 
 The phases are `authz_server.token_phases`; here the request is read, the audit event written, the
 token signed and the answer put on the wire. The order of the last three is the product's promise:
-what is not recorded is not signed, and what is not signed is not answered.
+what is not recorded is not signed, and what is not signed is not answered. A code or refresh token
+is used up in the write that records what it yields: one that could not be recorded stays good.
 """
 
+import contextlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 import structlog
+from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from audit_log.event import EventType, Outcome, principal_kind
+from audit_log.event import AuditEvent, EventType, Outcome, principal_kind
 from audit_log.spool import SpoolUnavailable
-from authz_server.audit_events import record, record_refusal
+from audit_log.transaction_log import append_in
+from authz_server.audit_events import made, record_refusal
 from authz_server.clients.self_declared import evidence_of
 from authz_server.errors import NO_STORE, UNAVAILABLE, token_error
 from authz_server.issuing.id_token import id_token_claims
@@ -25,10 +30,16 @@ from authz_server.log_events import LogEvent
 from authz_server.parameters import Parameters, form_of
 from authz_server.parts import Parts
 from authz_server.token_phases import Incoming, Planned, Refused, plan_issuance
-from authz_server.token_request import AuthenticatedClient, IssuancePlan, RefusedForPerson
-from database.errors import DatabaseError
+from authz_server.token_request import (
+    AuthenticatedClient,
+    IssuancePlan,
+    RefusedForPerson,
+    UseUp,
+)
+from database.errors import DatabaseBusyError, DatabaseError
 from idp_connectors.workload.tls_peer import TLS_PEER_EXTENSION
 from registry.clients import NO_AUTHENTICATION
+from registry.counters import REVOCATION_SEQUENCE, value_of
 from registry.publisher import UnpublishableRegistryError
 from token_exchange.authorization_details import describe_details
 from token_exchange.claims import AccessTokenClaims, Refusal
@@ -42,6 +53,8 @@ MAXIMUM_FORM_BYTES: Final = 3 * MAXIMUM_TOKEN_BYTES
 # What a refused request named is recorded, but it is text of the caller's choosing.
 MAXIMUM_RECORDED: Final = 512
 
+MOST_LOOKS: Final = 3  # at news that came before a code was used up
+
 STALE: Final = Refusal(
     "temporarily_unavailable",
     "The service cannot answer now. Try again.",
@@ -51,6 +64,10 @@ STALE: Final = Refusal(
 
 _LOG: Final = structlog.get_logger(__name__)
 _encode: Final = msgspec.json.Encoder().encode
+
+
+class OvertakenError(Exception):
+    """There are revocations that the gate did not know: nothing was written."""
 
 
 def routes(parts: Parts) -> list[Route]:
@@ -95,7 +112,10 @@ async def _answer(
     planned = await plan_issuance(incoming, parts)
     if isinstance(planned, Refused):
         return await _recorded(parts, planned, form, started)
-    await _record_issuance(parts, planned, started)
+    refusal = await _use_up_and_record(parts, planned, started)
+    if refusal is not None:
+        refused = Refused(refusal, planned.grant, planned.request.client)
+        return await _recorded(parts, refused, form, started)
     return _signed(parts, planned.plan)
 
 
@@ -123,30 +143,69 @@ def _signed(parts: Parts, plan: IssuancePlan) -> dict[str, Any]:
     return answer
 
 
-async def _record_issuance(parts: Parts, planned: Planned, started: float) -> None:
+async def _use_up_and_record(parts: Parts, planned: Planned, started: float) -> Refusal | None:
+    """Phase 8; a refusal if what the token is made from was used, or revoked, meanwhile.
+
+    INVARIANT: what is good once is used up and its yield recorded in one transaction: no token that
+    the audit does not know, and no used code or refresh token that yielded nothing.
+    """
+    events = [_issuance(parts, planned, started)]
+    if planned.plan.mandate is not None:
+        # Its own event, so that whoever looks for what was done without asking finds all of it.
+        events.insert(0, _use_of_mandate(parts, planned))
+    if planned.plan.use_up is not None:
+        return await _use_up_unless_revoked(parts, planned, planned.plan.use_up, events)
+    for event in events:
+        await parts.spool.record(event)
+    return None
+
+
+async def _use_up_unless_revoked(
+    parts: Parts, planned: Planned, use_up: UseUp, events: Sequence[AuditEvent]
+) -> Refusal | None:
+    """Use up and record, by the news of that very moment (`authz_server.token_phases`)."""
+    for _ in range(MOST_LOOKS):
+        judged = parts.live.blocks.sequence
+        revoked = planned.revoked_since()
+        if revoked is not None:
+            return revoked
+
+        def recorded(connection: Connection, judged: int = judged) -> None:
+            if value_of(connection, REVOCATION_SEQUENCE) != judged:
+                raise OvertakenError
+            append_in(connection, events, int(parts.clock() * 1000))
+
+        with contextlib.suppress(OvertakenError):
+            return await use_up(recorded)
+        await parts.live.refresh()
+    raise DatabaseBusyError("revocations keep coming while a token is issued")
+
+
+def _use_of_mandate(parts: Parts, planned: Planned) -> AuditEvent:
+    plan, client = planned.plan, planned.request.client
+    return made(
+        parts,
+        EventType.MANDATE_USED,
+        Outcome.ALLOWED,
+        **_who(plan.subject_token or plan.claims, client),
+        actor_chain=chain_ids(plan.claims.act),
+        client_id=client.record.client_id,
+        target_service=plan.target_service,
+        token_id=plan.claims.jti,
+        object_ref=plan.mandate,
+        detail=plan.basis,
+    )
+
+
+def _issuance(parts: Parts, planned: Planned, started: float) -> AuditEvent:
     plan, client = planned.plan, planned.request.client
     token = plan.claims
     evidence = evidence_of(client, parts.issuer, planned.request.now)
-    subject = plan.subject_token or token
-    if plan.mandate is not None:
-        # Its own event, so that whoever looks for what was done without asking finds all of it.
-        await record(
-            parts,
-            EventType.MANDATE_USED,
-            Outcome.ALLOWED,
-            **_who(subject, client),
-            actor_chain=chain_ids(token.act),
-            client_id=client.record.client_id,
-            target_service=plan.target_service,
-            token_id=token.jti,
-            object_ref=plan.mandate,
-            detail=plan.basis,
-        )
-    await record(
+    return made(
         parts,
         planned.grant.issued,
         Outcome.SUCCEEDED,
-        **_who(subject, client),
+        **_who(plan.subject_token or token, client),
         actor_chain=chain_ids(token.act),
         client_id=client.record.client_id,
         decision_id=plan.decision_id,

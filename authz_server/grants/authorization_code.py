@@ -1,14 +1,15 @@
 """The authorization_code grant (RFC 6749 §4.1.3): a person's consent becomes one token.
 
 The code is read; the request is held against it (client, redirect URI, verifier: RFC 6749 and
-RFC 7636, by Authlib; resource, key, agent, tools: here); then one statement consumes it, and the
-refresh token family begins in the same write; then a plan is returned, which names the code and
-the login session as things the token depends on, so that the shared phase holds their times
-against blocks and epochs. Nothing is signed.
+RFC 7636, by Authlib; resource, key, agent, tools: here); then a plan is returned, which names the
+code and the login session as things the token depends on, so that the shared phase holds their
+times against blocks and epochs. That phase has the code used up (`IssuancePlan.use_up`): one
+statement consumes it, and in the same write the refresh token family begins and the issuance is
+recorded. Nothing is signed.
 
-A wrong request leaves the code usable by the right one. A right request for a used code means
-that two parties hold everything the code needs, so whatever the first use yielded is blocked
-(RFC 6749 §4.1.2, RFC 9700 §2.1.1).
+A wrong request leaves the code usable by the right one, and so does one that could not be
+recorded. A right request for a used code means that two parties hold everything the code needs, so
+whatever the first use yielded is blocked (RFC 6749 §4.1.2, RFC 9700 §2.1.1).
 
 The token is *agent for a person*: `sub` the person, `act` the agent as it is attested in this
 very request, bound to the attested key. Only `countersign-cli` gets *person directly*, for the
@@ -16,6 +17,8 @@ administration interface and nothing else.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from sqlalchemy import Connection
@@ -68,7 +71,7 @@ DOCUMENT_CHANGED: Final = Refusal(
 
 
 async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal:
-    """Redeem a code."""
+    """What a code yields; the code is as good as before."""
     stored = await parts.codes.find(request.parameters.get("code", ""))
     refusal = validate_code_request(request, stored, parts.issuer)
     if refusal is not None:
@@ -80,9 +83,25 @@ async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal:
     plan = _plan(request, stored, parts)
     if isinstance(plan, Refusal):
         return plan
-    family = _new_family(request, stored.grant, plan.refresh_token, parts)
-    if await parts.codes.consume(stored.digest, request.now, also=family):
-        return plan
+    return replace(plan, use_up=partial(_use_up, request, stored, plan.refresh_token, parts))
+
+
+async def _use_up(
+    request: TokenRequest,
+    stored: StoredCode,
+    refresh_token: str | None,
+    parts: Parts,
+    also: Callable[[Connection], None],
+) -> Refusal | None:
+    """Consume the code and begin its family; a replay, if somebody was first."""
+    begin_family = _new_family(request, stored.grant, refresh_token, parts)
+
+    def in_transaction(connection: Connection) -> None:
+        begin_family(connection)
+        also(connection)
+
+    if await parts.codes.consume(stored.digest, request.now, also=in_transaction):
+        return None
     return await _revoke(stored.grant, parts)
 
 

@@ -8,15 +8,19 @@ In this order:
 3. the identity provider still vouches for the person, and says with which groups
 4. the agent, as it is attested in this very request, may still have some of the tools, and they
    are what the person was shown
-5. one statement uses the token up and makes its successor
+5. in one write, which the shared phase asks for (`IssuancePlan.use_up`): one statement uses the
+   token up, its successor is made and the issuance recorded
 
-A wrong request leaves the token usable by the right one. Who presents a token after its use has it
+A wrong request leaves the token usable by the right one, and so does one that could not be
+recorded: the agent's next try would look like a replay. Who presents a token after its use has it
 from whoever used it: the whole family ends. It rotates, so that theft is noticed; it is bound to a
 key, so that theft is worth nothing. What the person's provider cannot say now is
 `temporarily_unavailable`, and burns nothing.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -72,7 +76,7 @@ NOT_NOW: Final = Refusal(
 
 
 async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal:
-    """Renew an agent's token for a person."""
+    """What a refresh token yields; the token is as good as before."""
     presented = request.parameters.get("refresh_token")
     stored = None if presented is None else await parts.refresh_tokens.find(presented)
     if stored is None:
@@ -88,8 +92,20 @@ async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal:
     if isinstance(agent, Refusal):
         return agent
     successor = new_secret(parts.random)
-    if await parts.refresh_tokens.rotate(stored, successor, request.now):
-        return issuance(request, granted, agent, parts, successor)
+    plan = issuance(request, granted, agent, parts, successor)
+    return replace(plan, use_up=partial(_use_up, stored, successor, request, parts))
+
+
+async def _use_up(
+    stored: StoredRefreshToken,
+    successor: str,
+    request: TokenRequest,
+    parts: Parts,
+    also: Callable[[Connection], None],
+) -> Refusal | None:
+    """Rotate the token; the end of its family, if somebody was first."""
+    if await parts.refresh_tokens.rotate(stored, successor, request.now, also=also):
+        return None
     return await _end_family(stored, request, parts)
 
 

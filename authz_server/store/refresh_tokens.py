@@ -112,10 +112,20 @@ class RefreshTokenStore:
 
         return await self._database.fetch(work)
 
-    async def rotate(self, stored: StoredRefreshToken, successor: str, now: int) -> bool:
-        """Use the token and make its successor. False: used, ended or revoked meanwhile.
+    async def rotate(
+        self,
+        stored: StoredRefreshToken,
+        successor: str,
+        now: int,
+        *,
+        also: Callable[[Connection], None] = lambda _: None,
+    ) -> bool:
+        """Use the token, make its successor and do `also` in the same write.
 
-        INVARIANT: one statement decides, so of parallel calls at most one returns True.
+        False: used, ended or revoked meanwhile, and nothing is done.
+
+        INVARIANT: one statement decides, so of parallel calls at most one returns True. What
+        cannot be done leaves the token usable: else the honest client's retry would be a replay.
         """
         family = (
             select(col(RefreshFamilyRow.family_id))
@@ -145,6 +155,7 @@ class RefreshTokenStore:
                     token_digest=digest_of(successor), family_id=stored.family_id
                 )
             )
+            also(connection)
             return True
 
         return await self._database.write(work)

@@ -5,7 +5,7 @@ import hashlib
 import re
 import secrets
 from base64 import urlsafe_b64encode
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass, field, replace
 from html import unescape
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -348,8 +348,8 @@ class FrontHalf:
         return hit is not None and hit.blocked
 
     def redeem(self, code: str, **changes: Any) -> IssuancePlan | Refusal:
-        """Present a code as the shared phases of the token endpoint hand it over."""
-        return asyncio.run(grant(self.token_request(code, **changes), self.parts))
+        """Present a code as the shared phases of the token endpoint hand it over, and use it up."""
+        return asyncio.run(used_up(grant(self.token_request(code, **changes), self.parts)))
 
     def token_request(self, code: str, **changes: Any) -> TokenRequest:
         parameters: dict[str, str | None] = {
@@ -373,6 +373,14 @@ class FrontHalf:
             "now": int(self.clock()),
         }
         return TokenRequest(**(fields | changes))
+
+
+async def used_up(asked: Awaitable[IssuancePlan | Refusal]) -> IssuancePlan | Refusal:
+    """A plan, once what it is made from is used up, as by whoever records the issuance."""
+    plan = await asked
+    if isinstance(plan, Refusal) or plan.use_up is None:
+        return plan
+    return await plan.use_up(lambda _: None) or plan
 
 
 class _PartsForPages:

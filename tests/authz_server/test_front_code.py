@@ -31,6 +31,7 @@ from tests.authz_server.front_half import (
     evidence,
     server,
     tool,
+    used_up,
 )
 from token_exchange.claims import JwkThumbprint, Refusal
 
@@ -130,7 +131,7 @@ def test_code_used_twenty_times_at_once_succeeds_once(half: FrontHalf) -> None:
     request = half.token_request(code)
 
     async def all_at_once() -> list[IssuancePlan | Refusal]:
-        return await asyncio.gather(*(grant(request, half.parts) for _ in range(20)))
+        return await asyncio.gather(*(used_up(grant(request, half.parts)) for _ in range(20)))
 
     answers = asyncio.run(all_at_once())
     (plan,) = [answer for answer in answers if isinstance(answer, IssuancePlan)]

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from html import unescape
 from typing import Any
@@ -10,8 +11,10 @@ import httpx2
 import pytest
 
 from audit_log.event import EventType
+from authz_server.endpoints import token as token_endpoint
 from authz_server.issuing.signing_keys import KeyPurpose
 from credential_providers import catalog as credential_catalog
+from database.errors import DatabaseUnavailableError
 from idp_connectors import catalog as connector_catalog
 from registry.blocks import BlockKind
 from registry.store import RegistryStore
@@ -107,6 +110,10 @@ async def redeem(workload: Workload, code: str, **changes: Any) -> httpx2.Respon
     return await workload.ask(**(form | changes))
 
 
+async def renew(workload: Workload, refresh_token: str) -> httpx2.Response:
+    return await workload.ask(grant_type="refresh_token", refresh_token=refresh_token, resource=CRM)
+
+
 async def test_journey_ends_in_a_token_of_person_and_agent(site: Authority) -> None:
     workload = site.workload(1000)
     answer = await redeem(workload, await new_code(site, scope="mcp:tools openid", nonce="n-1"))
@@ -126,10 +133,14 @@ async def test_journey_ends_in_a_token_of_person_and_agent(site: Authority) -> N
     assert claims["cnf"] == {"jkt": workload.thumbprint}
     assert claims["uctx"] == {"groups": ["local/support", "local/staff"]}
     assert payload_of(body["id_token"])["nonce"] == "n-1"
-    told = [event.type for event in site.spool.events]
-    assert told == [EventType.LOGIN_SUCCEEDED, EventType.TOKEN_ISSUED]
-    login, token = site.spool.events
-    (consent,), (code,) = map(site.cuts, (EventType.CONSENT_GRANTED, EventType.CODE_ISSUED))
+    (login,) = site.spool.events
+    consent, code, token = recorded_in(site.database)
+    assert [event.type for event in (login, consent, code, token)] == [
+        EventType.LOGIN_SUCCEEDED,
+        EventType.CONSENT_GRANTED,
+        EventType.CODE_ISSUED,
+        EventType.TOKEN_ISSUED,
+    ]
     assert {event.user for event in (login, consent, code, token)} == {claims["sub"]}
     assert (consent.consent, code.consent, token.consent) == (claims["gid"],) * 3
     assert (code.invocation, token.invocation) == (claims["inv"],) * 2
@@ -152,6 +163,61 @@ async def test_journey_with_a_code_used_twice_revokes_the_token_that_was_issued(
     assert (await gateway.exchange(other)).status_code == 200  # and nothing else
     refusals = [event.reasons for event in site.spool.of(EventType.TOKEN_REFUSED)]
     assert refusals == [("code.replayed",)] * 2
+
+
+async def refused_then_given(
+    site: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    ask: Callable[[], Awaitable[httpx2.Response]],
+) -> dict[str, Any]:
+    """503 while the issuance cannot be recorded; then what the very same request is given."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise DatabaseUnavailableError("full")
+
+    before = len(site.cuts(EventType.TOKEN_ISSUED))
+    with monkeypatch.context() as patched:
+        patched.setattr(token_endpoint, "append_in", broken)
+        assert (await ask()).status_code == 503
+    assert len(site.cuts(EventType.TOKEN_ISSUED)) == before
+    answer = await ask()
+    assert answer.status_code == 200, answer.text
+    assert len(site.cuts(EventType.TOKEN_ISSUED)) == before + 1
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+@pytest.mark.requirement("attack-9")
+@pytest.mark.requirement("attack-14")
+@pytest.mark.requirement("trap-act-unrecorded")
+async def test_journey_code_and_refresh_token_stay_good_until_their_token_is_recorded(
+    site: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload, code = site.workload(1000), await new_code(site, scope="mcp:tools offline_access")
+    given = await refused_then_given(site, monkeypatch, lambda: redeem(workload, code))
+    used = given["refresh_token"]
+    again = await refused_then_given(site, monkeypatch, lambda: renew(workload, used))
+    assert site.cuts(EventType.BLOCKED) == []
+
+    assert error_of(await renew(workload, used)) == "invalid_grant"  # a true replay
+    (blocked,) = site.cuts(EventType.BLOCKED)
+    assert blocked.reasons == ("refresh.replayed",)
+    assert error_of(await renew(workload, again["refresh_token"])) == "invalid_grant"
+
+
+@pytest.mark.requirement("attack-9")
+@pytest.mark.requirement("trap-act-unrecorded")
+async def test_journey_goes_on_while_the_spool_is_full_until_a_true_replay(
+    site: Authority,
+) -> None:
+    workload, code = site.workload(1000), await new_code(site)
+    site.spool.is_broken = True
+    assert (await redeem(workload, code)).status_code == 200  # recorded with its code
+    assert len(site.cuts(EventType.TOKEN_ISSUED)) == 1
+    assert (await redeem(workload, code)).status_code == 503  # its refusal cannot be recorded
+    (blocked,) = site.cuts(EventType.BLOCKED)
+    assert blocked.reasons == ("code.replayed",)
+    assert len(site.cuts(EventType.TOKEN_ISSUED)) == 1
 
 
 @pytest.mark.requirement("attack-9")

@@ -27,6 +27,7 @@ from tests.authz_server.front_half import (
     OTHER_KEY,
     FrontHalf,
     evidence,
+    used_up,
 )
 from tests.authz_server.front_requests import change_agent
 from tests.authz_server.test_front_consent_outdated import CHANGES
@@ -58,7 +59,7 @@ def request_for(half: FrontHalf, token: str | None, **changes: Any) -> TokenRequ
 
 
 def refresh(half: FrontHalf, token: str | None, **changes: Any) -> IssuancePlan | Refusal:
-    return asyncio.run(grant(request_for(half, token, **changes), half.parts))
+    return asyncio.run(used_up(grant(request_for(half, token, **changes), half.parts)))
 
 
 def refreshed(half: FrontHalf, token: str, **changes: Any) -> IssuancePlan:
@@ -153,7 +154,7 @@ def test_refresh_token_used_twenty_times_at_once_succeeds_at_most_once(half: Fro
     request = request_for(half, first_token(half))
 
     async def all_at_once() -> list[IssuancePlan | Refusal]:
-        return await asyncio.gather(*(grant(request, half.parts) for _ in range(20)))
+        return await asyncio.gather(*(used_up(grant(request, half.parts)) for _ in range(20)))
 
     answers = asyncio.run(all_at_once())
     (plan,) = [answer for answer in answers if isinstance(answer, IssuancePlan)]

@@ -111,7 +111,7 @@ async def test_token_for_a_code_names_person_and_agent(authority: Authority) -> 
     assert claims["act"]["sub"] == "unix:host/1000/-"
     assert claims["cnf"] == {"jkt": workload.thumbprint}
     assert claims["aud"] == CRM
-    (event,) = authority.spool.of(EventType.TOKEN_ISSUED)
+    (event,) = authority.cuts(EventType.TOKEN_ISSUED)
     assert event.principal_kind is PrincipalKind.AGENT_FOR_PERSON
     assert (event.user, event.user_name, event.agent) == ("usr_alice", "Alice", "support-bot")
     assert event.actor_chain == ("support-bot",)
@@ -157,8 +157,29 @@ async def test_token_for_a_code_of_the_command_line_is_bound_and_for_admin(
     assert claims["aud"] == ADMIN
     assert claims["cnf"] == {"jkt": person.thumbprint}
     assert "act" not in claims
-    (event,) = authority.spool.of(EventType.TOKEN_ISSUED)
+    (event,) = authority.cuts(EventType.TOKEN_ISSUED)
     assert event.principal_kind is PrincipalKind.PERSON
+
+
+@pytest.mark.requirement("attack-28")
+@pytest.mark.parametrize("is_killed", [True, False])
+async def test_token_of_a_kill_while_its_code_is_used_up_is_not_signed(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    codes = authority.parts.codes
+    consume = codes.consume
+
+    async def slow_consume(*args: Any, **more: Any) -> bool:
+        await authority.block(BlockKind.AGENT, "support-bot" if is_killed else "night-watch")
+        return await consume(*args, **more)
+
+    monkeypatch.setattr(codes, "consume", slow_consume)
+    answer = await authority.workload(1000).ask(**code_form(await new_code(authority)))
+    if not is_killed:
+        assert answer.status_code == 200, answer.text
+        return
+    assert error_of(answer) == "invalid_grant"
+    assert authority.refusals()[-1].reasons == ("token.revoked",)
 
 
 async def test_token_for_a_code_without_a_proof_is_refused(authority: Authority) -> None:

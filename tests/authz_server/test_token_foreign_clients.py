@@ -208,7 +208,7 @@ async def test_bearer_names_person_client_and_the_agent_of_strangers(world: Worl
     assert (claims["sub"], claims["client_id"]) == ("usr_alice", CLIENT_ID)
     assert (claims["attn"]["level"], claims["attn"]["method"]) == (1, "client_metadata")
     assert claims["attn"]["evidence"] == (await world.document()).client.document_digest
-    (event,) = world.authority.spool.of(EventType.TOKEN_ISSUED)
+    (event,) = world.authority.cuts(EventType.TOKEN_ISSUED)
     assert (event.client_id, event.agent) == (CLIENT_ID, UNATTESTED_AGENT)
     assert event.evidence == {"client.name": "C", "client.authentication": "none"}
 

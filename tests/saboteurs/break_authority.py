@@ -182,7 +182,7 @@ def _planned(incoming: Any, parts: Any, refused: Any, resource: str) -> Any:
         now=now,
     )
     grant = refused.grant or GRANTS["client_credentials"]
-    return Planned(IssuancePlan(claims=claims, client=client), grant, request)
+    return Planned(IssuancePlan(claims=claims, client=client), grant, request, lambda: None)
 
 
 def block_nobody(blocks: Any) -> None:
