@@ -9,6 +9,7 @@ from admin_console.operation import AdminCall
 from admin_console.setup_codes import use_in
 from admin_console.wire import Wire
 from audit_log.event import EventType, Outcome
+from audit_log.transaction_log import append_in
 from registry.objects import DeclaredObject
 
 FIRST_ADMIN = "first-admin"
@@ -44,6 +45,10 @@ async def setup(call: AdminCall) -> IdentityAnswer:
     def use(connection: Connection) -> None:
         if not use_in(connection, code, now):
             raise _no_good_code()
+        event = call.made(
+            EventType.ADMIN_SETUP, Outcome.SUCCEEDED, object_ref=f"AdminRole/{FIRST_ADMIN}"
+        )
+        append_in(connection, (event,), call.now_ms)
 
     spec = {
         "identity_provider": person.identity_provider,
@@ -52,11 +57,10 @@ async def setup(call: AdminCall) -> IdentityAnswer:
     }
     role = DeclaredObject(kind="AdminRole", name=FIRST_ADMIN, spec=spec)
     plan = await to_thread.run_sync(registry.plan, (role,))
-    await registry.apply(plan, call.author, first=use)  # refuses a plan with problems
+    # INVARIANT: the use of the code, its record and the admin are one transaction. A plan with
+    # problems is refused in it, and the code stays good.
+    await registry.apply(plan, call.author, first=use)
     await call.parts.live.refresh()
-    await call.record(
-        EventType.ADMIN_SETUP, Outcome.SUCCEEDED, object_ref=f"AdminRole/{FIRST_ADMIN}"
-    )
     return _identity(call, role="admin")
 
 

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from admin_console import setup
 from admin_console.setup_codes import use_in
 from audit_log.event import EventType
+from database.errors import DatabaseUnavailableError
 from tests.admin_console.stack import AdminStack
+from tests.admin_console.test_requests import spool_that_fills_up
 from tests.busy_database import busy_after
 from tests.registry.samples import small_set
 from tests.token_exchange.signing import NOW
@@ -182,3 +185,26 @@ def test_setup_code_used_while_a_plan_is_made_is_refused_in_the_write(
 
     assert (answer.status, answer.json["error"]) == (403, "access_denied")
     assert fresh.call("GET", "/whoami", who="usr_nobody").json["role"] is None
+
+
+@pytest.mark.requirement("admin-setup")
+@pytest.mark.requirement("trap-act-unrecorded")
+def test_setup_that_cannot_be_recorded_makes_nobody_admin_and_keeps_the_code(
+    fresh: AdminStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = code_of(fresh)
+
+    def broken(*_: object) -> None:
+        raise DatabaseUnavailableError("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(setup, "append_in", broken)
+        refused = fresh.call("POST", "/setup", body={"code": code}, who="usr_alice")
+    nobody = fresh.call("GET", "/whoami", who="usr_alice").json["role"]
+    with spool_that_fills_up(fresh, monkeypatch):  # of no concern to what is recorded with itself
+        accepted = fresh.call("POST", "/setup", body={"code": code}, who="usr_alice")
+
+    assert (refused.status, nobody) == (503, None)
+    assert (accepted.status, accepted.json["role"]) == (200, "admin")
+    (event,) = fresh.events(EventType.ADMIN_SETUP)
+    assert event.object_ref == "AdminRole/first-admin"
