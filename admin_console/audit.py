@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from anyio import to_thread
 from pydantic import AwareDatetime, Field
+from sqlalchemy import Connection
 
 from admin_console.errors import not_found
 from admin_console.objects import moment
@@ -13,7 +14,8 @@ from admin_console.operation import AdminCall
 from admin_console.wire import Wire
 from audit_log.event import EventType, Outcome
 from audit_log.search import AuditFilter, FoundEvent
-from audit_log.store import MAXIMUM_PAGE, SourceStatus
+from audit_log.store import MAXIMUM_PAGE, SourceStatus, UnknownSourceError
+from audit_log.transaction_log import append_in
 
 Text = Field(default=None, min_length=1, max_length=512)
 
@@ -147,15 +149,17 @@ async def list_sources(call: AdminCall) -> SourcesAnswer:
 async def close_source(call: AdminCall) -> SourceItem:
     """Wait for a source no more: its process is gone, or it lied."""
     source = call.path["source"]
-    known = {each.source for each in await to_thread.run_sync(call.parts.audit_store.sources)}
-    if source not in known:
-        raise not_found("Nothing of that source was ever heard.")
-    closed = await call.parts.audit_store.close_source(source)
-    await call.record(
-        EventType.SOURCE_CLOSED,
-        Outcome.SUCCEEDED,
-        detail=f"{source} at {closed.high_water}",
-    )
+
+    def recorded(connection: Connection, closed: SourceStatus) -> None:
+        detail = f"{source} at {closed.high_water}"
+        event = call.made(EventType.SOURCE_CLOSED, Outcome.SUCCEEDED, detail=detail)
+        append_in(connection, (event,), call.now_ms)
+
+    # INVARIANT: no search becomes complete by an end that the audit does not know of.
+    try:
+        closed = await call.parts.audit_store.close_source(source, also=recorded)
+    except UnknownSourceError as error:
+        raise not_found("Nothing of that source was ever heard.") from error
     return _source(closed)
 
 

@@ -156,8 +156,12 @@ class AuditStore:
             lambda connection: tuple(SourceStatus(*row) for row in connection.execute(query))
         )
 
-    async def close_source(self, source: str) -> SourceStatus:
+    async def close_source(
+        self, source: str, *, also: Callable[[Connection, SourceStatus], None] = lambda *_: None
+    ) -> SourceStatus:
         """End a source that will not end by itself: it is not waited for any more.
+
+        `also` is done in the same transaction: its record.
 
         Raises:
             UnknownSourceError: there is none of that name.
@@ -174,7 +178,9 @@ class AuditStore:
             connection.execute(
                 update(SOURCES).where(line).values(is_stopped=True, last_event_ms=last_event_ms)
             )
-            return SourceStatus(source, known.high_water, True, known.reported_at_ms)
+            closed = SourceStatus(source, known.high_water, True, known.reported_at_ms)
+            also(connection, closed)
+            return closed
 
         return await self._database.write(work)
 

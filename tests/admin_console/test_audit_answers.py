@@ -3,9 +3,12 @@ from datetime import datetime
 import msgspec
 import pytest
 
+from admin_console import audit
 from audit_log import completeness
 from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp
+from database.errors import DatabaseUnavailableError
 from tests.admin_console.stack import AdminStack
+from tests.admin_console.test_requests import spool_that_fills_up
 from tests.token_exchange.signing import NOW
 
 SOURCE = "gateway.demo.0001"
@@ -146,3 +149,24 @@ def test_operator_closes_a_source_and_the_audit_says_who(stack: AdminStack) -> N
     (event,) = stack.events(EventType.SOURCE_CLOSED)
     assert event.author is not None
     assert event.detail == f"{SOURCE} at 900"
+
+
+@pytest.mark.requirement("trap-act-unrecorded")
+def test_source_is_closed_with_its_record_or_not_at_all(
+    stack: AdminStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(stack, decided("dec_1", 1, Outcome.ALLOWED), high_water=900)
+
+    def broken(*_: object) -> None:
+        raise DatabaseUnavailableError("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(audit, "append_in", broken)
+        refused = stack.call("DELETE", f"/audit/sources/{SOURCE}", who="usr_olga")
+    (before,) = stack.call("GET", "/audit/sources", who="usr_vera").json["sources"]
+    with spool_that_fills_up(stack, monkeypatch):  # of no concern to what is recorded with itself
+        closed = stack.call("DELETE", f"/audit/sources/{SOURCE}", who="usr_olga")
+
+    assert (refused.status, before["ended"]) == (503, False)
+    assert (closed.status, closed.json["ended"]) == (200, True)
+    assert len(stack.events(EventType.SOURCE_CLOSED)) == 1
