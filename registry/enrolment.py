@@ -73,16 +73,30 @@ class EnrolmentStore:
         query = select(col(EnrolmentCodeRow.gateway)).where(*_is_good(code, now))
         return self._database.read(lambda connection: connection.scalar(query))
 
-    async def consume_code(self, code: str, jwk: Mapping[str, Any], now: int) -> str | None:
+    async def consume_code(
+        self,
+        code: str,
+        jwk: Mapping[str, Any],
+        now: int,
+        *,
+        also: Callable[[Connection], None] = lambda _: None,
+    ) -> str | None:
         """Enrol the public `jwk`; the Gateway's name, or None for a code that is not good.
+
+        `also` is done in the same transaction: its record.
 
         Raises:
             InvalidKeyError: `jwk` is not a public ES256 key; the code stays unused.
         """
         key = public_jwk(jwk)
-        return await self._database.write(
-            lambda connection: _consume_code(connection, code, key, now)
-        )
+
+        def work(connection: Connection) -> str | None:
+            gateway = _consume_code(connection, code, key, now)
+            if gateway is not None:
+                also(connection)
+            return gateway
+
+        return await self._database.write(work)
 
     async def remove_key(
         self, gateway: str, thumbprint: str, also: Callable[[Connection], None]

@@ -1,11 +1,12 @@
 """`/control/v1/enrol`: a key joins a Gateway, by a single-use code and a proof by that key.
 
 Order: shape → key → the code is looked at → proof → the intent is in the audit → the code is used
-up and the key enrolled, in one statement and transaction. Without a code nothing is written, so a
+up, the key enrolled and that recorded, in one transaction. Without a code nothing is written, so a
 stranger's proofs are not remembered. A wrong proof, or an audit that cannot be written, leaves the
 code unused.
 """
 
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from audit_log.event import EventType, Outcome, PrincipalKind
-from authz_server.audit_events import record
+from audit_log.transaction_log import append_in
+from authz_server.audit_events import made, record
 from authz_server.clients.proof_header import used_proof_in
 from authz_server.errors import NO_STORE
 from authz_server.issuing.signing_keys import KeyPurpose
@@ -61,11 +63,17 @@ async def enrol(parts: Parts, request: Request) -> Response | Refusal:
     )
     if isinstance(proof, Refusal):
         return proof
-    await _record(parts, EventType.GATEWAY_ALLOWED, Outcome.ALLOWED, gateway, key.thumbprint)
-    if await parts.enrolment.consume_code(asked.code, asked.jwk, now) is None:
+    about: dict[str, Any] = {
+        "principal_kind": PrincipalKind.GATEWAY,
+        "object_ref": f"Gateway/{gateway}",
+        "detail": f"key {key.thumbprint}",
+    }
+    await record(parts, EventType.GATEWAY_ALLOWED, Outcome.ALLOWED, **about)
+    enrolled = made(parts, EventType.GATEWAY_ENROLLED, Outcome.SUCCEEDED, **about)
+    recorded = partial(append_in, events=(enrolled,), now_ms=int(parts.clock() * 1000))
+    if await parts.enrolment.consume_code(asked.code, asked.jwk, now, also=recorded) is None:
         return _CODE  # somebody used it meanwhile
     await parts.live.refresh()
-    await _record(parts, EventType.GATEWAY_ENROLLED, Outcome.SUCCEEDED, gateway, key.thumbprint)
     answer = {
         "client_id": f"gateway:{gateway}",
         "gateway": gateway,
@@ -73,16 +81,3 @@ async def enrol(parts: Parts, request: Request) -> Response | Refusal:
         "control_key": parts.keys.active_public_jwk(KeyPurpose.CONTROL),
     }
     return Response(_encode(answer), media_type="application/json", headers=NO_STORE)
-
-
-async def _record(
-    parts: Parts, event: EventType, outcome: Outcome, gateway: str, thumbprint: str
-) -> None:
-    await record(
-        parts,
-        event,
-        outcome,
-        principal_kind=PrincipalKind.GATEWAY,
-        object_ref=f"Gateway/{gateway}",
-        detail=f"key {thumbprint}",
-    )

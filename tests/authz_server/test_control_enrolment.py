@@ -6,7 +6,9 @@ import httpx2
 import pytest
 
 from audit_log.event import EventType
+from authz_server.endpoints import control_enrolment
 from authz_server.issuing.signing_keys import KeyPurpose
+from database.errors import DatabaseUnavailableError
 from tests.authz_server.back_half import CONTROL, ISSUER, Authority, GatewayProcess, error_of
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +47,7 @@ async def test_control_enrolment_gives_the_client_and_the_control_key(
         "control_key": authority.parts.keys.active_public_jwk(KeyPurpose.CONTROL),
     }
     assert (await process.ask_control()).status_code == 200  # at once
-    (event,) = authority.spool.of(EventType.GATEWAY_ENROLLED)
+    (event,) = authority.cuts(EventType.GATEWAY_ENROLLED)
     assert event.object_ref == "Gateway/demo"
 
 
@@ -155,8 +157,30 @@ async def test_control_enrolment_that_cannot_be_recorded_enrols_nobody(
     assert authority.parts.enrolment.enrolled() == ()
     authority.spool.is_broken = False
     assert (await enrol(process, body)).status_code == 200
-    kinds = [event.type for event in authority.spool.events]
-    assert kinds.index(EventType.GATEWAY_ALLOWED) < kinds.index(EventType.GATEWAY_ENROLLED)
+    (intent,), (enrolled,) = (
+        authority.spool.of(EventType.GATEWAY_ALLOWED),
+        authority.cuts(EventType.GATEWAY_ENROLLED),
+    )
+    assert (intent.object_ref, intent.detail) == (enrolled.object_ref, enrolled.detail)
+
+
+@pytest.mark.requirement("trap-act-unrecorded")
+async def test_control_enrolment_and_its_record_are_one_write_and_the_code_stays_good(
+    authority: Authority, process: GatewayProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"code": await new_code(authority), "jwk": process.jwk}
+
+    def broken(*_: object, **__: object) -> None:
+        raise DatabaseUnavailableError("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(control_enrolment, "append_in", broken)
+        assert (await enrol(process, body)).status_code == 503
+    assert authority.parts.enrolment.enrolled() == ()
+    assert (await enrol(process, body)).status_code == 200
+    assert len(authority.cuts(EventType.GATEWAY_ENROLLED)) == 1
+    assert error_of(await enrol(process, body)) == "access_denied"  # used now
+    assert len(authority.cuts(EventType.GATEWAY_ENROLLED)) == 1
 
 
 async def test_control_enrolment_with_a_wrong_code_is_never_recorded_as_allowed(
