@@ -9,8 +9,9 @@ Counting has a bound, because anybody who may search could else keep the databas
 as the log is large: the newest events of each source, those of the authority's own sources first,
 so that nobody's events hide a hole in them, then those with the latest events.
 Where that does not reach back to the time asked for, the answer says from when on it was counted,
-and is not complete. An event's own time is its writer's word. When we received it is ours, and what
-is earlier in its source happened before: the later of the two is where counting ended.
+and is not complete. No event's own time decides that: it is its writer's word, and a clock may have
+run ahead and been set right. When we received it is ours: what is earlier in its source happened
+before, and a search finds no event at a time after its receipt (`audit_log.search`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -215,7 +216,6 @@ def _not_counted_until(
     for each in counted:
         if each.first == 1:
             continue
-        times = select(EVENTS.c.timestamp_ms, EVENTS.c.received_at_ms)
-        oldest = times.where(*_counted_rows(each)).order_by(EVENTS.c.sequence).limit(1)
-        found = connection.execute(oldest).one_or_none()
-        yield each.source, each.reported_at_ms if found is None else max(found)
+        received = select(EVENTS.c.received_at_ms).where(*_counted_rows(each))
+        oldest = connection.scalar(received.order_by(EVENTS.c.sequence).limit(1))
+        yield each.source, each.reported_at_ms if oldest is None else oldest

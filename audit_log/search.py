@@ -1,10 +1,14 @@
-"""Finding events: exact filters, newest first, page by page."""
+"""Finding events: exact filters, newest first, page by page.
+
+When an event happened is its writer's word, but at the latest when we received it: an event that
+says a time yet to come belongs to the time it came.
+"""
 
 from dataclasses import dataclass, fields
 from typing import Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, or_, select
 
 from audit_log.event import AuditEvent, EventType, Outcome, source_owner
 from audit_log.event_rows import EVENTS, searchable
@@ -53,10 +57,7 @@ def find_events(
         value = getattr(wanted, each.name)
         if value is not None and not each.name.endswith("_ms"):
             query = query.where(EVENTS.c[each.name] == searchable(str(value)))
-    if wanted.since_ms is not None:
-        query = query.where(EVENTS.c.timestamp_ms >= wanted.since_ms)
-    if wanted.until_ms is not None:
-        query = query.where(EVENTS.c.timestamp_ms <= wanted.until_ms)
+    query = query.where(*_in_time(wanted))
     if before is not None:
         query = query.where(EVENTS.c.position < before)
     query = query.order_by(EVENTS.c.position.desc()).limit(limit)
@@ -64,6 +65,16 @@ def find_events(
         FoundEvent(position, received_at_ms, _decode(body))
         for position, received_at_ms, body in connection.execute(query)
     )
+
+
+def _in_time(wanted: AuditFilter) -> list[ColumnElement[bool]]:
+    claimed, received = EVENTS.c.timestamp_ms, EVENTS.c.received_at_ms
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.since_ms is not None:
+        conditions += [claimed >= wanted.since_ms, received >= wanted.since_ms]
+    if wanted.until_ms is not None:
+        conditions.append(or_(claimed <= wanted.until_ms, received <= wanted.until_ms))
+    return conditions
 
 
 def events_of_decision(connection: Connection, decision_id: str) -> tuple[FoundEvent, ...]:

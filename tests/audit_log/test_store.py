@@ -275,11 +275,13 @@ def delete_of(database: Database, source: str, *sequences: int) -> None:
 
 @pytest.mark.requirement("audit-counted")
 @pytest.mark.usefixtures("small_count")
-def test_store_log_too_large_to_count_says_since_when_it_did(store: AuditStore) -> None:
-    ingest(store, at_its_second(events(1, 4)))
+def test_store_log_too_large_to_count_says_since_when_it_did(
+    store: AuditStore, clock: Clock
+) -> None:
+    ingest_as_they_happen(store, clock, at_its_second(events(1, 4)))
     assert found(store).completeness.complete
 
-    ingest(store, at_its_second(events(5, 10)))
+    ingest_as_they_happen(store, clock, at_its_second(events(5, 10)))
     large = found(store).completeness
     assert (large.complete, large.gaps, large.silent) == (False, (), ())
     assert large.counted_since_ms == second(7)
@@ -330,9 +332,9 @@ def test_store_page_of_events_that_say_2099_is_about_when_they_were_received(
 @pytest.mark.usefixtures("small_count")
 @pytest.mark.parametrize(("sequence", "is_counted"), [(6, False), (7, True), (8, True), (10, True)])
 def test_store_deleted_row_of_a_large_log_is_noticed_where_it_was_counted(
-    store: AuditStore, database: Database, sequence: int, is_counted: bool
+    store: AuditStore, database: Database, clock: Clock, sequence: int, is_counted: bool
 ) -> None:
-    ingest(store, at_its_second(events(1, 10)))
+    ingest_as_they_happen(store, clock, at_its_second(events(1, 10)))
     database.write_now(
         lambda connection: (
             connection.execute(delete(EVENTS).where(EVENTS.c.sequence == sequence)).rowcount
@@ -358,6 +360,44 @@ def test_store_event_that_says_1970_makes_nothing_look_counted(
     large = found(store, since_ms=second(5)).completeness
     assert (large.complete, large.gaps, large.counted_since_ms) == (False, (), second(7))
     assert found(store, since_ms=second(8)).completeness.complete
+
+
+def ingest_with_a_clock_ahead_at_first(store: AuditStore, clock: Clock) -> None:
+    """Ten events, a second each; the first three say an hour more."""
+    batch = at_its_second(events(1, 10))
+    for number in range(3):
+        ahead = iso_timestamp(NOW + 3_600 + number)
+        batch[number] = msgspec.structs.replace(batch[number], timestamp=ahead)
+    ingest_as_they_happen(store, clock, batch)
+
+
+@pytest.mark.requirement("audit-counted")
+@pytest.mark.usefixtures("small_count")
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_store_events_of_a_clock_that_ran_ahead_are_not_of_a_time_after_their_receipt(
+    store: AuditStore, database: Database, clock: Clock, is_deleted: bool
+) -> None:
+    """Else a search of later would rest on events that were not counted, and be called complete."""
+    ingest_with_a_clock_ahead_at_first(store, clock)
+    if is_deleted:
+        delete_of(database, SOURCE, 2)  # where nothing is counted
+    for since, is_complete in ((1, False), (3, False), (7, False), (8, True), (9, True)):
+        result = found(store, since_ms=second(since))
+        here = [each.event.sequence for each in result.events]
+        deleted = {2} if is_deleted else set()
+        assert here == [n for n in range(10, since - 1, -1) if n not in deleted]
+        assert result.completeness.complete == is_complete
+    hour_later = found(store, since_ms=second(3_000))
+    assert (hour_later.events, hour_later.completeness.complete) == ((), True)
+
+
+def test_store_search_until_a_time_has_what_was_received_by_then_whatever_it_says(
+    store: AuditStore, clock: Clock
+) -> None:
+    ingest_with_a_clock_ahead_at_first(store, clock)
+    for until in (2, 5):
+        result = found(store, until_ms=second(until))
+        assert [each.event.sequence for each in result.events] == list(range(until, 0, -1))
 
 
 @pytest.mark.requirement("audit-counted")
@@ -469,8 +509,9 @@ def test_store_counts_the_sources_of_the_authority_before_all_gateways(
     ],
 )
 def test_store_search_filters_exactly(
-    store: AuditStore, wanted: dict[str, object], expected: set[int]
+    store: AuditStore, clock: Clock, wanted: dict[str, object], expected: set[int]
 ) -> None:
+    clock.now += 10
     base = intent("dec_1")
     change = msgspec.structs.replace
     batch = [
