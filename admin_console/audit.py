@@ -50,7 +50,7 @@ class GapItem(Wire):
 
 
 class AuditAnswer(Wire):
-    """One page, newest first; `next_before` continues it.
+    """One page, newest first; `next_before` continues it, also where nothing was found so far.
 
     An event has the fields of docs/audit.md, and `position` and `received_at`. `complete` is false
     when events are known to be missing (`gaps`) or a source was not heard of (`silent`); what

@@ -32,6 +32,8 @@ SEARCHED: Final = (
     "object_ref",
     "author",
 )
+# Of these there is an index in the order of `position`; the more telling ones first.
+INDEXED: Final = ("decision_id", "session", "user", "agent", "tool", "type")
 
 
 class AuditEventRow(SQLModel, table=True):
@@ -44,6 +46,7 @@ class AuditEventRow(SQLModel, table=True):
         Index(None, "user", "position"),
         Index(None, "tool", "position"),
         Index(None, "session", "position"),
+        Index(None, "type", "position"),
     )
 
     # INTEGER on SQLite, because only that counts by itself there; BIGINT elsewhere.
@@ -55,7 +58,7 @@ class AuditEventRow(SQLModel, table=True):
     event_id: str = Field(unique=True, sa_type=String(MAXIMUM_EVENT_ID_LENGTH))
     source: str = Field(sa_type=String(MAXIMUM_SOURCE_LENGTH))
     sequence: int = Field(sa_type=BigInteger)
-    timestamp_ms: int = Field(sa_type=BigInteger, index=True)
+    timestamp_ms: int = Field(sa_type=BigInteger)
     received_at_ms: int = Field(sa_type=BigInteger)
     type: str
     outcome: str

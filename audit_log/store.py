@@ -29,10 +29,9 @@ from audit_log.event_rows import (
     MAXIMUM_SOURCE_LENGTH,
     SOURCES,
     event_values,
-    timestamp_ms,
 )
 from audit_log.gateway_events import SOURCE_PREFIX, gateway_event_problem
-from audit_log.search import AuditFilter, FoundEvent, events_of_decision, find_events
+from audit_log.search import AuditFilter, FoundEvent, events_of_decision, find_page
 from database.engine import Database
 
 MAXIMUM_BATCH_EVENTS: Final = 1_000
@@ -70,7 +69,7 @@ class SourceStatus:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """One page, newest first. `next_before` continues it; None at the end."""
+    """One page, newest first, or a part of one. `next_before` continues it; None at the end."""
 
     events: tuple[FoundEvent, ...]
     next_before: int | None
@@ -121,17 +120,15 @@ class AuditStore:
         limit = max(1, min(limit, MAXIMUM_PAGE))
 
         def work(connection: Connection) -> SearchResult:
-            found = find_events(connection, wanted, limit + 1, before)
-            page, has_more = found[:limit], len(found) > limit
-            shown_since_ms = min(map(_latest_time_ms, page)) if has_more else None
+            found = find_page(connection, wanted, limit, before)
             return SearchResult(
-                page,
-                page[-1].position if has_more else None,
+                found.events,
+                found.next_before,
                 completeness(
                     connection,
                     since_ms=wanted.since_ms,
                     now_ms=now_ms,
-                    shown_since_ms=shown_since_ms,
+                    shown_since_ms=found.since_ms,
                 ),
             )
 
@@ -187,11 +184,6 @@ class AuditStore:
     def get(self, decision_id: str) -> tuple[FoundEvent, ...]:
         """What the gateway that decided and the authority recorded of a decision, oldest first."""
         return self._database.read(lambda connection: events_of_decision(connection, decision_id))
-
-
-def _latest_time_ms(found: FoundEvent) -> int:
-    """When it happened, at the latest: it may say a time that is yet to come."""
-    return min(timestamp_ms(found.event.timestamp), found.received_at_ms)
 
 
 def _require_well_formed(source: str, high_water: int, events: Sequence[AuditEvent]) -> None:

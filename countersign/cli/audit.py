@@ -35,6 +35,9 @@ def search(
     decision: Annotated[str | None, typer.Option(help="By decision id.")] = None,
     since: Annotated[str | None, typer.Option(help="From then on: 15m, 2h, 7d, or a time.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many.")] = 50,
+    before: Annotated[
+        int | None, typer.Option(min=1, help="Go on where a search before ended.")
+    ] = None,
 ) -> None:
     """Search the audit, newest first. Says whether the answer is complete."""
     context = context_of(command)
@@ -50,18 +53,19 @@ def search(
         "decision": decision,
         "since": None if since is None else moment_of(since, clock()),
         "limit": str(limit),
+        "before": None if before is None else str(before),
     }
     with context.admin() as admin:
         query["user"] = None if user is None else person_named(admin, user, surely=False)
         given = {name: value for name, value in query.items() if value is not None}
         found = admin.call("GET", "/audit", query=given)
-        if not found["events"]:
+        if not found["events"] and found.get("next_before") is None:
             _require_known(admin, agent=agent, server=server, user=user)
         if context.output is Output.JSON:
             context.show(found)
             return
         logins = logins_of(admin, (row.get("user") for row in found["events"]))
-    _show(context, found, logins)
+    _show(context, found, logins, limit)
 
 
 def _require_one_of(words: type[StrEnum], given: str | None, option: str) -> None:
@@ -88,7 +92,7 @@ def _require_known(admin: AdminClient, *, agent: str | None, server: str, user: 
             raise nobody(user, known)
 
 
-def _show(context: CommandContext, found: dict[str, Any], logins: Logins) -> None:
+def _show(context: CommandContext, found: dict[str, Any], logins: Logins, limit: int) -> None:
     """The events, newest first, and whether they are all there is."""
     # A page is what arrived last; several sources arrive in no order of time.
     rows = sorted(found["events"], key=lambda row: row["timestamp"], reverse=True)
@@ -106,8 +110,11 @@ def _show(context: CommandContext, found: dict[str, Any], logins: Logins) -> Non
         below=2,
         empty="No event matches.",
     )
-    if found.get("next_before") is not None:
-        context.say(f"these are the newest {len(rows)}; there are older ones (--limit, --since)")
+    older = found.get("next_before")
+    if older is not None and len(rows) == limit:
+        context.say(f"these are the newest {limit}; there are older ones (--before {older})")
+    elif older is not None:
+        context.say(f"looked at the newer part of the log; older ones may match (--before {older})")
     if found["complete"]:
         context.say("complete: every source has delivered every event up to its last")
     else:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from sqlalchemy import delete
 
-from audit_log import completeness
+from audit_log import completeness, search
 from audit_log.completeness import Gap
 from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp
 from audit_log.event_rows import EVENTS, SOURCES
@@ -24,6 +24,7 @@ from database.engine import Database
 from tests.audit_log.samples import NOW, intent
 
 SOURCE = "gateway.demo.0001"
+AUTHORITY = "authz-server.0001"
 
 
 class Clock:
@@ -545,6 +546,95 @@ def test_store_search_filters_exactly(
     ingest(store, [change(event, source=SOURCE) for event in batch])
 
     assert {each.event.sequence for each in found(store, **wanted).events} == expected
+
+
+def marked(batch: Sequence[AuditEvent], *sequences: int, **fields: object) -> list[AuditEvent]:
+    """The batch, with some of its events changed."""
+    return [
+        msgspec.structs.replace(each, **fields) if each.sequence in sequences else each
+        for each in batch
+    ]
+
+
+def pages_of(store: AuditStore, wanted: AuditFilter, limit: int = 2) -> list[list[int]]:
+    pages, before = [], None
+    while True:
+        result = store.search(wanted, limit=limit, before=before)
+        pages.append([each.event.sequence for each in result.events])
+        before = result.next_before
+        if before is None:
+            return pages
+
+
+@pytest.fixture
+def short_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page looks at four events."""
+    monkeypatch.setattr(search, "MAXIMUM_WALKED", 4)
+
+
+@pytest.mark.requirement("audit-search")
+@pytest.mark.usefixtures("short_walk")
+@pytest.mark.parametrize(
+    ("wanted", "pages"),
+    [
+        (AuditFilter(), [[10, 9], [8, 7], [6, 5], [4, 3], [2, 1]]),
+        (AuditFilter(object_ref="McpServer/crm"), [[], [6], [2]]),
+        (AuditFilter(object_ref="none"), [[], [], []]),
+        (AuditFilter(agent="rare-bot"), [[2]]),  # an index leads to it
+        (AuditFilter(type=EventType.BLOCKED), [[6]]),
+        (AuditFilter(agent="rare-bot", object_ref="none"), [[]]),
+        (AuditFilter(agent="support-bot", object_ref="McpServer/crm"), [[], [6], []]),
+        (AuditFilter(type=EventType.CALL_DECIDED, agent="rare-bot"), [[2]]),
+    ],
+)
+def test_store_search_page_looks_at_a_bounded_number_and_the_next_goes_on(
+    store: AuditStore, wanted: AuditFilter, pages: list[list[int]]
+) -> None:
+    batch = marked(events(1, 10), 2, agent="rare-bot")
+    batch = marked(batch, 2, 6, object_ref="McpServer/crm")
+    batch = marked(batch, 6, type=EventType.BLOCKED)
+    ingest(
+        store, [msgspec.structs.replace(each, source=AUTHORITY) for each in batch], source=AUTHORITY
+    )
+    assert pages_of(store, wanted) == pages
+
+
+@pytest.mark.requirement("audit-search")
+@pytest.mark.usefixtures("short_walk")
+def test_store_search_goes_on_over_positions_that_nobody_has(
+    store: AuditStore, database: Database
+) -> None:
+    ingest(store, marked(events(1, 12), 1, transaction="txn_1"))
+    delete_of(database, SOURCE, *range(3, 12))
+    assert pages_of(store, AuditFilter(transaction="txn_1")) == [[], [1]]
+
+
+@pytest.mark.requirement("audit-search")
+@pytest.mark.usefixtures("short_walk")
+def test_store_search_since_a_time_ends_where_everything_was_received_before(
+    store: AuditStore, clock: Clock
+) -> None:
+    ingest_as_they_happen(store, clock, at_its_second(events(1, 10)))
+    clock.now += 3_600
+    ingest(store, events(11, 15))
+
+    wanted = AuditFilter(transaction="none", since_ms=second(1_800))
+    assert pages_of(store, wanted) == [[], []]
+    assert pages_of(store, replace(wanted, since_ms=None)) == [[], [], [], []]
+
+
+@pytest.mark.requirement("audit-counted")
+@pytest.mark.usefixtures("short_walk", "small_count")
+def test_store_page_that_looked_no_further_is_complete_as_far_as_it_looked(
+    store: AuditStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest_as_they_happen(store, clock, at_its_second(events(1, 20)))
+    wanted = AuditFilter(transaction="none")
+    monkeypatch.setattr(completeness, "MAXIMUM_COUNTED_OF_SOURCE", 6)  # all of the first page
+    first = store.search(wanted)
+    assert (first.events, first.completeness.complete) == ((), True)
+    older = store.search(wanted, before=first.next_before)
+    assert (older.events, older.completeness.complete) == ((), False)
 
 
 @pytest.mark.requirement("audit-search")

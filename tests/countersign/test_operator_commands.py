@@ -283,17 +283,26 @@ def test_diff_of_wrong_objects_or_files_exits_2(
 # describe
 
 
-@pytest.mark.parametrize("older", [None, 17])
+@pytest.mark.parametrize(
+    ("older", "limit", "said"),
+    [
+        (None, 1, None),
+        (17, 1, "these are the newest 1; there are older ones (--before 17)"),
+        (17, 2, "looked at the newer part of the log; older ones may match (--before 17)"),
+    ],
+)
 def test_audit_search_says_whether_older_events_follow(
-    server: Admin, shown: Shown, older: int | None
+    server: Admin, shown: Shown, older: int | None, limit: int, said: str | None
 ) -> None:
     event = {"timestamp": AT, "type": "call.finished", "outcome": "succeeded"}
     server.answers["GET /audit"] = {"events": [event], "next_before": older, "complete": True}
 
-    assert run("audit", "search", "--limit", "1") == 0
+    assert run("audit", "search", "--limit", str(limit), "--before", "21") == 0
 
-    text = shown()
-    assert ("these are the newest 1; there are older ones" in text) is (older is not None)
+    assert server.calls[-1][2]["before"] == "21"
+    text = " ".join(shown().split())
+    assert ("older ones" in text) is (said is not None)
+    assert (said or "complete") in text
     assert "complete: every source" in text
 
 
