@@ -20,7 +20,6 @@ from audit_log.event import EventType, Outcome
 from registry.changes import ChangePlan, ObjectChange, specs_after
 from registry.declared import ObjectKey, Problem, parse_document
 from registry.objects import DeclaredObject
-from registry.policy_activation import PolicyState
 from registry.store import AppliedChange
 
 MAXIMUM_OBJECTS: Final = 1_000
@@ -121,11 +120,10 @@ async def _apply(
     call: AdminCall, objects: tuple[DeclaredObject, ...], delete: tuple[ObjectKey, ...]
 ) -> ApplyAnswer:
     plan = await _plan(call, objects, delete)
-    before = await to_thread.run_sync(call.parts.registry.policy_state)
     await _require_role(call, plan)
     applied = await call.parts.registry.apply(plan, call.author)
     await call.parts.live.refresh()
-    await _record(call, applied, before)
+    await _record(call, applied)
     return ApplyAnswer(
         dry_run=False,
         version=applied.version,
@@ -156,7 +154,7 @@ async def _require_role(call: AdminCall, plan: ChangePlan) -> None:
         call.require(Access.ADMIN, what)
 
 
-async def _record(call: AdminCall, applied: AppliedChange, before: PolicyState) -> None:
+async def _record(call: AdminCall, applied: AppliedChange) -> None:
     for change in applied.changes:
         await call.record(
             EventType.OBJECT_CHANGED,
@@ -165,15 +163,6 @@ async def _record(call: AdminCall, applied: AppliedChange, before: PolicyState) 
             reasons=(change.action.value,),
             detail=f"version {applied.version}",
         )
-    if applied.policies.live_version != before.live_version:
-        await record_activation(call, applied.policies)
-
-
-async def record_activation(call: AdminCall, policies: PolicyState) -> None:
-    """Another policy set decides from now on."""
-    await call.record(
-        EventType.POLICY_ACTIVATED, Outcome.SUCCEEDED, policy_version=policies.live_version
-    )
 
 
 async def _plan(

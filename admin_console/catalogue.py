@@ -6,7 +6,6 @@ from typing import Annotated, Any, Final
 from anyio import to_thread
 from pydantic import Field
 
-from admin_console.apply import record_activation
 from admin_console.objects import moment
 from admin_console.operation import AdminCall
 from admin_console.wire import Wire
@@ -89,8 +88,6 @@ async def list_tools(call: AdminCall) -> CatalogueAnswer:
 async def approve_tools(call: AdminCall) -> ApproveAnswer:
     """Publish the definitions that were looked at; a conflict when the server changed one since."""
     server = call.path["server"]
-    registry = call.parts.registry
-    before = await to_thread.run_sync(registry.policy_state)
     approved = await call.parts.catalogue.approve(
         server, call.body_as(ApproveBody).tools, call.author
     )
@@ -104,9 +101,7 @@ async def approve_tools(call: AdminCall) -> ApproveAnswer:
             tool=f"{server}/{name}",
             reasons=("approved",),
         )
-    after = await to_thread.run_sync(registry.policy_state)
-    if after.live_version != before.live_version:
-        await record_activation(call, after)
+    after = await to_thread.run_sync(call.parts.registry.policy_state)
     return ApproveAnswer(
         approved=list(approved), policy_state=after.state, waiting_for=list(after.waiting_for)
     )

@@ -46,6 +46,7 @@ from authz_server.store.upstream_sessions import UpstreamSessionStore
 from countersign.admin_facts import KnownPeople, ServerFacts
 from countersign.attestation_audit import attestation_recorder
 from countersign.key_files import load_or_create_kek
+from countersign.policy_audit import activation_recorder
 from countersign.settings import AuthzServerSettings
 from credential_providers.catalog import CredentialParts, CredentialProviders
 from credential_providers.vault.store import VaultStore
@@ -116,6 +117,7 @@ async def compose_authz_server(
         settings_models=models,
         clock=clock,
         machine_check=lockout_check(own_processes()),
+        activated=activation_recorder(random),
     )
     # Policies shipped with a newer release join the set like an operator's change would.
     await objects.apply(objects.plan(()), "countersign")
@@ -166,7 +168,13 @@ async def compose_authz_server(
         revocations=RevocationStore(database, clock),
         acks=AckStore(database),
         enrolment=EnrolmentStore(database),
-        catalogue=ToolCatalogue(database, issuer=issuer, settings_models=models, clock=clock),
+        catalogue=ToolCatalogue(
+            database,
+            issuer=issuer,
+            settings_models=models,
+            clock=clock,
+            activated=activation_recorder(random),
+        ),
         server_reports=ServerReportStore(database),
         codes=CodeStore(database),
         sessions=SessionStore(database, random),

@@ -74,6 +74,13 @@ class PolicyRefusedError(Exception):
 
 PolicyCompiler = Callable[[PolicySetEntry, RegistrySnapshot], PolicyOutcome]
 
+# Called inside the write that makes a policy set live: its version, who caused it, when (Unix ms).
+Activated = Callable[[Connection, int, str, int], None]
+
+
+def unrecorded(_connection: Connection, _version: int, _author: str, _at_ms: int) -> None:
+    """A registry outside a server has no audit."""
+
 
 def judge_policies(
     connection: Connection,
@@ -99,8 +106,9 @@ def activate_policies(
     *,
     author: str,
     at_ms: int,
+    activated: Activated,
 ) -> PolicyState:
-    """Inside a write: store what changed of the policy sets.
+    """Inside a write: store what changed of the policy sets; `activated` if another one is live.
 
     Raises:
         PolicyRefusedError: The change cannot be; nothing of it may be committed.
@@ -108,14 +116,17 @@ def activate_policies(
     outcome = judge_policies(connection, documents, after, compiler)
     if outcome.problems:
         raise PolicyRefusedError(outcome.problems)
-    waiting = waiting_set(connection)
+    before, waiting = live_set(connection).version, waiting_set(connection)
     if documents != newest_documents(connection):
         store_candidate(connection, documents, outcome.waiting_for, author=author, at_ms=at_ms)
     elif waiting is not None and outcome.compiles:
         make_live(connection, waiting.entry.version, at_ms)
     elif waiting is not None and waiting.waiting_for != outcome.waiting_for:
         keep_waiting(connection, waiting.entry.version, outcome.waiting_for)
-    return policy_state(connection)
+    state = policy_state(connection)
+    if state.live_version != before:
+        activated(connection, state.live_version, author, at_ms)
+    return state
 
 
 def policy_state(connection: Connection) -> PolicyState:

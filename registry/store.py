@@ -38,12 +38,14 @@ from registry.object_rows import (
 )
 from registry.objects import DeclaredObject
 from registry.policy_activation import (
+    Activated,
     PolicyCompiler,
     PolicyProblem,
     PolicyState,
     activate_policies,
     judge_policies,
     policy_state,
+    unrecorded,
 )
 from registry.policy_compiler import compile_policies
 from registry.policy_sets import newest_documents
@@ -105,6 +107,7 @@ class RegistryStore:
         clock: Clock,
         compiler: PolicyCompiler = compile_policies,
         machine_check: MachineCheck = _no_machine,
+        activated: Activated = unrecorded,
     ) -> None:
         """`machine_check`: what only the server can say of a change, knowing its own machine."""
         self._database = database
@@ -113,6 +116,7 @@ class RegistryStore:
         self._clock = clock
         self._compiler = compiler
         self._machine_check = machine_check
+        self._activated = activated
         self._shipped = shipped_policies()
 
     def plan(
@@ -169,9 +173,7 @@ class RegistryStore:
         declared, invalid = DeclaredSet.of(
             specs_after(changes, stored.objects), self._settings_models
         )
-        found = (*problems, *invalid)
-        if not found:
-            found = problems_of(declared, self._issuer)
+        found = (*problems, *invalid) or problems_of(declared, self._issuer)
         if not found:
             effective = [each for each in changes if each.action is not ChangeAction.UNCHANGED]
             found = tuple(self._machine_check(effective, declared))
@@ -233,6 +235,7 @@ class RegistryStore:
             self._compiler,
             author=author,
             at_ms=at_ms,
+            activated=self._activated,
         )
         return AppliedChange(version, changes, policies)
 

@@ -20,7 +20,13 @@ from registry.counters import REGISTRY_VERSION, next_value
 from registry.declared import SettingsModels
 from registry.object_rows import stored_object
 from registry.offered_tools import Offer, offered_tools
-from registry.policy_activation import PolicyCompiler, PolicyRefusedError, activate_policies
+from registry.policy_activation import (
+    Activated,
+    PolicyCompiler,
+    PolicyRefusedError,
+    activate_policies,
+    unrecorded,
+)
 from registry.policy_compiler import compile_policies
 from registry.policy_sets import newest_documents
 from registry.publisher import compile_snapshot
@@ -78,12 +84,15 @@ class ToolCatalogue:
         settings_models: SettingsModels,
         clock: Callable[[], float],
         compiler: PolicyCompiler = compile_policies,
+        activated: Activated = unrecorded,
     ) -> None:
+        """`activated` records that another policy set is live."""
         self._database = database
         self._issuer = issuer
         self._settings_models = settings_models
         self._clock = clock
         self._compiler = compiler
+        self._activated = activated
         self._changes: dict[str, tuple[int, int]] = {}  # server → (minute, changes in it)
 
     async def observe(
@@ -230,7 +239,15 @@ class ToolCatalogue:
             connection, issuer=self._issuer, settings_models=self._settings_models
         )
         documents = newest_documents(connection)
-        activate_policies(connection, documents, after, self._compiler, author=author, at_ms=at_ms)
+        activate_policies(
+            connection,
+            documents,
+            after,
+            self._compiler,
+            author=author,
+            at_ms=at_ms,
+            activated=self._activated,
+        )
 
 
 def _require_offered(

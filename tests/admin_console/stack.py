@@ -39,6 +39,7 @@ from audit_log.store import AuditStore
 from audit_log.transaction_log import SOURCE as DATABASE
 from authz_server.account_cuts import cut_account_off_in
 from authz_server.store.persons import PersonStore
+from countersign.policy_audit import activation_recorder
 from credential_providers.vault.store import VaultStore
 from database.engine import Database
 from idp_connectors.workforce.local_accounts import LocalAccounts, LocalAccountsSettings
@@ -366,6 +367,7 @@ def open_stack(directory: Path) -> AdminStack:
             settings_models=SETTINGS_MODELS,
             clock=clock,
             compiler=naming_compiler,
+            activated=activation_recorder(secrets.token_bytes),
         ),
         live=LiveRegistry(
             database, issuer=ISSUER, settings_models=SETTINGS_MODELS, monotonic=clock
@@ -378,6 +380,7 @@ def open_stack(directory: Path) -> AdminStack:
             settings_models=SETTINGS_MODELS,
             clock=clock,
             compiler=naming_compiler,
+            activated=activation_recorder(secrets.token_bytes),
         ),
         enrolment=EnrolmentStore(database),
         audit_store=AuditStore(database, clock=clock),

@@ -4,6 +4,8 @@ from typing import Any
 import pytest
 
 from audit_log.event import EventType
+from countersign import policy_audit
+from database.errors import DatabaseUnavailableError
 from tests.admin_console.stack import AdminStack
 from tests.registry.samples import declare, observed_digests, replaced, small_set, tool
 
@@ -160,6 +162,46 @@ def test_policy_set_that_names_an_unapproved_tool_waits_until_it_is_approved(
     assert (status.json["state"], status.json["policy_version"]) == ("active", 1)
     (activated,) = stack.events(EventType.POLICY_ACTIVATED)
     assert (activated.author, activated.policy_version) == ("local/acc_olga", 1)
+
+
+@pytest.mark.requirement("admin-policies")
+@pytest.mark.requirement("trap-act-unrecorded")
+def test_policy_set_that_a_tool_seen_by_a_gateway_makes_live_is_recorded(
+    stack: AdminStack,
+) -> None:
+    crm = replaced(small_set(), "McpServer", "crm", approve="first_seen")
+    server = next(each for each in crm if each.kind == "McpServer")
+    policy = declare("Policy", "support", cedar="crm/refund")
+    stack.call("POST", "/objects", body=documents(server, policy))
+    before = stack.events(EventType.POLICY_ACTIVATED)
+
+    stack.run(stack.parts.catalogue.observe("crm", [tool("refund")]))
+    stack.run(stack.parts.catalogue.observe("crm", [tool("refund"), tool("get_account")]))
+
+    (activated,) = stack.events(EventType.POLICY_ACTIVATED)
+    assert before == []
+    assert (activated.author, activated.policy_version) == ("approve:first_seen", 1)
+
+
+@pytest.mark.requirement("trap-act-unrecorded")
+def test_policy_set_that_cannot_be_recorded_is_not_live_and_may_be_applied_again(
+    stack: AdminStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = documents(declare("Policy", "support", cedar=" "))
+
+    def broken(*_: object) -> None:
+        raise DatabaseUnavailableError("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(policy_audit, "append_in", broken)
+        refused = stack.call("POST", "/objects", body=body)
+    version = stack.parts.registry.policy_state().live_version
+    applied = stack.call("POST", "/objects", body=body)
+
+    assert (refused.status, version) == (503, 0)
+    assert (applied.status, applied.json["policy_version"]) == (200, 1)
+    (activated,) = stack.events(EventType.POLICY_ACTIVATED)
+    assert (activated.author, activated.policy_version) == ("local:1000", 1)
 
 
 @pytest.mark.requirement("admin-policies")
