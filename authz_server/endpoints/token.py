@@ -6,26 +6,23 @@ what is not recorded is not signed, and what is not signed is not answered. A co
 is used up in the write that records what it yields: one that could not be recorded stays good.
 """
 
-import contextlib
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 import structlog
-from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from audit_log.event import AuditEvent, EventType, Outcome, principal_kind
 from audit_log.spool import SpoolUnavailable
-from audit_log.transaction_log import append_in
 from authz_server.audit_events import made, record_refusal
 from authz_server.clients.self_declared import evidence_of
 from authz_server.errors import NO_STORE, UNAVAILABLE, token_error
 from authz_server.issuing.id_token import id_token_claims
 from authz_server.issuing.signing_keys import KeyPurpose
+from authz_server.issuing.using_up import used_up_unless_revoked
 from authz_server.log_events import LogEvent
 from authz_server.parameters import Parameters, form_of
 from authz_server.parts import Parts
@@ -34,12 +31,10 @@ from authz_server.token_request import (
     AuthenticatedClient,
     IssuancePlan,
     RefusedForPerson,
-    UseUp,
 )
-from database.errors import DatabaseBusyError, DatabaseError
+from database.errors import DatabaseError
 from idp_connectors.workload.tls_peer import TLS_PEER_EXTENSION
 from registry.clients import NO_AUTHENTICATION
-from registry.counters import REVOCATION_SEQUENCE, value_of
 from registry.publisher import UnpublishableRegistryError
 from token_exchange.authorization_details import describe_details
 from token_exchange.claims import AccessTokenClaims, Refusal
@@ -53,8 +48,6 @@ MAXIMUM_FORM_BYTES: Final = 3 * MAXIMUM_TOKEN_BYTES
 # What a refused request named is recorded, but it is text of the caller's choosing.
 MAXIMUM_RECORDED: Final = 512
 
-MOST_LOOKS: Final = 3  # at news that came before a code was used up
-
 STALE: Final = Refusal(
     "temporarily_unavailable",
     "The service cannot answer now. Try again.",
@@ -64,10 +57,6 @@ STALE: Final = Refusal(
 
 _LOG: Final = structlog.get_logger(__name__)
 _encode: Final = msgspec.json.Encoder().encode
-
-
-class OvertakenError(Exception):
-    """There are revocations that the gate did not know: nothing was written."""
 
 
 def routes(parts: Parts) -> list[Route]:
@@ -154,31 +143,10 @@ async def _use_up_and_record(parts: Parts, planned: Planned, started: float) -> 
         # Its own event, so that whoever looks for what was done without asking finds all of it.
         events.insert(0, _use_of_mandate(parts, planned))
     if planned.plan.use_up is not None:
-        return await _use_up_unless_revoked(parts, planned, planned.plan.use_up, events)
+        return await used_up_unless_revoked(parts, planned, planned.plan.use_up, events)
     for event in events:
         await parts.spool.record(event)
     return None
-
-
-async def _use_up_unless_revoked(
-    parts: Parts, planned: Planned, use_up: UseUp, events: Sequence[AuditEvent]
-) -> Refusal | None:
-    """Use up and record, by the news of that very moment (`authz_server.token_phases`)."""
-    for _ in range(MOST_LOOKS):
-        judged = parts.live.blocks.sequence
-        revoked = planned.revoked_since()
-        if revoked is not None:
-            return revoked
-
-        def recorded(connection: Connection, judged: int = judged) -> None:
-            if value_of(connection, REVOCATION_SEQUENCE) != judged:
-                raise OvertakenError
-            append_in(connection, events, int(parts.clock() * 1000))
-
-        with contextlib.suppress(OvertakenError):
-            return await use_up(recorded)
-        await parts.live.refresh()
-    raise DatabaseBusyError("revocations keep coming while a token is issued")
 
 
 def _use_of_mandate(parts: Parts, planned: Planned) -> AuditEvent:

@@ -58,3 +58,4 @@ async def block_yield(
         also=lambda connection, event: append_in(connection, (record,), event.at_ms),
         anyway=anyway,
     )
+    await parts.live.refresh()  # this process first: it is what the gateways hear it from

@@ -168,9 +168,11 @@ async def test_token_of_a_kill_while_its_code_is_used_up_is_not_signed(
 ) -> None:
     codes = authority.parts.codes
     consume = codes.consume
+    to_block = ["support-bot" if is_killed else "night-watch"]
 
     async def slow_consume(*args: Any, **more: Any) -> bool:
-        await authority.block(BlockKind.AGENT, "support-bot" if is_killed else "night-watch")
+        while to_block:
+            await authority.block(BlockKind.AGENT, to_block.pop())
         return await consume(*args, **more)
 
     monkeypatch.setattr(codes, "consume", slow_consume)
@@ -285,11 +287,34 @@ async def test_token_is_refused_while_it_cannot_be_asked_what_was_cut_off_meanwh
     code = await new_code(authority)
     with monkeypatch.context() as broken:
         broken.setattr(authority.parts.live, "refresh", fails)
+        # Not for this agent, but nobody here knows that yet.
+        await authority.parts.revocations.block(
+            BlockKind.AGENT, "night-watch", reason="test", author="test"
+        )
         answer = await authority.workload(1000).ask(**code_form(code))
     assert (answer.status_code, error_of(answer)) == (503, "temporarily_unavailable")
     assert not authority.spool.of(EventType.TOKEN_ISSUED)
-    again = await new_code(authority)
-    assert (await authority.workload(1000).ask(**code_form(again))).status_code == 200
+    # Nothing was used up.
+    assert (await authority.workload(1000).ask(**code_form(code))).status_code == 200
+
+
+@pytest.mark.requirement("attack-28")
+async def test_token_is_refused_while_there_are_ever_more_news(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = authority.parts.codes
+    consume = codes.consume
+
+    async def slow_consume(*args: Any, **more: Any) -> bool:
+        await authority.block(BlockKind.AGENT, "night-watch")
+        return await consume(*args, **more)
+
+    code = await new_code(authority)
+    with monkeypatch.context() as busy:
+        busy.setattr(codes, "consume", slow_consume)
+        answer = await authority.workload(1000).ask(**code_form(code))
+    assert (answer.status_code, error_of(answer)) == (503, "temporarily_unavailable")
+    assert (await authority.workload(1000).ask(**code_form(code))).status_code == 200
 
 
 @pytest.mark.requirement("attack-28")
