@@ -133,6 +133,9 @@ class Live:
     def is_stale(self, _maximum_age_seconds: float) -> bool:
         return self.stale
 
+    async def refresh(self) -> None:
+        """News come when the test says so."""
+
 
 class Accounts:
     """An identity provider with alice and bob, password `correct horse`."""

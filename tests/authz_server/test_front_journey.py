@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from audit_log.event import EventType
-from authz_server.endpoints import token as token_endpoint
+from authz_server.issuing import using_up
 from authz_server.issuing.signing_keys import KeyPurpose
 from credential_providers import catalog as credential_catalog
 from database.errors import DatabaseUnavailableError
@@ -177,7 +177,7 @@ async def refused_then_given(
 
     before = len(site.cuts(EventType.TOKEN_ISSUED))
     with monkeypatch.context() as patched:
-        patched.setattr(token_endpoint, "append_in", broken)
+        patched.setattr(using_up, "append_in", broken)
         assert (await ask()).status_code == 503
     assert len(site.cuts(EventType.TOKEN_ISSUED)) == before
     answer = await ask()
