@@ -154,9 +154,9 @@ class ControlClient:
         self._generation += 1
         compiled = await asyncio.to_thread(compile_view, view, self._generation)
         self._adopt(compiled)
-        self._etag = answer.headers.get("etag")
         self._is_in_doubt = False
         await end_what_no_longer_stands(self._parts)
+        self._etag = answer.headers.get("etag")  # only now: what was left undone is fetched again
 
     def _adopt(self, compiled: CompiledView) -> None:
         enforcement = self._parts.enforcement
@@ -204,9 +204,9 @@ class ControlClient:
     def _revoke(self, event: RevocationEvent) -> None:
         parts = self._parts
         parts.enforcement.apply(event)
+        parts.open_calls.recheck(parts.enforcement.blocks)
         parts.exchange.forget(event)
         parts.upstream.forget(event)
-        parts.open_calls.recheck(parts.enforcement.blocks)
         self._has_progress.set()
 
     def _hear(self, heartbeat: _Heartbeat) -> None:

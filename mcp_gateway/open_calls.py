@@ -11,10 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
+import structlog
+
 from mcp_gateway.caller import Caller
 from mcp_gateway.compiled_view import CompiledView, Endpoint
 from mcp_gateway.stages import Approved
 from registry.blocks import BlockState
+
+_logger = structlog.get_logger(__name__)
 
 
 class EndedBy(StrEnum):
@@ -40,10 +44,10 @@ class OpenCall:
     is_over: bool = False
 
     def end(self, reason: EndedBy) -> None:
-        """Interrupt the call; the first reason stays."""
-        if self.ended_by is None and not self.is_over:
+        """Interrupt the call; the first reason stays, be it the time of the token."""
+        if self.ended_by is None and not self.is_over and not self.deadline.expired():
             self.ended_by = reason
-            self.deadline.reschedule(0)
+            cut(self.deadline)
 
     def peer_left(self) -> None:
         """The agent closed the connection."""
@@ -70,10 +74,10 @@ class OpenStream:
     ended_by: EndedBy | None = None
 
     def end(self, reason: EndedBy) -> None:
-        """Interrupt the stream; the first reason stays."""
-        if self.ended_by is None:
+        """Interrupt the stream; the first reason stays, be it the time of the token."""
+        if self.ended_by is None and not self.deadline.expired():
             self.ended_by = reason
-            self.deadline.reschedule(0)
+            cut(self.deadline)
 
 
 class OpenCalls:
@@ -116,11 +120,11 @@ class OpenCalls:
         number = 0
         for call in self.all():
             if _is_hit(call.approved.intent.caller, blocks):
-                call.end(EndedBy.REVOKED)
+                _end(call, EndedBy.REVOKED)
                 number += 1
         for stream in self.streams():
             if _is_hit(stream.caller, blocks):
-                stream.end(EndedBy.REVOKED)
+                _end(stream, EndedBy.REVOKED)
         return number
 
     def all(self) -> tuple[OpenCall, ...]:
@@ -134,17 +138,31 @@ class OpenCalls:
     def end_all(self, reason: EndedBy) -> None:
         """End every call and every stream."""
         for call in tuple(self._calls):
-            call.end(reason)
+            _end(call, reason)
         self.end_streams(reason)
 
     def end_streams(self, reason: EndedBy) -> None:
         """End every listening stream: none of them comes to an end of its own."""
         for stream in self.streams():
-            stream.end(reason)
+            _end(stream, reason)
 
     async def idle(self) -> None:
         """Wait until no call is in flight."""
         await self._is_idle.wait()
+
+
+def cut(deadline: asyncio.Timeout) -> None:
+    """Interrupt what runs under `deadline`, unless it is being interrupted already."""
+    if not deadline.expired():  # from then on until its task runs, to set it anew is an error
+        deadline.reschedule(0)
+
+
+def _end(one: OpenCall | OpenStream, reason: EndedBy) -> None:
+    """INVARIANT: whatever goes wrong with one, all the others are ended."""
+    try:
+        one.end(reason)
+    except Exception:
+        _logger.exception("call_not_ended", reason=reason)
 
 
 def _is_hit(caller: Caller, blocks: BlockState) -> bool:

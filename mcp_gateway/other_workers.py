@@ -30,6 +30,7 @@ from mcp_gateway.audit_trail import AuditTrail
 from mcp_gateway.eras.legacy import SESSION_HEADER
 from mcp_gateway.eras.sealed_session import Session, SessionSeal
 from mcp_gateway.http_message import Headers
+from mcp_gateway.open_calls import cut
 from mcp_gateway.upstream.http import is_private_socket, session_over
 
 CONNECT_SECONDS: Final = 1.0
@@ -85,7 +86,7 @@ class OtherWorkers:
         """Cut what is being passed on."""
         for deadline, is_stream in tuple(self._under_way.items()):
             if is_stream or not streams_only:
-                _cut(deadline)
+                cut(deadline)
 
     def _session_elsewhere(self, scope: Scope) -> Session | None:
         if scope["query_string"] or TARGET_ORIGIN in (scope.get("extensions") or {}):
@@ -204,14 +205,8 @@ class _Passing:
         await self._is_body_read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        _cut(deadline)
+        cut(deadline)
 
     def _path(self) -> str:
         raw: bytes = self._scope["raw_path"]
         return raw.decode("ascii")
-
-
-def _cut(deadline: asyncio.Timeout) -> None:
-    """Interrupt what is under way, once."""
-    if not deadline.expired():
-        deadline.reschedule(0)

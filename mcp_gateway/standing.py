@@ -10,13 +10,17 @@ epochs are `OpenCalls.recheck`, which also acts between snapshots.
 import asyncio
 from typing import Final
 
+import structlog
+
 from mcp_gateway.caller import Caller, presented_again, standing_problem
 from mcp_gateway.ceiling import ceiling
 from mcp_gateway.compiled_view import CatalogueTool, CompiledView, Endpoint
-from mcp_gateway.open_calls import EndedBy, OpenStream
+from mcp_gateway.open_calls import EndedBy, OpenCall, OpenStream
 from mcp_gateway.parts import Parts
 from mcp_gateway.run_context import call_request
 from mcp_gateway.stages import Approved
+
+_logger = structlog.get_logger(__name__)
 
 LOOKED_AT_ONCE: Final = 50  # evaluation holds the interpreter: let calls through in between
 
@@ -26,16 +30,34 @@ async def end_what_no_longer_stands(parts: Parts) -> int:
     ended = 0
     for number, call in enumerate(parts.open_calls.all(), start=1):
         view = parts.enforcement.view
-        if view is not None and not call.is_over and not still_stands(call.approved, view, parts):
+        if view is not None and not call.is_over and not _surely_stands(call, view, parts):
             call.end(EndedBy.WITHDRAWN)
             ended += 1
         if number % LOOKED_AT_ONCE == 0:
             await asyncio.sleep(0)
     for number, stream in enumerate(parts.open_calls.streams(), start=1):
-        hold_stream_against(stream, parts)
+        _hold_or_end(stream, parts)
         if number % LOOKED_AT_ONCE == 0:
             await asyncio.sleep(0)
     return ended
+
+
+def _surely_stands(call: OpenCall, view: CompiledView, parts: Parts) -> bool:
+    """INVARIANT: what cannot be judged does not stand, and all the others are judged."""
+    try:
+        return still_stands(call.approved, view, parts)
+    except Exception:
+        _logger.exception("call_not_judged", decision=call.approved.intent.decision_id)
+        return False
+
+
+def _hold_or_end(stream: OpenStream, parts: Parts) -> None:
+    """As above, of a listening stream."""
+    try:
+        hold_stream_against(stream, parts)
+    except Exception:
+        _logger.exception("stream_not_judged", endpoint=stream.endpoint.audience)
+        stream.end(EndedBy.WITHDRAWN)
 
 
 def hold_stream_against(stream: OpenStream, parts: Parts) -> None:

@@ -12,6 +12,7 @@ import structlog
 from joserfc import jws
 from joserfc.jwk import ECKey
 
+from mcp_gateway import control_client
 from mcp_gateway.authority import AuthorityAnswer, AuthorityRequest, AuthorityStream
 from mcp_gateway.control_client import ControlClient, retry_pause
 from mcp_gateway.control_session import ControlRefusedError, ControlSession
@@ -23,6 +24,7 @@ from mcp_gateway.enrolment import (
     load_identity,
     save_identity,
 )
+from mcp_gateway.parts import Parts
 from mcp_gateway.signed_snapshot import SnapshotError, verified_view
 from mcp_gateway.upstream.server_sent_events import ServerSentEvent
 from registry.blocks import BlockEntry, BlockKind
@@ -246,6 +248,44 @@ async def test_revocation_event_is_applied_before_it_is_acknowledged(channel: Ch
     assert channel.control.after == ["0"]
     assert (await channel.rig.post(CALL)).status == 401
     assert channel.rig.upstream.forgotten == [event]
+
+
+@pytest.mark.requirement("attack-28")
+async def test_revocation_while_a_token_ends_is_carried_out_and_acknowledged(
+    channel: Channel,
+) -> None:
+    rig = channel.rig
+    async with channel.running():
+        await channel.until(lambda: channel.control.bodies.get("catalogue"))
+        channel.beat()
+        calls = [await opened(rig, stream(NOTE, asyncio.Event())) for _ in range(3)]
+        expiring, *_ = rig.parts.open_calls.all()
+        expiring.deadline.reschedule(0)
+        await asyncio.sleep(0)
+        channel.tell("revocation", revocation(BlockKind.AGENT, "support-bot"))
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(task for _, task in calls))
+        await channel.until(lambda: channel.control.bodies["acks"][-1]["sequence"] == 1)
+    assert len(rig.parts.exchange._cache) == 0
+
+
+@pytest.mark.requirement("attack-28")
+async def test_snapshot_against_which_not_every_call_was_held_is_fetched_again(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+
+    async def fail_once(_parts: Parts) -> int:
+        held.append(1)
+        if len(held) == 1:
+            raise ControlRefusedError
+        return 0
+
+    monkeypatch.setattr(control_client, "end_what_no_longer_stands", fail_once)
+    async with channel.running():
+        await channel.until(lambda: len(held) == 2)
+        answered = channel.control.served.count("GET /control/v1/snapshot")
+    assert answered == 2
 
 
 async def test_heartbeat_renews_the_lease_only_when_everything_is_applied(

@@ -246,3 +246,18 @@ async def test_slow_reader_holds_no_memory_and_can_be_cut_off(
     async with asyncio.timeout(5):
         await task
     assert not rig.parts.open_calls.streams()
+
+
+@pytest.mark.requirement("attack-28")
+async def test_stream_whose_token_ends_at_that_moment_keeps_no_other_from_being_revoked(
+    rig: Rig,
+) -> None:
+    opened = [await listening(await agent_of(rig)) for _ in range(3)]
+    expiring, *_ = rig.parts.open_calls.streams()
+    expiring.deadline.reschedule(0)
+    await asyncio.sleep(0)  # its time is over, and its task has not run since
+    rig.parts.enforcement.apply(revocation(BlockKind.AGENT, "support-bot"))
+    rig.parts.open_calls.recheck(rig.parts.enforcement.blocks)
+    for exchange, task in opened:
+        await ended(exchange, task)
+    assert [event.error_code for event in rig.events("stream.closed")] == ["revoked", "revoked"]

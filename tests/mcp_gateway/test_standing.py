@@ -6,6 +6,10 @@ import msgspec
 import pytest
 
 from audit_log.event import Outcome
+from mcp_gateway import standing
+from mcp_gateway.compiled_view import CompiledView
+from mcp_gateway.parts import Parts
+from mcp_gateway.stages import Approved
 from mcp_gateway.standing import end_what_no_longer_stands
 from registry.snapshot import PolicyDocument, PolicySetEntry
 from tests.mcp_gateway.rig import (
@@ -113,6 +117,25 @@ async def test_snapshot_between_decision_and_reply_ends_the_call_before_anything
     assert exchange.json["error"]["code"] == -32008
     assert not rig.upstream.requests
     assert rig.events("call.finished")[-1].outcome is Outcome.REVOKED
+
+
+async def test_call_that_cannot_be_judged_ends_and_keeps_no_other_from_being_judged(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = [await opened(rig, stream(NOTE, asyncio.Event())) for _ in range(3)]
+    first, *_ = rig.parts.open_calls.all()
+
+    def fail_for_one(approved: Approved, view: CompiledView, parts: Parts) -> bool:
+        if approved is first.approved:
+            raise RuntimeError
+        return standing_under(approved, view, parts)
+
+    standing_under = standing.still_stands
+    monkeypatch.setattr(standing, "still_stands", fail_for_one)
+    await adopted(rig, policies=policies(""))
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(task for _, task in calls))
+    assert [event.error_code for event in rig.events("call.finished")] == ["withdrawn"] * 3
 
 
 async def test_stream_ends_with_its_token(rig: Rig) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from audit_log.event import Outcome
 from mcp_gateway.app import watch_lease
-from mcp_gateway.open_calls import EndedBy
+from mcp_gateway.open_calls import EndedBy, OpenCall
 from mcp_gateway.upstream.protocol import UpstreamUnreachableError
 from registry.blocks import BlockKind
 from tests.mcp_gateway.rig import Exchange, FakeReply, Rig, tool_call
@@ -96,6 +96,53 @@ async def test_revocation_ends_the_open_stream_with_an_error(rig: Rig) -> None:
     assert last_error(exchange)["data"] == {"retryable": False, "category": "revoked"}
     (outcome,) = rig.events("call.finished")
     assert outcome.outcome is Outcome.REVOKED
+
+
+async def three_open(rig: Rig) -> list[tuple[Exchange, "asyncio.Task[None]"]]:
+    return [await opened(rig, stream(NOTE, asyncio.Event())) for _ in range(3)]
+
+
+@pytest.mark.requirement("attack-28")
+async def test_call_whose_token_ends_at_that_moment_keeps_no_other_from_being_revoked(
+    rig: Rig,
+) -> None:
+    calls = await three_open(rig)
+    expiring, *_ = rig.parts.open_calls.all()
+    expiring.deadline.reschedule(0)
+    await asyncio.sleep(0)  # its time is over, and its task has not run since
+    assert expiring.deadline.expired()
+    assert not expiring.is_over
+    rig.parts.enforcement.apply(revocation(BlockKind.AGENT, "support-bot"))
+    assert rig.parts.open_calls.recheck(rig.parts.enforcement.blocks) == 3
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(task for _, task in calls))
+    ended = sorted(str(event.error_code) for event in rig.events("call.finished"))
+    assert ended == ["expired", "revoked", "revoked"]
+
+
+@pytest.mark.requirement("attack-28")
+async def test_call_that_cannot_be_ended_keeps_no_other_open(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = await three_open(rig)
+    stubborn, *_ = rig.parts.open_calls.all()
+    end = OpenCall.end
+
+    def fail_for_one(call: OpenCall, reason: EndedBy) -> None:
+        if call is stubborn:
+            raise RuntimeError
+        end(call, reason)
+
+    monkeypatch.setattr(OpenCall, "end", fail_for_one)
+    rig.parts.open_calls.end_all(EndedBy.STALE)
+    tasks = {task for _, task in calls}
+    async with asyncio.timeout(5):
+        while len(tasks) > 1:
+            _, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    assert rig.parts.open_calls.all() == (stubborn,)
+    monkeypatch.undo()
+    stubborn.end(EndedBy.STALE)
+    await asyncio.gather(*tasks)
 
 
 async def test_revocation_of_someone_else_leaves_the_stream_open(rig: Rig) -> None:
