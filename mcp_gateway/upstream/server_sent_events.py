@@ -49,8 +49,9 @@ class EventReader:
             EventTooLargeError: an event is larger than the cap.
         """
         chunk = self._without_mark(chunk)
-        if self._after_cr and chunk.startswith(b"\n"):
-            chunk = chunk[1:]
+        if self._after_cr and chunk:
+            self._after_cr = False
+            chunk = chunk.removeprefix(b"\n")
         if not chunk:
             return
         self._after_cr = chunk.endswith(b"\r")

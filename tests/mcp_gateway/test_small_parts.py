@@ -1,8 +1,9 @@
 from itertools import pairwise
 from typing import Any
 
+import httpx2
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcp_gateway.bounded_memory import LeastRecentlyUsed
@@ -39,6 +40,27 @@ def test_events_are_the_same_however_the_stream_is_cut(cuts: list[int]) -> None:
     for start, end in pairwise(edges):
         found.extend(reader.feed(STREAM[start:end]))
     assert found == EVENTS
+
+
+LINES = [b"\r", b"\n", b"\r\n", b"data", b"data: ", b"event: e", b"id: 1", b"x", b":", b" ", b"{}"]
+STREAMS = st.lists(st.lists(st.sampled_from(LINES), max_size=6).map(b"".join), max_size=12)
+
+
+@given(STREAMS)
+@example([b"data: a\r", b"\n", b"\n", b"data: b\r", b"", b"\n", b"\n"])
+def test_events_are_those_another_client_sees(chunks: list[bytes]) -> None:
+    chunks = [*chunks, b"\n\n"]
+    reader = EventReader()
+    found = [event for chunk in chunks for event in reader.feed(chunk)]
+    assert found == list(EventReader().feed(b"".join(chunks)))
+    request = httpx2.Request("POST", "http://127.0.0.1/")
+    headers = {"content-type": "text/event-stream"}
+    response = httpx2.Response(200, headers=headers, content=iter(chunks), request=request)
+    seen = [(event.event, event.data.encode()) for event in httpx2.EventSource(response)]
+    # Events without data say nothing; that client also makes one of an id alone.
+    assert [(event.name, event.data) for event in found if event.data] == [
+        event for event in seen if event[1]
+    ]
 
 
 @pytest.mark.parametrize(
