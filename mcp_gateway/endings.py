@@ -29,7 +29,7 @@ _logger = structlog.get_logger(__name__)
 NOT_PERMITTED: Final = "This call is not permitted."
 _UPSTREAM_TEXTS: Final = {
     "too_many_sessions": "Too many sessions at this server are at work. Try again later.",
-    "input_required": "The server asks for input, which this protocol version cannot carry.",
+    "input_required": "The server asks for input, which this gateway does not relay.",
 }
 _UPSTREAM_STATUS: Final = {UpstreamTimeoutError: 504, UpstreamFullError: 503}
 # RFC 8693 §2.2.2: what an authority says of a subject token it does not accept, such as one that

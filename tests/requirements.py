@@ -682,7 +682,7 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "A problem names kind, name and field, says what would be right, and never "
         "repeats the value."
     ),
-    "trap-reply-rewritten": "A reply reaches the agent byte for byte in the form it came.",
+    "trap-reply-rewritten": "What a tool answers reaches the agent with its own bytes.",
     "trap-request-id-reuse": "Request ids on separate POSTs are independent.",
     "trap-restore-revives": (
         "Restore clears the block and keeps the epoch: nothing from before lives again."

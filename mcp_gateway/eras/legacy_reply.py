@@ -13,19 +13,16 @@ A JSON reply is held until it is whole (bounded by the server's `maximum_respons
 are sent one by one.
 """
 
-import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from mcp_gateway.eras.in_flight import InFlight
 from mcp_gateway.eras.translate import legacy_answer, legacy_form
 from mcp_gateway.http_message import PeerLeftError, RawHeaders, Reply
-from mcp_gateway.upstream.server_sent_events import EventReader
+from mcp_gateway.upstream.server_sent_events import EventReader, event_of
 
 _EVENT_STREAM: Final = b"text/event-stream"
 _OK: Final = 200
-_LINE: Final = re.compile(rb"[^\r\n]*+(?:\r\n|\r|\n|\Z)")
-_NOT_PASSED: Final = (b"id", b"retry")
 
 
 class LegacyReply:
@@ -73,22 +70,22 @@ class LegacyReply:
         """Send whole events, or hold a part of a JSON reply.
 
         Raises:
-            UpstreamError: the message cannot be said in the legacy era.
+            UpstreamInvalidError: the message cannot be said in the legacy era.
         """
         if self._head is not None:
             self._held += chunk
             return
-        events = b"".join(self._legacy_event(event) for event in _events(chunk))
+        events = self._legacy_events(chunk)
         await self._to_peer(lambda: self._reply.write(events))
 
     async def finish(self, last: bytes = b"") -> None:
         """Send what is left, and end.
 
         Raises:
-            UpstreamError: the message cannot be said in the legacy era.
+            UpstreamInvalidError: the message cannot be said in the legacy era.
         """
         if self._head is None:
-            events = b"".join(self._legacy_event(event) for event in _events(last))
+            events = self._legacy_events(last)
             await self._to_peer(lambda: self._reply.finish(events))
             return
         status, headers = self._head
@@ -108,17 +105,10 @@ class LegacyReply:
         """Cut the connection."""
         self._reply.abort()
 
-    def _legacy_event(self, event: bytes) -> bytes:
-        """One event of the stream, with the lines around it that are no message."""
-        messages = [found.data for found in self._reader.feed(event) if found.data]
-        for message in messages:
-            translated = legacy_form(message)
-            if translated is not message:
-                return _event_of(translated)
-        lines = _LINE.findall(event)
-        return b"".join(
-            line for line in lines if line.rstrip().partition(b":")[0] not in _NOT_PASSED
-        )
+    def _legacy_events(self, chunk: bytes) -> bytes:
+        """The events of a chunk, each of one message; a comment has none."""
+        messages = [legacy_form(event.data) for event in self._reader.feed(chunk)]
+        return b"".join(map(event_of, messages)) or chunk
 
     async def _to_peer(self, send: Callable[[], Awaitable[None]]) -> None:
         if self._has_left:
@@ -130,19 +120,3 @@ class LegacyReply:
 
     def _peer_left(self) -> None:
         self._has_left = True
-
-
-def _event_of(message: bytes) -> bytes:
-    """One event; white space between values may be line ends, which an event spells out."""
-    lines = b"".join(b"data: " + line + b"\n" for line in message.split(b"\n"))
-    return b"event: message\n" + lines + b"\n"
-
-
-def _events(chunk: bytes) -> Iterator[bytes]:
-    """The events of a chunk that ends with a whole one, each with its blank line."""
-    begun = bytearray()
-    for line in _LINE.findall(chunk):
-        begun += line
-        if not line.rstrip(b"\r\n"):
-            yield bytes(begun)
-            begun.clear()

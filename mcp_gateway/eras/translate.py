@@ -4,16 +4,13 @@ Only members that the legacy era does not have are taken out of a response: `res
 and `cacheScope` of the result, the modern keys of its `_meta`. Every other value stays as its own
 bytes (`msgspec.Raw`): no number is read, no text spelled anew, nothing is invented. A message that
 has none of them passes byte for byte, and so does every notification.
-
-What the era cannot carry is refused: a result that is not complete asks the agent for an answer,
-which it could not give.
 """
 
 from typing import Final
 
 import msgspec
 
-from mcp_gateway.upstream.protocol import UpstreamError, UpstreamInvalidError
+from mcp_gateway.upstream.protocol import UpstreamInvalidError
 
 _MODERN_MEMBERS: Final = ("resultType", "ttlMs", "cacheScope")
 _MODERN_META: Final = tuple(
@@ -37,17 +34,10 @@ _members = msgspec.json.Decoder(_Members).decode
 _encode = msgspec.json.Encoder().encode
 
 
-class InputRequiredError(UpstreamError):
-    """The server asks for input, which a legacy agent cannot be asked for."""
-
-    code = "input_required"
-
-
 def legacy_form(message: bytes) -> bytes:
     """The legacy form of one JSON-RPC message.
 
     Raises:
-        InputRequiredError: it is a result that is not complete.
         UpstreamInvalidError: it is not a JSON-RPC message.
     """
     return legacy_answer(message)[0]
@@ -57,7 +47,7 @@ def legacy_answer(message: bytes) -> tuple[bytes, bool]:
     """The legacy form, and whether it is an error that answers a request: one with an id.
 
     Raises:
-        UpstreamError: as `legacy_form`.
+        UpstreamInvalidError: as `legacy_form`.
     """
     try:
         members = _members(message)
@@ -73,9 +63,6 @@ def legacy_answer(message: bytes) -> tuple[bytes, bool]:
 
 def _with_result(message: bytes, members: _Members) -> bytes:
     result = _members(members["result"])
-    kind = result.get("resultType")
-    if kind is not None and msgspec.json.decode(kind) != "complete":
-        raise InputRequiredError("the result is not complete")
     removed = [result.pop(name) for name in _MODERN_MEMBERS if name in result]
     if _without_modern_meta(result) or removed:
         members["result"] = msgspec.Raw(_encode(result))

@@ -38,7 +38,12 @@ from mcp_gateway.upstream.protocol import (
     UpstreamTooLargeError,
     UpstreamUnreachableError,
 )
-from mcp_gateway.upstream.server_sent_events import EventReader, EventTooLargeError
+from mcp_gateway.upstream.server_sent_events import (
+    KEEP_ALIVE,
+    EventReader,
+    EventTooLargeError,
+    event_of,
+)
 from mcp_gateway.upstream.transport import Transport, TransportReply
 
 Pause = Callable[[float], Awaitable[None]]
@@ -53,7 +58,6 @@ _OK: Final = 200
 _BAD_REQUEST: Final = 400
 _OF_SESSIONS: Final = frozenset({-32000, -32001, -32600})  # what SDKs say of the transport
 _TRANSLATED: Final = frozenset({200, 400, 404})  # what the relay may pass on
-_KEEP_ALIVE: Final = b": \n\n"
 
 
 class LegacyReply:
@@ -181,7 +185,7 @@ class LegacyReply:
 
     async def _translated(self, reader: EventReader, chunk: bytes) -> AsyncIterator[bytes]:
         """What the agent gets of one chunk; `is_open` is False when the answer was in it."""
-        is_silent = True
+        is_silent, comments = True, reader.comments
         try:
             for event in reader.feed(chunk):
                 if not event.data:  # primes a connection, says nothing
@@ -192,13 +196,13 @@ class LegacyReply:
                 elif message is not None:
                     is_silent = False
                     self.is_open = not isinstance(message, Answer)
-                    yield _event(message.message)
+                    yield event_of(message.message)
                 if not self.is_open:
                     return
         except EventTooLargeError as error:
             raise UpstreamInvalidError("an event is too large") from error
-        if is_silent and (chunk.startswith(b":") or b"\n:" in chunk):
-            yield _KEEP_ALIVE
+        if is_silent and reader.comments != comments:
+            yield KEEP_ALIVE
 
     async def _heard(self, data: bytes) -> Heard:
         if len(data) > TRANSLATED_ON_THE_LOOP_BYTES:
@@ -227,9 +231,3 @@ class LegacyReply:
         is_stream = reply.status == _OK and reply.media_type == EVENT_STREAM
         if not is_stream or reply.content_encoding != "identity":
             raise UpstreamUnreachableError(f"the stream was not resumed: status {reply.status}")
-
-
-def _event(message: bytes) -> bytes:
-    """One event; a line end inside the JSON, where it is white space, begins another data line."""
-    lines = b"".join(b"data: %b\n" % line for line in message.split(b"\n"))
-    return b"event: message\n" + lines + b"\n"

@@ -126,3 +126,9 @@ class UpstreamInvalidError(UpstreamError):
     """The reply is not one an MCP server may send."""
 
     code = "upstream_reply_invalid"
+
+
+class InputRequiredError(UpstreamError):
+    """The server asks the agent for input, which this gateway does not relay."""
+
+    code = "input_required"

@@ -1,6 +1,6 @@
-"""Reads server-sent events from bytes as they arrive (WHATWG HTML §9.2.6). Pure.
+"""Reads server-sent events from bytes as they arrive, and writes them (WHATWG HTML §9.2). Pure.
 
-Used to look into a tool's event stream while its bytes are passed on, and to read the control
+Used for the event streams of tools, which are read and written anew, and to read the control
 channel. `last_event_id` and `retry_ms` matter only where a legacy stream is taken up again.
 """
 
@@ -11,6 +11,7 @@ from typing import Final
 
 MAXIMUM_EVENT_BYTES: Final = 16_777_216
 MAXIMUM_EVENT_LINES: Final = 100_000  # also empty lines cost
+KEEP_ALIVE: Final = b": \n\n"
 _RETRY_DIGITS: Final = 9
 
 
@@ -41,6 +42,12 @@ class EventReader:
         self._id: bytes | None = None
         self.last_event_id: bytes | None = None  # of the last event that was whole
         self.retry_ms: int | None = None
+        self.comments = 0  # how many there were: a server keeps a silent stream alive by them
+
+    @property
+    def is_within_event(self) -> bool:
+        """Whether something came that no empty line has completed."""
+        return bool(self._pending or self._data)
 
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         """The events that `chunk` completes.
@@ -101,6 +108,14 @@ class EventReader:
             self._name = value
         elif field == b"id" and b"\0" not in value:
             self._id = value
+        elif not field:
+            self.comments += 1
         elif field == b"retry" and len(value) <= _RETRY_DIGITS and value.isdigit():
             self.retry_ms = int(value)
         return None
+
+
+def event_of(message: bytes) -> bytes:
+    """One event; a line end inside the JSON, where it is white space, begins another data line."""
+    lines = b"".join(b"data: %b\n" % line for line in message.splitlines())
+    return b"event: message\n" + lines + b"\n"

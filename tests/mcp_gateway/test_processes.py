@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.processes]
 
 CALL = tool_call("get_account", {"id": 1})
 RESULT = b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}'
-NOTE = b'data: {"jsonrpc":"2.0","method":"notifications/progress"}\n\n'
+NOTE = b'event: message\ndata: {"jsonrpc":"2.0","method":"notifications/progress"}\n\n'
 
 
 class McpServer:

@@ -2,6 +2,7 @@ from itertools import pairwise
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from mcp_gateway.upstream.server_sent_events import (
     EventReader,
     EventTooLargeError,
     ServerSentEvent,
+    event_of,
 )
 
 STREAM = (
@@ -61,6 +63,14 @@ def test_events_are_those_another_client_sees(chunks: list[bytes]) -> None:
     assert [(event.name, event.data) for event in found if event.data] == [
         event for event in seen if event[1]
     ]
+
+
+@given(st.binary())
+def test_message_written_as_an_event_is_read_as_that_message(text: bytes) -> None:
+    message = msgspec.json.encode(text.hex()) + b"\r\n " + msgspec.json.encode(len(text))
+    for whole in (message, message.replace(b"\r\n", b"\r"), message.replace(b"\r\n", b"\n")):
+        (event,) = EventReader().feed(event_of(whole))
+        assert event == ServerSentEvent("message", message.replace(b"\r\n", b"\n"))
 
 
 @pytest.mark.parametrize(
