@@ -6,8 +6,11 @@ event is ever a token, a secret or an argument value: digests and ids only.
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 import msgspec
+
+_encode = msgspec.json.Encoder().encode
 
 
 class EventType(StrEnum):
@@ -128,6 +131,31 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     author: str | None = None
     evidence: dict[str, str] = {}  # verified attested claims, at issuance only
     detail: str | None = None
+
+
+def encoded(event: AuditEvent) -> tuple[AuditEvent, bytes]:
+    """The event as it can be written, and its JSON.
+
+    INVARIANT: what happened is never lost to a text that somebody else wrote. Half a surrogate
+    pair, which UTF-8 cannot say, becomes `?`.
+    """
+    try:
+        return event, _encode(event)
+    except UnicodeEncodeError:
+        fields = {name: _in_utf8(getattr(event, name)) for name in event.__struct_fields__}
+        event = AuditEvent(**fields)
+        return event, _encode(event)
+
+
+def _in_utf8(value: Any) -> Any:  # noqa: ANN401 - any field of an event
+    """The same value, of texts that UTF-8 can say."""
+    if isinstance(value, tuple):
+        return tuple(map(_in_utf8, value))
+    if isinstance(value, dict):
+        return {_in_utf8(name): _in_utf8(each) for name, each in value.items()}
+    if isinstance(value, str) and not isinstance(value, StrEnum):
+        return value.encode("utf-8", "replace").decode()
+    return value
 
 
 def principal_kind(*, sub_profile: str, has_actor: bool) -> PrincipalKind:

@@ -7,14 +7,11 @@ is the order in which the authorization server took events in: the one order of 
 from datetime import datetime
 from typing import Any, Final
 
-import msgspec
 from sqlalchemy import BigInteger, Index, Integer, String, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 import database.naming  # noqa: F401 - before the first table: it names the constraints
-from audit_log.event import AuditEvent
-
-_encode = msgspec.json.Encoder().encode
+from audit_log.event import AuditEvent, encoded
 
 MAXIMUM_EVENT_ID_LENGTH: Final = 128
 MAXIMUM_SOURCE_LENGTH: Final = 192
@@ -101,6 +98,7 @@ def event_values(event: AuditEvent, received_at_ms: int) -> dict[str, Any]:
     Raises:
         ValueError: its timestamp is no ISO 8601 moment with an offset.
     """
+    event, body = encoded(event)
     columns = {name: searchable(getattr(event, name)) for name in SEARCHED}
     return {
         **columns,
@@ -111,7 +109,7 @@ def event_values(event: AuditEvent, received_at_ms: int) -> dict[str, Any]:
         "received_at_ms": received_at_ms,
         "type": event.type.value,
         "outcome": event.outcome.value,
-        "body": _encode(event).decode(),
+        "body": body.decode(),
     }
 
 

@@ -24,7 +24,7 @@ import msgspec
 
 from audit_log.adoption import dead_sources, let_go
 from audit_log.batch import Batch
-from audit_log.event import AuditEvent, EventType, Outcome, iso_timestamp
+from audit_log.event import AuditEvent, EventType, Outcome, encoded, iso_timestamp
 from audit_log.framing import MAXIMUM_PAYLOAD_BYTES
 from audit_log.group_commit import GroupCommit
 from audit_log.orphans import end_source
@@ -40,8 +40,6 @@ _PREFIX: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _CLOSING: Final = frozenset(
     {EventType.CALL_FINISHED, EventType.STREAM_CLOSED, EventType.SOURCE_STOPPED}
 )
-
-_encode = msgspec.json.Encoder().encode
 
 
 class SpoolUnavailable(Exception):  # noqa: N818 - a state the caller must answer, not a bug
@@ -273,7 +271,7 @@ class Spool:
                 raise SpoolUnavailable(self._failure)
             log = self._log
             stamped = msgspec.structs.replace(event, source=log.source, sequence=log.high_water + 1)
-            payload = _encode(stamped)
+            stamped, payload = encoded(stamped)
             self._require_room(len(payload), closing=event.type in _CLOSING)
             try:
                 log.append(stamped, payload)

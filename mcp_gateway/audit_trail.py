@@ -27,10 +27,13 @@ from token_exchange.claims import AccessTokenClaims
 from token_exchange.identifiers import new_id
 
 TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_.\-/]{1,128}")  # MCP tool names
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_UNPRINTABLE: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 NO_TOOL_NAME: Final = "(not a tool name)"
 MAXIMUM_METHOD_LENGTH: Final = 16
 MAXIMUM_PATH_LENGTH: Final = 256
+MAXIMUM_DETAIL_LENGTH: Final = 512  # ours are sentences; what a stranger put into one is cut
 
 _logger = structlog.get_logger(__name__)
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
@@ -103,7 +106,7 @@ class AuditTrail:
             **_intent_fields(intent),
             status=result.status or None,
             error_code=result.error_code,
-            detail=None if result.detail is None else _printable(result.detail),
+            detail=result.detail,
             latency_ms=round(latency_ms, 3),
         )
         self._write(event)
@@ -135,7 +138,8 @@ class AuditTrail:
             request_path=endpoint.path,
             status=status,
             error_code=code,
-            detail=with_left_out(detail, left_out),
+            detail=detail,
+            left_out=left_out,
         )
         self._write(event)
 
@@ -164,7 +168,8 @@ class AuditTrail:
             request_path=_printable(path[:MAXIMUM_PATH_LENGTH]),
             status=status,
             error_code="not_accepted",
-            detail=with_left_out(detail, left_out),
+            detail=detail,
+            left_out=left_out,
         )
         self._write(event)
 
@@ -191,16 +196,27 @@ class AuditTrail:
             request_path=endpoint.path,
             status=refusal.status,
             error_code=refusal.error or "no_token",
-            detail=with_left_out(refusal.detail, left_out),
+            detail=refusal.detail,
+            left_out=left_out,
         )
         self._write(event)
 
-    def _event(self, kind: EventType, outcome: Outcome, **fields: Any) -> AuditEvent:  # noqa: ANN401
+    def _event(
+        self,
+        kind: EventType,
+        outcome: Outcome,
+        *,
+        detail: str | None = None,
+        left_out: int = 0,
+        **fields: Any,  # noqa: ANN401 - the struct names them
+    ) -> AuditEvent:
+        said = None if detail is None else _printable(detail[:MAXIMUM_DETAIL_LENGTH])
         return AuditEvent(
             event_id=new_id("evt", self._random),
             timestamp=iso_timestamp(self._clock()),
             type=kind,
             outcome=outcome,
+            detail=with_left_out(said, left_out),
             **fields,
         )
 
@@ -212,8 +228,8 @@ class AuditTrail:
 
 
 def _printable(text: str) -> str:
-    """What strangers wrote, without what a terminal would obey."""
-    return _CONTROL.sub("?", text)
+    """What strangers wrote, without what a terminal would obey or UTF-8 cannot say."""
+    return _UNPRINTABLE.sub("?", text)
 
 
 def _key(how: str, claims: AccessTokenClaims) -> str:

@@ -9,6 +9,7 @@ Left out: caches (`fetch_cache`), and what the document means.
 
 import asyncio
 import json
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ MAXIMUM_CONCURRENT: Final = 32  # of a process; more wait, within their own dead
 MAXIMUM_CONTEXTS: Final = 32  # TLS contexts kept, one per CA bundle and its version
 USER_AGENT: Final = "countersign"
 
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]  # host, port → addresses as text
@@ -75,7 +77,7 @@ class Fetched:
 
         Raises:
             FetchError: `not_json`; also for duplicate members and NaN, which parsers read
-                differently.
+                differently, and for half a surrogate pair, which UTF-8 cannot say.
         """
         try:
             value = json.loads(
@@ -87,6 +89,9 @@ class Fetched:
             raise FetchError("not_json") from None
         if not isinstance(value, dict):
             raise FetchError("not_json", "not an object")
+        # Only an escape can spell one.
+        if b"\\u" in self.body and _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
+            raise FetchError("not_json", "half a surrogate pair")
         return value
 
 

@@ -45,7 +45,7 @@ OVERLAP_MS: Final = 60_000
 
 # Visible ASCII without a slash: a UUID, or `f:<provider>:<their id>` of a federated user.
 _ID: Final = re.compile(r"[\x21-\x2e\x30-\x7e]{1,255}")
-_FEDERATED_ID: Final = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+_FEDERATED_ID: Final = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 _DESTRUCTIVE: Final = frozenset(("UPDATE", "DELETE", "ACTION"))
 
 

@@ -219,6 +219,28 @@ def test_spool_event_larger_than_a_record_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.requirement("audit-durable")
+def test_spool_event_with_a_text_that_utf_8_cannot_say_is_written_all_the_same(
+    tmp_path: Path,
+) -> None:
+    spool = opened(tmp_path)
+    half = {"tool": "crm/\ud800", "reasons": ("\udfff", "é"), "evidence": {"\udcff": "/bin/\udc80"}}
+
+    spool.append(msgspec.structs.replace(intent("dec_1"), **half))
+    spool.append(msgspec.structs.replace(outcome_of("dec_2"), detail="text/\udcff"))
+
+    crash(spool)
+    successor = opened(tmp_path)
+    successor.adopt_orphans()
+    _, decided, finished, unknown, *_ = pushed(successor)
+    assert (decided.tool, decided.reasons) == ("crm/?", ("?", "é"))
+    assert decided.evidence == {"?": "/bin/?"}
+    assert decided.type is EventType.CALL_DECIDED
+    assert finished.detail == "text/?"
+    assert (unknown.outcome, unknown.tool) == (Outcome.UNKNOWN, "crm/?")
+    successor.close()
+
+
+@pytest.mark.requirement("audit-durable")
 def test_spool_power_durability_awaits_the_shared_fsync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -705,3 +705,15 @@ def test_gateway_has_a_bounded_number_of_sources_that_have_not_ended(
     asyncio.run(store.ingest("authz-server.0", 1, []))
     asyncio.run(store.close_source("gateway.demo.0"))
     asyncio.run(store.ingest("gateway.demo.3", 1, []))
+
+
+@pytest.mark.requirement("audit-durable")
+def test_store_event_with_texts_no_database_holds_is_written_all_the_same(
+    store: AuditStore, database: Database
+) -> None:
+    odd = msgspec.structs.replace(intent("dec_1"), user="a\0b", tool="\ud800", detail="\udfff")
+
+    database.write_now(lambda connection: append_in(connection, [odd], int(NOW * 1000)))
+
+    (event,) = (each.event for each in found(store).events)
+    assert (event.user, event.tool, event.detail) == ("a\0b", "?", "?")

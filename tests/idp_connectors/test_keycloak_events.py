@@ -140,7 +140,7 @@ def test_a_logout_of_a_person_of_another_directory_is_theirs(user: str) -> None:
     assert change.subject == user
 
 
-@pytest.mark.parametrize("user", [None, 7, "", "a\x00b", "x" * 256])
+@pytest.mark.parametrize("user", [None, 7, "", "a\x00b", "a\ud800", "x" * 256])
 def test_a_logout_of_somebody_unreadable_leaves_nobody_out(user: object) -> None:
     change = user_change({"id": "1", "time": 1, "type": "LOGOUT", "userId": user})
     assert change is not None

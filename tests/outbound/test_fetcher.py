@@ -74,13 +74,29 @@ async def test_missing_ca_bundle_refuses() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b'"x"', b"{", b'{"a":1,"a":2}', b'{"a":NaN}', b"\xff", b'{"a":' * 99_999]
+    "body",
+    [
+        b"",
+        b"[]",
+        b'"x"',
+        b"{",
+        b'{"a":1,"a":2}',
+        b'{"a":NaN}',
+        b"\xff",
+        b'{"a":' * 99_999,
+        b'{"name":"\\ud800"}',
+        b'{"groups":["\\udfff\\ud800"]}',
+        b'{"\\udc00":1}',
+    ],
 )
 def test_body_that_is_no_plain_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(FetchError) as caught:
         Fetched(200, {}, body).json_object()
     assert caught.value.code == "not_json"
     assert Fetched(200, {}, b'{"a": 1}').json_object() == {"a": 1}
+    assert Fetched(200, {}, b'{"\\ud83d\\ude00": "\\u00e9\\\\u0000"}').json_object() == {
+        "\N{GRINNING FACE}": "\u00e9\\u0000"
+    }
 
 
 def test_error_text_holds_no_url() -> None:
