@@ -31,6 +31,7 @@ from mcp_gateway.upstream.protocol import (
     UpstreamReply,
     UpstreamRequest,
     UpstreamTooLargeError,
+    told_media_type,
 )
 from mcp_gateway.upstream.server_sent_events import EventReader, EventTooLargeError
 from registry.snapshot import ServerEntry
@@ -174,7 +175,7 @@ def _messages(media_type: str, body: bytes, guard: EchoGuard) -> list[Any]:
             return [decode_strictly(body)]
     except (StrictJsonError, EventTooLargeError) as error:
         raise DiscoveryError("tools/list was not answered in strict JSON") from error
-    raise DiscoveryError(f"tools/list has the media type {media_type[:64]}")
+    raise DiscoveryError(f"tools/list was answered with {told_media_type(media_type)}")
 
 
 def _is_tool(tool: object) -> bool:

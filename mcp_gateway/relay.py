@@ -20,7 +20,11 @@ from mcp_gateway.echo_guard import EchoGuard
 from mcp_gateway.http_message import Answer, RawHeaders, Reply
 from mcp_gateway.inbound import RequestId
 from mcp_gateway.server_message import said_to
-from mcp_gateway.upstream.protocol import UpstreamInvalidError, UpstreamReply
+from mcp_gateway.upstream.protocol import (
+    UpstreamInvalidError,
+    UpstreamReply,
+    told_media_type,
+)
 from mcp_gateway.upstream.server_sent_events import (
     KEEP_ALIVE,
     EventReader,
@@ -72,7 +76,8 @@ class Relay:
             return await self._event_stream(upstream.chunks(), guard)
         is_answer = upstream.status == _OK or upstream.status in _ERROR_STATUSES
         if not is_answer or upstream.media_type != JSON:
-            raise UpstreamInvalidError(f"status {upstream.status}, type {upstream.media_type[:64]}")
+            said = told_media_type(upstream.media_type)
+            raise UpstreamInvalidError(f"status {upstream.status}, {said}")
         return await self._json(upstream, guard)
 
     async def end_with(self, answer: Answer) -> int:

@@ -25,6 +25,7 @@ from mcp_gateway.upstream.protocol import (
     UpstreamReply,
     UpstreamRequest,
     UpstreamTooLargeError,
+    told_media_type,
 )
 from mcp_gateway.upstream.server_sent_events import EventReader, EventTooLargeError
 from mcp_gateway.upstream.transport import Transport
@@ -178,7 +179,7 @@ async def _messages(reply: UpstreamReply) -> AsyncIterator[bytes]:
         yield await whole(reply, MAXIMUM_HANDSHAKE_BYTES)
         return
     if reply.media_type != EVENT_STREAM:
-        raise UpstreamInvalidError(f"the reply has the type {reply.media_type[:64]}")
+        raise UpstreamInvalidError(f"the reply has {told_media_type(reply.media_type)}")
     reader = EventReader(MAXIMUM_HANDSHAKE_BYTES)
     try:
         async for chunk in reply.chunks():

@@ -9,6 +9,16 @@ from registry.blocks import RevocationEvent, Subject
 
 PROTOCOL_AUTO: Final = "auto"
 HOLDER_HEADER: Final = "Countersign-Holder"  # told to the stdio host, and to nobody else
+_TOLD_MEDIA_TYPES: Final = frozenset(
+    {
+        "application/json",
+        "application/octet-stream",
+        "application/problem+json",
+        "text/event-stream",
+        "text/html",
+        "text/plain",
+    }
+)
 STDIO_SCHEME: Final = "stdio://"  # a server of this machine's stdio host, by its name
 
 
@@ -90,6 +100,13 @@ class Upstream(Protocol):
 
     def forget_all(self) -> None:
         """End whatever is kept."""
+
+
+def told_media_type(media_type: str) -> str:
+    """What may be written down of a reply's media type: a server could put a credential there."""
+    if not media_type:
+        return "no type"
+    return media_type if media_type in _TOLD_MEDIA_TYPES else "another type"
 
 
 class UpstreamError(Exception):

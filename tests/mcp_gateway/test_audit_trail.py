@@ -3,6 +3,8 @@
 import pytest
 
 from mcp_gateway.audit_trail import MAXIMUM_DETAIL_LENGTH
+from mcp_gateway.discovery import look
+from tests.mcp_gateway.legacy_rig import LegacyReply, LegacyServer, behind
 from tests.mcp_gateway.rig import FakeReply, HttpCall, Rig, tool_call
 
 pytestmark = pytest.mark.anyio
@@ -38,3 +40,37 @@ async def test_path_of_any_characters_is_refused_and_recorded(rig: Rig) -> None:
     (refused,) = rig.events("call.refused")
     assert refused.request_path is not None
     assert refused.request_path.isprintable()
+
+
+SECRET = "sk-live-0c0ffee0c0ffee"
+
+
+@pytest.mark.requirement("credential-never-echoed")
+@pytest.mark.parametrize(
+    ("media_type", "told"),
+    [(f"text/{SECRET}", "another type"), ("text/html", "text/html"), ("", "no type")],
+)
+async def test_media_type_is_written_down_only_if_it_is_a_known_one(
+    rig: Rig, media_type: str, told: str
+) -> None:
+    rig.upstream.will(FakeReply(media_type=media_type, body=(b"",)))
+    await rig.post(CALL)
+    server = LegacyServer()
+    server.on["initialize"] = lambda _: LegacyReply(200, media_type, (b"",))
+    behind(rig, server, protocol="legacy")
+    await rig.post(CALL)
+    of_call, of_handshake = (event.detail for event in rig.events("call.finished"))
+    assert of_call == f"status 200, {told}"
+    assert of_handshake == f"the reply has {told}"
+
+
+@pytest.mark.requirement("credential-never-echoed")
+@pytest.mark.parametrize(
+    ("media_type", "told"), [(f"text/{SECRET}", "another type"), ("text/html", "text/html")]
+)
+async def test_media_type_of_a_listing_is_told_only_if_it_is_a_known_one(
+    rig: Rig, media_type: str, told: str
+) -> None:
+    rig.upstream.will(FakeReply(media_type=media_type, body=(b"",)))
+    found = await look(rig.view.servers[0], "control-token", rig.parts.exchange, rig.upstream)
+    assert found.error == f"tools/list was answered with {told}"
