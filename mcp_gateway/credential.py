@@ -8,7 +8,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final
@@ -55,6 +55,13 @@ class Credential:
     traces: tuple[bytes, ...] = field(repr=False)
     is_secret: bool = False  # a secret of the target's own, not a token that we issued
     session: SessionIdentity | None = None
+
+    def after(self, earlier: Iterable["Credential"]) -> "Credential":
+        """The same, with the traces of those the server was given before and may still echo."""
+        traces = dict.fromkeys(self.traces)
+        for credential in earlier:
+            traces.update(dict.fromkeys(credential.traces))
+        return replace(self, traces=tuple(traces))
 
     def for_sessions_of(
         self, principal: Hashable, subjects: frozenset[Subject], holder: str = ""

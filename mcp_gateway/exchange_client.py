@@ -5,10 +5,13 @@ times, the target, the provider's version and the epochs of all it depends on; l
 - 30 s. `binding: call` is never cached: its decision id is good once. Concurrent calls of one
 identity wait for one exchange. A revocation drops what depends on its subject, and an exchange
 that was under way then is not kept.
+
+What a server was given before, it may still echo: a renewed credential has the traces of those
+that went before it and are valid.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 from urllib.parse import urlencode
 
@@ -42,6 +45,7 @@ from token_exchange.token_types import (
 MAXIMUM_CREDENTIALS: Final = 16_384
 MAXIMUM_ANSWER_BYTES: Final = 65_536
 EXCHANGE_SECONDS: Final = 10.0
+REMEMBERED_CREDENTIALS: Final = 4  # of one identity, while they are valid
 SAFETY_SECONDS: Final = 30  # a credential must outlive the call it is given to
 BINDING_RUN: Final = "run"
 REQUESTED_TYPES: Final[Mapping[str, str]] = {
@@ -95,7 +99,13 @@ class _Identity:
 
 @dataclass(frozen=True, slots=True)
 class _Cached:
+    """The credential handed out, and those exchanged so far, newest first, with their own traces.
+
+    A server that was given several of them (a renewal, a legacy session) may echo any.
+    """
+
     credential: Credential
+    given: tuple[Credential, ...]
     subjects: frozenset[Subject]
     usable_until: int
 
@@ -144,17 +154,19 @@ class ExchangeClient:
             cached = self._cache.get(identity)
             if cached is not None and self._clock() < cached.usable_until:
                 return cached.credential
-            return await self._exchange_and_keep(need, identity)
+            given = () if cached is None else cached.given
+            return await self._exchange_and_keep(need, identity, given)
 
     async def renewed(
         self, need: CredentialNeed, stale: Credential
     ) -> Credential | ExchangeRefusal:
-        """Another credential, because the target refused `stale`."""
+        """Another credential, because the target refused `stale`, which it may echo now."""
         identity = _identity_of(need, self._enforcement.blocks)
         cached = self._cache.get(identity)
         if cached is not None and cached.credential is stale:
-            self._cache.drop(identity)
-        return await self.credential_for(need)
+            self._cache.put(identity, replace(cached, usable_until=0))
+        fresh = await self.credential_for(need)
+        return fresh if isinstance(fresh, ExchangeRefusal) else fresh.after((stale,))
 
     def forget(self, event: RevocationEvent) -> int:
         """Drop every credential that depends on a revoked subject; how many that were."""
@@ -176,16 +188,22 @@ class ExchangeClient:
         return credential.for_sessions_of((detail.type, server.name, *made), frozenset())
 
     async def _exchange_and_keep(
-        self, need: CredentialNeed, identity: _Identity
+        self, need: CredentialNeed, identity: _Identity, given: tuple[Credential, ...]
     ) -> Credential | ExchangeRefusal:
         sequence = self._enforcement.blocks.sequence
-        credential = await self._exchange(need)
-        if isinstance(credential, Credential) and credential.expires_at is not None:
+        fresh = await self._exchange(need)
+        if isinstance(fresh, ExchangeRefusal):
+            return fresh
+        now = self._clock()
+        valid = (each for each in given if each.expires_at is not None and each.expires_at > now)
+        given = (fresh, *valid)[:REMEMBERED_CREDENTIALS]
+        credential = fresh.after(given)
+        if credential.expires_at is not None:
             usable_until = credential.expires_at - SAFETY_SECONDS
             # A revocation while we waited may have meant this very identity: use once, at most.
-            if usable_until > self._clock() and sequence == self._enforcement.blocks.sequence:
+            if usable_until > now and sequence == self._enforcement.blocks.sequence:
                 subjects = frozenset(need.caller.subjects)
-                self._cache.put(identity, _Cached(credential, subjects, usable_until))
+                self._cache.put(identity, _Cached(credential, given, subjects, usable_until))
         return credential
 
     async def _exchange(self, need: CredentialNeed) -> Credential | ExchangeRefusal:

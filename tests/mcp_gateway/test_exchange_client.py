@@ -8,6 +8,7 @@ from joserfc import jwe
 from joserfc.jwk import ECKey
 
 from audit_log.event import Outcome
+from mcp_gateway.exchange_client import REMEMBERED_CREDENTIALS
 from registry.blocks import BlockKind
 from registry.snapshot import CredentialProviderEntry
 from tests.mcp_gateway.rig import (
@@ -249,6 +250,69 @@ async def test_server_that_refuses_a_kept_credential_gets_one_fresh_one(rig: Rig
     assert len(rig.authority.forms) == 2
     assert len(rig.upstream.requests) == 2
     assert len(rig.events("call.finished")) == 1
+
+
+def numbered_credentials(rig: Rig) -> None:
+    """Every exchange gives another one: `credential-1-of-the-server` and so on."""
+
+    async def number() -> None:
+        number = len(rig.authority.forms)
+        rig.authority.answer["access_token"] = f"credential-{number}-of-the-server"
+
+    rig.authority.before = number
+
+
+def echo_of(number: int) -> FakeReply:
+    text = f"your token was credential-{number}-of-the-server"
+    return rpc_reply(1, {"content": [{"type": "text", "text": text}]})
+
+
+@pytest.mark.requirement("credential-never-echoed")
+@pytest.mark.parametrize(("echoed", "status"), [(1, 502), (2, 502), (3, 200)])
+async def test_refused_credential_is_not_echoed_by_the_second_reply_either(
+    rig: Rig, echoed: int, status: int
+) -> None:
+    numbered_credentials(rig)
+    rig.upstream.will(FakeReply(status=401), echo_of(echoed))
+    exchange = await rig.call("get_account", {"id": 1})
+    assert exchange.status == status
+    assert (b"credential-" in exchange.body) == (status == 200)
+    (outcome,) = rig.events("call.finished")
+    assert outcome.error_code == ("credential_echoed" if status == 502 else None)
+
+
+@pytest.mark.requirement("credential-never-echoed")
+async def test_refused_credential_that_could_not_be_kept_is_not_echoed_either(rig: Rig) -> None:
+    numbered_credentials(rig)
+    rig.authority.answer["expires_in"] = 30
+    rig.upstream.will(FakeReply(status=401), echo_of(1))
+    assert (await rig.call("get_account", {"id": 1})).status == 502
+
+
+@pytest.mark.requirement("credential-never-echoed")
+async def test_credential_of_earlier_calls_is_not_echoed_while_it_is_valid(rig: Rig) -> None:
+    numbered_credentials(rig)
+    await rig.call("get_account", {"id": 1})
+    rig.clock.now = NOW + 270
+    rig.upstream.will(echo_of(1))
+    assert (await rig.call("get_account", {"id": 1})).status == 502
+    rig.clock.now = NOW + 540  # the first is worth nothing any more, the second still is
+    assert (await rig.call("get_account", {"id": 1})).status == 200
+    rig.upstream.will(echo_of(2))
+    assert (await rig.call("get_account", {"id": 1})).status == 502
+    assert len(rig.authority.forms) == 3
+
+
+async def test_server_that_refuses_all_the_time_is_not_searched_for_ever_more(rig: Rig) -> None:
+    numbered_credentials(rig)
+    await rig.call("get_account", {"id": 1})
+    rig.upstream.will(FakeReply(status=401))
+    for _ in range(2 * REMEMBERED_CREDENTIALS):
+        await rig.call("get_account", {"id": 1})
+    (cached,) = rig.parts.exchange._cache._entries.values()
+    assert len(cached.given) == REMEMBERED_CREDENTIALS
+    one = cached.given[0].traces
+    assert len(cached.credential.traces) <= REMEMBERED_CREDENTIALS * len(one)
 
 
 async def test_server_that_keeps_refusing_is_an_error_and_no_challenge(rig: Rig) -> None:
