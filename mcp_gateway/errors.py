@@ -36,6 +36,7 @@ JSON_HEADERS: Final[RawHeaders] = (
     (b"x-content-type-options", b"nosniff"),
 )
 RETRY_AFTER_SECONDS: Final = 1
+MAXIMUM_MESSAGE_LENGTH: Final = 512  # ours are sentences; what a stranger put into one is cut
 
 _encode = msgspec.json.Encoder().encode
 
@@ -145,7 +146,7 @@ def _error(
     message: str,
     data: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    error: dict[str, Any] = {"code": code, "message": message}
+    error: dict[str, Any] = {"code": code, "message": message[:MAXIMUM_MESSAGE_LENGTH]}
     if data is not None:
         error["data"] = data
     return {"jsonrpc": "2.0", "id": request_id, "error": error}

@@ -4,6 +4,7 @@ import pytest
 
 from mcp_gateway.audit_trail import MAXIMUM_DETAIL_LENGTH
 from mcp_gateway.discovery import look
+from mcp_gateway.errors import MAXIMUM_MESSAGE_LENGTH
 from tests.mcp_gateway.legacy_rig import LegacyReply, LegacyServer, behind
 from tests.mcp_gateway.rig import FakeReply, HttpCall, Rig, tool_call
 
@@ -40,6 +41,21 @@ async def test_path_of_any_characters_is_refused_and_recorded(rig: Rig) -> None:
     (refused,) = rig.events("call.refused")
     assert refused.request_path is not None
     assert refused.request_path.isprintable()
+
+
+@pytest.mark.parametrize("length", [20_000, 20])
+async def test_header_name_of_any_length_makes_neither_answer_nor_event_long(
+    rig: Rig, length: int
+) -> None:
+    name = b"mcp-param-" + b"a" * length
+    request = rig.http(CALL)
+    twice = ((name, b"x"), (name, b"y"))
+    exchange = await rig.send(request.changed(headers=(*request.headers, *twice)))
+    assert (exchange.status, exchange.json["error"]["code"]) == (400, -32020)
+    (refused,) = rig.events("call.refused")
+    message = f"{name.decode()} appears more than once."
+    assert exchange.json["error"]["message"] == message[:MAXIMUM_MESSAGE_LENGTH]
+    assert refused.detail == message[:MAXIMUM_DETAIL_LENGTH]
 
 
 SECRET = "sk-live-0c0ffee0c0ffee"
