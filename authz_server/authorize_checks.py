@@ -20,11 +20,11 @@ from authz_server.redirect_uris import matches
 from authz_server.requested_access import (
     ADMIN_SCOPES,
     ENDPOINT_SCOPES,
-    MAXIMUM_PATTERNS,
     requested_scope,
     requires_bound_tokens,
 )
 from registry.blocks import BlockKind, Subject
+from token_exchange.authorization_details import MAXIMUM_DETAIL_TOOLS
 from token_exchange.claims import Refusal
 from token_exchange.token_types import GRANT_AUTHORIZATION_CODE
 
@@ -215,7 +215,7 @@ def _details_are_wrong(asked: Asked) -> str | None:
         return None
     return (
         "The authorization_details are not a list of mcp_tool for this resource with at most"
-        f" {MAXIMUM_PATTERNS} tools."
+        f" {MAXIMUM_DETAIL_TOOLS} tools."
     )
 
 

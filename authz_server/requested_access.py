@@ -33,9 +33,6 @@ SCOPE_OFFLINE: Final = "offline_access"  # OpenID Connect Core §11: a refresh t
 ENDPOINT_SCOPES: Final = frozenset({SCOPE_OPENID, SCOPE_TOOLS, SCOPE_OFFLINE})
 OPTIONAL_SCOPES: Final = frozenset({SCOPE_OPENID, SCOPE_OFFLINE})
 ADMIN_SCOPES: Final = frozenset({SCOPE_OPENID})  # what a person may do is their role, not a scope
-# In all details together: as many as one token, and so one consent page, can name tools. Whoever
-# asks has proved nothing yet, so what they make us compare is bounded before it is compared.
-MAXIMUM_PATTERNS: Final = MAXIMUM_DETAIL_TOOLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +127,6 @@ def requested_details(encoded: str, server: str) -> tuple[AuthorizationDetail, .
     """The RFC 9396 details of a request, if all are tools of this one server and not too many."""
     details = parse_authorization_details(encoded)
     if isinstance(details, Refusal):
-        return None
-    if sum(len(detail.tools) for detail in details) > MAXIMUM_PATTERNS:
         return None
     if any(detail.type != DETAIL_TOOL or detail.server != server for detail in details):
         return None

@@ -1,8 +1,9 @@
 """Which RFC 9396 authorization details are well formed, and their JSON.
 
 Three types (see `AuthorizationDetail`); each has a table row of members it must and may have.
-Unknown types and members are refused, not ignored (RFC 9396 §5). Left out: whether one grants
-another, which is `narrowing`.
+Unknown types and members are refused, not ignored (RFC 9396 §5). What a request may name is bounded
+in all details together, so that no door compares or signs more than one token can say. Left out:
+whether one grants another, which is `narrowing`.
 """
 
 import re
@@ -18,6 +19,7 @@ from token_exchange.token_types import DETAIL_DISCOVERY, DETAIL_TOOL, DETAIL_TOO
 ACTION_CALL: Final = "call"
 ACTIONS: Final = frozenset((ACTION_CALL,))
 MAXIMUM_DETAILS: Final = 64
+# In all details of a request together: as many as one token, and so one consent page, can name.
 MAXIMUM_DETAIL_TOOLS: Final = 128
 MAXIMUM_TOOL_CHARACTERS: Final = 6144  # the token that names them all stays below its 16 KiB
 
@@ -30,7 +32,7 @@ _DECISION: Final = re.compile(r"dec_[0-9A-Za-z]{16,64}")
 _PROBLEM: Final = Refusal(
     "invalid_authorization_details",
     "The authorization_details are not acceptable.",
-    "not JSON, an unknown type or member, or a value out of range",
+    "not JSON, an unknown type or member, a value out of range, or too many tools",
     "details.form",
 )
 
@@ -43,7 +45,7 @@ def parse_authorization_details(text: str) -> tuple[AuthorizationDetail, ...] | 
         details = msgspec.convert(value, tuple[AuthorizationDetail, ...])
     except msgspec.ValidationError:
         return _PROBLEM
-    if not 1 <= len(details) <= MAXIMUM_DETAILS:
+    if not 1 <= len(details) <= MAXIMUM_DETAILS or not _are_few_tools(details):
         return _PROBLEM
     return details if all(map(is_well_formed, details)) else _PROBLEM
 
@@ -59,10 +61,15 @@ def describe_details(details: tuple[AuthorizationDetail, ...]) -> list[dict[str,
     return [msgspec.to_builtins(detail) for detail in details]
 
 
+def _are_few_tools(details: tuple[AuthorizationDetail, ...]) -> bool:
+    tools = [tool for detail in details for tool in detail.tools]
+    return len(tools) <= MAXIMUM_DETAIL_TOOLS and sum(map(len, tools)) <= MAXIMUM_TOOL_CHARACTERS
+
+
 def _is_tool_detail(detail: AuthorizationDetail) -> bool:
     return (
         _has_only(detail, "tools", "actions")
-        and 1 <= len(detail.tools) <= MAXIMUM_DETAIL_TOOLS
+        and bool(detail.tools)
         and all(map(_TOOL_PATTERN.fullmatch, detail.tools))
         and 1 <= len(detail.actions) <= len(ACTIONS)
         and ACTIONS.issuperset(detail.actions)

@@ -129,10 +129,7 @@ def _asked_tools(asked: BlendRequest) -> frozenset[str] | Refusal:
             return details
         if any(each.type != DETAIL_TOOL or each.server != asked.server for each in details):
             return DETAILS
-        patterns = [pattern for each in details for pattern in each.tools]
-        if len(patterns) > MAXIMUM_DETAIL_TOOLS:
-            return DETAILS
-        tools = _matching(tools, patterns)
+        tools = _matching(tools, [pattern for each in details for pattern in each.tools])
     fits = len(tools) <= MAXIMUM_DETAIL_TOOLS and sum(map(len, tools)) <= MAXIMUM_TOOL_CHARACTERS
     return tools if tools and fits else DETAILS
 

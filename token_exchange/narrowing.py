@@ -3,14 +3,13 @@
 Scopes are sets of RFC 6749 §3.3 tokens. Tool patterns are a literal, or a literal with one
 trailing `*`: two of them nest or are disjoint, so an intersection is always one of the two.
 Details are compared permission by permission: type, server, tool, action. Whatever is malformed
-grants nothing and is covered by nothing. Left out: who asks, and policy.
+grants nothing and is covered by nothing. Whoever asks chooses both the number of patterns and how
+they nest, so nothing here compares each with each. Left out: who asks, and policy.
 """
 
 import re
 from collections.abc import Iterable
 from typing import Final
-
-import msgspec
 
 from token_exchange.authorization_details import ACTION_CALL
 from token_exchange.claims import AuthorizationDetail, Refusal
@@ -68,13 +67,6 @@ def pattern_covers(outer: str, inner: str) -> bool:
     return inner == outer
 
 
-def pattern_intersection(left: str, right: str) -> str | None:
-    """The pattern for the tools both stand for, or None when there are none."""
-    if pattern_covers(left, right):
-        return right
-    return left if pattern_covers(right, left) else None
-
-
 def is_pattern(text: str) -> bool:
     """Whether it is a literal, or a literal with one trailing `*`."""
     return bool(text) and "*" not in text[:-1]
@@ -97,71 +89,106 @@ def tools_permitted(details: Details, server: str, tool: str, action: str = ACTI
 
 def details_cover(outer: Details, inner: Details) -> bool:
     """Whether `inner` asks for nothing beyond `outer`."""
-    return all(_is_covered(outer, detail) for detail in inner)
+    return all(map(_Permissions(outer).cover, inner))
 
 
 def details_intersection(left: Details, right: Details) -> Details:
-    """The greatest details that both cover, without repetition."""
-    common = [
-        detail
-        for one in left
-        for other in right
-        if (detail := detail_intersection(one, other)) is not None
-    ]
-    kept: list[AuthorizationDetail] = []
-    for detail in common:
-        if not _is_covered(tuple(kept), detail):
-            kept = [earlier for earlier in kept if not _is_covered((detail,), earlier)]
-            kept.append(detail)
-    return tuple(kept)
+    """The greatest details that both cover, without repetition.
 
-
-def detail_intersection(
-    left: AuthorizationDetail, right: AuthorizationDetail
-) -> AuthorizationDetail | None:
-    """The permissions in both details as one detail, or None when there are none."""
-    if left.type == right.type == DETAIL_TOOL:
-        return _tool_intersection(left, right)
-    for outer, inner in ((left, right), (right, left)):
-        if _is_covered((outer,), inner):
-            return inner
-    return None
-
-
-def _tool_intersection(
-    left: AuthorizationDetail, right: AuthorizationDetail
-) -> AuthorizationDetail | None:
-    tools: list[str] = []
-    for one in left.tools:
-        for other in right.tools:
-            common = pattern_intersection(one, other)
-            if common is not None and not any(pattern_covers(kept, common) for kept in tools):
-                tools = [kept for kept in tools if not pattern_covers(common, kept)]
-                tools.append(common)
-    actions = tuple(sorted(set(left.actions) & set(right.actions)))
-    if left.server != right.server or not tools or not actions:
-        return None
-    return msgspec.structs.replace(left, tools=tuple(tools), actions=actions)
-
-
-def _is_covered(outer: Details, inner: AuthorizationDetail) -> bool:
-    if inner.type == DETAIL_TOOL:
-        # Without a tool or an action it would name a server and grant nothing.
-        return bool(inner.tools and inner.actions) and all(
-            any(_permits(detail, inner.server, pattern, action) for detail in outer)
-            for pattern in inner.tools
-            for action in inner.actions
-        )
-    if inner.type == DETAIL_TOOL_CALL:
-        tool = inner.tool or ""
-        return inner in outer or tools_permitted(outer, inner.server, tool)
-    return inner.type == DETAIL_DISCOVERY and inner in outer
-
-
-def _permits(outer: AuthorizationDetail, server: str, pattern: str, action: str) -> bool:
-    return (
-        outer.type == DETAIL_TOOL
-        and outer.server == server
-        and action in outer.actions
-        and any(pattern_covers(tool, pattern) for tool in outer.tools)
+    Tools first, by server: one detail for all actions that have the same tools.
+    """
+    ours, theirs = _Permissions(left), _Permissions(right)
+    merged = _merged(
+        {
+            key: _tools_of_both(ours.tools[key], theirs.tools[key])
+            for key in sorted(ours.tools.keys() & theirs.tools.keys())
+        }
     )
+    permitted = _Permissions(merged)
+    rest = (
+        detail
+        for detail in dict.fromkeys((*left, *right))
+        if detail.type != DETAIL_TOOL
+        and ours.cover(detail)
+        and theirs.cover(detail)
+        and not permitted.cover(detail)
+    )
+    return (*merged, *rest)
+
+
+class _Patterns:
+    """A set of patterns: a question costs what its own text is long, not how many they are."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self.patterns = frozenset(filter(is_pattern, patterns))
+        self._prefixes = frozenset(each[:-1] for each in self.patterns if each.endswith("*"))
+        self._lengths = tuple(sorted(set(map(len, self._prefixes))))
+
+    def cover(self, pattern: str) -> bool:
+        """Whether one of them covers it, as `pattern_covers`."""
+        if pattern in self.patterns:
+            return True
+        stem = pattern.removesuffix("*")
+        return is_pattern(pattern) and any(stem[:size] in self._prefixes for size in self._lengths)
+
+    def widest(self) -> tuple[str, ...]:
+        """Those that no other one covers, sorted."""
+        return tuple(sorted(each for each in self.patterns if not self._is_inside(each)))
+
+    def _is_inside(self, pattern: str) -> bool:
+        # A pattern of the same stem is itself, or covers the literal that is its stem.
+        stem = pattern.removesuffix("*")
+        size_of_wider = len(stem) + (stem == pattern)
+        sizes = (size for size in self._lengths if size < size_of_wider)
+        return any(stem[:size] in self._prefixes for size in sizes)
+
+
+class _Permissions:
+    """What details permit: patterns by server and action, and details that stand for themselves."""
+
+    def __init__(self, details: Details) -> None:
+        listed: dict[tuple[str, str], list[str]] = {}
+        for detail in details:
+            if detail.type == DETAIL_TOOL:
+                for action in detail.actions:
+                    listed.setdefault((detail.server, action), []).extend(detail.tools)
+        self.tools = {key: _Patterns(patterns) for key, patterns in listed.items()}
+        self._themselves = frozenset(details)
+
+    def cover(self, inner: AuthorizationDetail) -> bool:
+        """Whether `inner` asks for nothing beyond them."""
+        if inner.type == DETAIL_TOOL:
+            # Without a tool or an action it would name a server and grant nothing.
+            return bool(inner.tools and inner.actions) and all(
+                all(map(self._tools_at(inner.server, action).cover, inner.tools))
+                for action in inner.actions
+            )
+        if inner.type == DETAIL_TOOL_CALL:
+            tool = inner.tool or ""
+            is_permitted = "*" not in tool and self._tools_at(inner.server, ACTION_CALL).cover(tool)
+            return is_permitted or inner in self._themselves
+        return inner.type == DETAIL_DISCOVERY and inner in self._themselves
+
+    def _tools_at(self, server: str, action: str) -> _Patterns:
+        return self.tools.get((server, action), _NO_PATTERNS)
+
+
+def _tools_of_both(left: _Patterns, right: _Patterns) -> tuple[str, ...]:
+    """Of two patterns that meet one covers the other, and is covered by the other's set."""
+    common = (*filter(right.cover, left.patterns), *filter(left.cover, right.patterns))
+    return _Patterns(common).widest()
+
+
+def _merged(tools: dict[tuple[str, str], tuple[str, ...]]) -> Details:
+    """One detail for all actions that have the same tools at a server."""
+    actions: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (server, action), patterns in tools.items():
+        if patterns:
+            actions.setdefault((server, patterns), []).append(action)
+    return tuple(
+        AuthorizationDetail(DETAIL_TOOL, server, patterns, tuple(named))
+        for (server, patterns), named in actions.items()
+    )
+
+
+_NO_PATTERNS: Final = _Patterns(())

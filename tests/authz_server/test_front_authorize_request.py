@@ -12,7 +12,6 @@ from authz_server import authorize_asked
 from authz_server.authorize_checks import Refused
 from authz_server.parameters import MAXIMUM_PARAMETERS
 from authz_server.requested_access import (
-    MAXIMUM_PATTERNS,
     ServerAtEndpoint,
     available_tools,
     exact_tools,
@@ -103,7 +102,7 @@ def test_authorize_more_tools_than_a_token_can_carry_must_be_asked_for_by_name()
 
 @pytest.mark.requirement("attack-30")
 def test_authorize_patterns_of_a_stranger_are_bounded_in_all_details_together() -> None:
-    patterns = [f"get_{number:03}" for number in range(MAXIMUM_PATTERNS)]
+    patterns = [f"get_{number:03}" for number in range(MAXIMUM_DETAIL_TOOLS)]
     half = len(patterns) // 2
     at_the_limit = details(of_crm(*patterns[:half]), of_crm(*patterns[half:-1], "get_account"))
     assert accepted(authorization_details=at_the_limit).tools == ("get_account",)

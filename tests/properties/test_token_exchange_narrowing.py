@@ -1,3 +1,5 @@
+from functools import partial
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +12,6 @@ from token_exchange.narrowing import (
     is_pattern,
     parse_scope,
     pattern_covers,
-    pattern_intersection,
     pattern_matches,
     scope_covers,
     scope_intersection,
@@ -71,6 +72,15 @@ def test_pattern_covers_means_it_matches_whatever_the_other_does(
         assert pattern_matches(outer, tool)
 
 
+@given(st.lists(PATTERNS, max_size=6), PATTERNS)
+def test_patterns_cover_together_what_one_of_them_covers(outer: list[str], inner: str) -> None:
+    crm = partial(AuthorizationDetail, "mcp_tool", "crm", actions=("call",))
+
+    is_covered = details_cover((crm(tools=tuple(outer)),), (crm(tools=(inner,)),))
+
+    assert is_covered == any(pattern_covers(each, inner) for each in outer)
+
+
 @given(PATTERNS, PATTERNS)
 def test_pattern_that_covers_not_has_a_counter_example(outer: str, inner: str) -> None:
     """Coverage is complete: it is refused only where something would be gained."""
@@ -86,10 +96,12 @@ def test_pattern_that_covers_not_has_a_counter_example(outer: str, inner: str) -
 def test_pattern_intersection_matches_exactly_what_both_match(
     left: str, right: str, tool: str
 ) -> None:
-    common = pattern_intersection(left, right)
+    common = details_intersection(
+        *((AuthorizationDetail("mcp_tool", "crm", (each,), ("call",)),) for each in (left, right))
+    )
 
     both = pattern_matches(left, tool) and pattern_matches(right, tool)
-    assert (common is not None and pattern_matches(common, tool)) == both
+    assert tools_permitted(common, "crm", tool) == both
 
 
 @given(DETAILS, DETAILS, SERVERS, TOOL_NAMES, st.sampled_from(["call", "list"]))

@@ -4,7 +4,11 @@ from typing import Any
 import pytest
 
 from tests.token_exchange.signing import without
-from token_exchange.authorization_details import describe_details, parse_authorization_details
+from token_exchange.authorization_details import (
+    describe_details,
+    is_well_formed,
+    parse_authorization_details,
+)
 from token_exchange.claims import AuthorizationDetail, Refusal
 
 TOOL = {"type": "mcp_tool", "server": "crm", "tools": ["get_*", "refund"], "actions": ["call"]}
@@ -160,3 +164,20 @@ def test_detail_at_the_ends_of_its_range_is_accepted(detail: dict[str, Any]) -> 
 def test_details_are_at_most_sixty_four() -> None:
     assert not isinstance(parsed(*[DISCOVERY] * 64), Refusal)
     assert isinstance(parsed(*[DISCOVERY] * 65), Refusal)
+
+
+@pytest.mark.requirement("RFC9396-5", "attack-30")
+def test_tools_are_bounded_in_all_details_together() -> None:
+    def of(tools: list[str]) -> dict[str, Any]:
+        return {**TOOL, "tools": tools}
+
+    assert not isinstance(parsed(*[of(["x"] * 64)] * 2), Refusal)
+    assert isinstance(parsed(*[of(["x"] * 64)] * 2, of(["x"])), Refusal)
+    assert not isinstance(parsed(*[of(["x" * 128] * 24)] * 2), Refusal)
+    assert isinstance(parsed(*[of(["x" * 128] * 24)] * 2, of(["x"])), Refusal)
+
+
+def test_detail_of_a_token_may_name_what_an_operator_declared_however_much_that_is() -> None:
+    many = tuple(f"get_{number}" for number in range(500))
+    assert is_well_formed(AuthorizationDetail("mcp_tool", "crm", many, ("call",)))
+    assert not is_well_formed(AuthorizationDetail("mcp_tool", "crm", (), ("call",)))

@@ -91,7 +91,6 @@ def test_what_is_asked_for_is_the_agents_own_tools_or_fewer(
         ({"encoded_details": json.dumps([detail("refund", server="notes")])}, DETAILS),
         ({"encoded_details": json.dumps([detail("refund"), detail("x", server="n")])}, DETAILS),
         ({"encoded_details": json.dumps([{"type": "mcp_discovery", "server": "crm"}])}, DETAILS),
-        ({"encoded_details": json.dumps([detail(*"ab"), detail(*["c"] * 127)])}, DETAILS),
     ],
     ids=str,
 )
@@ -105,7 +104,8 @@ def test_as_many_patterns_as_a_token_can_name_are_compared() -> None:
 
 
 def test_details_that_cannot_be_read_are_refused_with_their_own_rule() -> None:
-    for text in ("", "[", "{}", "[]", '[{"type":"mcp_tool"}]'):
+    too_many = json.dumps([detail(*"ab"), detail(*["c"] * 127)])
+    for text in ("", "[", "{}", "[]", '[{"type":"mcp_tool"}]', too_many):
         refusal = asked(encoded_details=text)
         assert isinstance(refusal, Refusal)
         assert refusal.rule == "details.form"

@@ -124,8 +124,8 @@ def test_exchange_bound_to_the_run_carries_what_is_granted_at_this_server_only()
 
     plan = planned(exchange(subject=subject(authorization_details=granted)))
 
-    refund = AuthorizationDetail("mcp_tool", "crm", ("refund",), ("call",))
-    assert plan.details == (TOOLS, refund)
+    both = AuthorizationDetail("mcp_tool", "crm", ("get_*", "refund"), ("call",))
+    assert plan.details == (both,)
 
 
 @pytest.mark.requirement("attack-28")

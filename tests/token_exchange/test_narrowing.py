@@ -2,14 +2,12 @@ import pytest
 
 from token_exchange.claims import AuthorizationDetail, Refusal
 from token_exchange.narrowing import (
-    detail_intersection,
     details_cover,
     details_intersection,
     format_scope,
     is_pattern,
     parse_scope,
     pattern_covers,
-    pattern_intersection,
     pattern_matches,
     scope_covers,
     scope_intersection,
@@ -102,8 +100,8 @@ def test_pattern_of_another_form_stands_for_nothing(text: str) -> None:
     assert not pattern_covers(text, text)
     assert not pattern_covers("*", text)
     assert not pattern_covers(text, "a")
-    assert pattern_intersection("*", text) is None
-    assert pattern_intersection(text, "*") is None
+    assert details_intersection((tools("*"),), (tools(text),)) == ()
+    assert details_intersection((tools(text),), (tools("*"),)) == ()
 
 
 @pytest.mark.parametrize(
@@ -146,25 +144,6 @@ def test_pattern_matches_its_tools(pattern: str, tool: str, expected: bool) -> N
 )
 def test_pattern_covers_what_it_contains(outer: str, inner: str, expected: bool) -> None:
     assert pattern_covers(outer, inner) is expected
-
-
-@pytest.mark.parametrize(
-    ("left", "right", "expected"),
-    [
-        ("a*", "ab", "ab"),
-        ("ab", "a*", "ab"),
-        ("a*", "ab*", "ab*"),
-        ("ab*", "a*", "ab*"),
-        ("a", "a", "a"),
-        ("a", "b", None),
-        ("a*", "b*", None),
-        ("*", "*", "*"),
-    ],
-)
-def test_pattern_intersection_is_the_narrower_or_nothing(
-    left: str, right: str, expected: str | None
-) -> None:
-    assert pattern_intersection(left, right) == expected
 
 
 @pytest.mark.parametrize(
@@ -282,10 +261,10 @@ def test_details_do_not_cover_what_is_wider_or_malformed(
         ),
     ],
 )
-def test_detail_intersection_is_what_both_permit(
+def test_intersection_of_two_details_is_what_both_permit(
     left: AuthorizationDetail, right: AuthorizationDetail, expected: AuthorizationDetail | None
 ) -> None:
-    assert detail_intersection(left, right) == expected
+    assert details_intersection((left,), (right,)) == (() if expected is None else (expected,))
 
 
 def test_details_intersection_keeps_each_permission_once() -> None:
@@ -311,7 +290,37 @@ def test_details_intersection_replaces_what_a_later_one_contains() -> None:
         tools("*"),
     )
     assert details_intersection((tools("*"), tools("a")), (tools("*"),)) == (tools("*"),)
-    assert details_intersection((tools("a"), tools("b")), (tools("*"),)) == (
-        tools("a"),
-        tools("b"),
+
+
+def test_details_intersection_is_one_detail_for_the_actions_that_have_the_same_tools() -> None:
+    assert details_intersection((tools("b"), tools("a")), (tools("*"),)) == (tools("a", "b"),)
+    both = (tools("a*", "b", actions=("call",)), tools("b", "a*", "c", actions=("list",)))
+    everything = (tools("*", actions=("call", "list")),)
+    assert details_intersection(both, everything) == (
+        tools("a*", "b", actions=("call",)),
+        tools("a*", "b", "c", actions=("list",)),
     )
+    assert details_intersection((*both, tools("c")), everything) == (
+        tools("a*", "b", "c", actions=("call", "list")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        ("a*", "ab", "ab"),
+        ("ab", "a*", "ab"),
+        ("a*", "ab*", "ab*"),
+        ("ab*", "a*", "ab*"),
+        ("a", "a", "a"),
+        ("a", "b", None),
+        ("a*", "b*", None),
+        ("*", "*", "*"),
+    ],
+)
+def test_intersection_of_two_patterns_is_the_narrower_or_nothing(
+    left: str, right: str, expected: str | None
+) -> None:
+    common = details_intersection((tools(left),), (tools(right),))
+
+    assert common == (() if expected is None else (tools(expected),))
