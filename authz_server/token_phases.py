@@ -6,8 +6,8 @@
  4. entitle       the client may ask for these resources and use this grant; it is not blocked
  5. use           assertion and proof are used up, in one write: a replay ends here
  6. grant         what is special to the grant; ends in a plan (`grants.catalog`)
- 7. gate          the plan is one its client may hold, and nothing it depends on is revoked, by
-                  all that was committed before 5
+ 7. gate          the plan is one its client may hold, its token is not too large, and nothing it
+                  depends on is revoked, by all that was committed before 5
  8. record        the issuance is in the durable audit spool, or nothing is issued; a code or a
                   refresh token is used up in the very transaction that records what it yields
  9. sign          with the key of the purpose
@@ -38,6 +38,7 @@ from authz_server.clients.self_declared import SELF_DECLARED_KINDS
 from authz_server.compiled_snapshot import CompiledSnapshot
 from authz_server.entitlements import may_ask_for, may_hold
 from authz_server.grants.catalog import GRANTS, GrantType
+from authz_server.issuing.token_size import size_problem
 from authz_server.parameters import Parameters
 from authz_server.parts import Parts
 from authz_server.revoked import what_revokes
@@ -135,7 +136,7 @@ async def plan_issuance(incoming: Incoming, parts: Parts) -> Planned | Refused:
     else:
         if plan.depends_on and plan.use_up is None:
             await parts.live.refresh()
-        refusal = revoked()
+        refusal = size_problem(plan) or revoked()
     planned = Planned(plan, grant, request, revoked)
     return planned if refusal is None else Refused(refusal, grant, client)
 

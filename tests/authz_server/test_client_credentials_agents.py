@@ -22,6 +22,7 @@ from tests.authz_server.back_half import (
     payload_of,
 )
 from token_exchange.claims import VerifiedClaims
+from token_exchange.token_types import MAXIMUM_TOKEN_BYTES
 from token_exchange.verify import verify_access_token
 
 pytestmark = pytest.mark.anyio
@@ -232,3 +233,55 @@ async def test_client_credentials_claims_in_an_attestation_do_not_reach_the_toke
     assert claims["agent"] == "batch-bot"
     assert claims["scope"] == "mcp:tools"
     assert "act" not in claims
+
+
+@pytest.mark.requirement("attack-30", "RFC9396-5")
+async def test_client_credentials_details_are_bounded_together_and_answered_as_one(
+    authority: Authority,
+) -> None:
+    workload = authority.workload(1002)
+    several = [
+        {"type": "mcp_tool", "server": "crm", "tools": [f"get_{n}"], "actions": ["call"]}
+        for n in range(64)
+    ]
+    answer = await workload.ask(authorization_details=msgspec.json.encode(several).decode())
+    (granted,) = answer.json()["authorization_details"]
+    assert granted["tools"] == sorted(f"get_{n}" for n in range(64))
+    heavy = [
+        {**each, "tools": [f"get_{n}_{i}" for i in range(3)]} for n, each in enumerate(several)
+    ]
+    answer = await workload.ask(authorization_details=msgspec.json.encode(heavy).decode())
+    assert error_of(answer) == "invalid_authorization_details"
+    assert authority.refusals()[-1].reasons == ("details.form",)
+
+
+@pytest.mark.requirement("attack-30")
+async def test_client_credentials_no_token_is_signed_that_nobody_would_take(
+    authority: Authority,
+) -> None:
+    tools = [f"crm/get_{number:03}_{'x' * 110}" for number in range(100)]
+    await authority.declare("Agent", "batch-bot", tools=tools)
+    workload = authority.workload(1002)
+    issued = len(authority.spool.of(EventType.TOKEN_ISSUED))
+    answer = await workload.ask()
+    assert error_of(answer) == "invalid_authorization_details"
+    assert authority.refusals()[-1].reasons == ("token.size",)
+    assert len(authority.spool.of(EventType.TOKEN_ISSUED)) == issued
+    one = tools[0].removeprefix("crm/")
+    answer = await workload.ask(authorization_details=details(one))
+    assert answer.json()["authorization_details"][0]["tools"] == [one]
+
+
+@pytest.mark.requirement("attack-30")
+async def test_client_credentials_largest_token_that_is_signed_is_one_the_verifier_takes(
+    authority: Authority,
+) -> None:
+    workload = authority.workload(1002)
+    sizes = []
+    for count in range(70, 120, 10):
+        tools = [f"crm/get_{number:03}_{'x' * 110}" for number in range(count)]
+        await authority.declare("Agent", "batch-bot", tools=tools)
+        answer = await workload.ask()
+        sizes.append(len(answer.json().get("access_token", "")))
+    assert sizes[-1] == 0
+    assert MAXIMUM_TOKEN_BYTES * 0.8 < max(sizes) <= MAXIMUM_TOKEN_BYTES
