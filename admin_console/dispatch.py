@@ -1,7 +1,8 @@
 """What every admin request goes through, whatever its handler: no handler can forget a step.
 
-Order: who → role → query → body → for a change, the event that it was admitted (if that cannot be
-written, nothing is done) → the handler, which also records what came of it.
+Order: who → role → query → body → what is required instead of a role → for a change, the event that
+it was admitted (if that cannot be written, nothing is done) → the handler, which also records what
+came of it.
 Every refusal is an audit event with the operation, the rule and, when proved, the author.
 """
 
@@ -63,6 +64,8 @@ async def _serve(
     if operation.body is not None:
         body = await body_of(request, operation.body, operation.maximum_body_bytes)
     call = AdminCall(parts, administrator, request.path_params, now_ms, query, body)
+    if operation.requires is not None:
+        await operation.requires(call)
     if operation.changes:
         await record(parts, EventType.ADMIN_ALLOWED, Outcome.ALLOWED, who, **_of_request(request))
     answer = await operation.handler(call)

@@ -74,13 +74,16 @@ class AdminCall:
 
 
 Handler = Callable[[AdminCall], Awaitable[BaseModel]]
+Requirement = Callable[[AdminCall], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One row of the route table. `changes`: it alters something, so it is recorded before.
 
-    `only_asks`: a POST whose body is a question; it alters nothing.
+    `only_asks`: a POST whose body is a question; it alters nothing. `requires`: what a caller who
+    needs no role must show instead (raises `AdminError`), so that who shows nothing is refused
+    within the budget of refusals and never recorded as admitted.
     """
 
     method: str
@@ -93,6 +96,7 @@ class Operation:
     query: type[BaseModel] | None = None
     maximum_body_bytes: int = MAXIMUM_BODY_BYTES
     only_asks: bool = False
+    requires: Requirement | None = None
 
     @property
     def changes(self) -> bool:

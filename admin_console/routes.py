@@ -26,6 +26,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/setup",
         access=Access.PERSON,
         handler=setup.setup,
+        requires=setup.require_code,
         body=setup.SetupBody,
         answer=setup.IdentityAnswer,
         summary="Make the calling person the first admin.",

@@ -6,6 +6,7 @@ from sqlalchemy import Connection
 
 from admin_console.errors import AdminError, invalid_request
 from admin_console.operation import AdminCall
+from admin_console.parts import PersonKey
 from admin_console.setup_codes import use_in
 from admin_console.wire import Wire
 from audit_log.event import EventType, Outcome
@@ -31,16 +32,23 @@ class IdentityAnswer(Wire):
     subject: str | None
 
 
-async def setup(call: AdminCall) -> IdentityAnswer:
-    """Make the calling person admin, once, while there is none."""
-    person = call.administrator.person
-    if person is None:
-        raise invalid_request("Log in as the person who shall be admin; the socket is nobody.")
-    code = call.body_as(SetupBody).code.get_secret_value()
-    registry, now = call.parts.registry, call.now_ms // 1000
-    # Who only tries codes makes nobody work out a plan.
+async def require_code(call: AdminCall) -> None:
+    """A person, and a code that is open now: who only tries codes is never admitted.
+
+    Raises:
+        AdminError: it is the socket, or the code is not good.
+    """
+    _person_of(call)
+    code, now = call.body_as(SetupBody).code.get_secret_value(), call.now_ms // 1000
     if not await to_thread.run_sync(call.parts.setup_codes.is_open, code, now):
         raise _no_good_code()
+
+
+async def setup(call: AdminCall) -> IdentityAnswer:
+    """Make the calling person admin, once, while there is none."""
+    person = _person_of(call)
+    code = call.body_as(SetupBody).code.get_secret_value()
+    registry, now = call.parts.registry, call.now_ms // 1000
 
     def use(connection: Connection) -> None:
         if not use_in(connection, code, now):
@@ -62,6 +70,13 @@ async def setup(call: AdminCall) -> IdentityAnswer:
     await registry.apply(plan, call.author, first=use)
     await call.parts.live.refresh()
     return _identity(call, role="admin")
+
+
+def _person_of(call: AdminCall) -> PersonKey:
+    person = call.administrator.person
+    if person is None:
+        raise invalid_request("Log in as the person who shall be admin; the socket is nobody.")
+    return person
 
 
 def _no_good_code() -> AdminError:

@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from audit_log.event import EventType, Outcome
-from authz_server.audit_events import record, record_refusal
+from audit_log.event import EventType
+from authz_server.audit_events import record_refusal
 from authz_server.authorize_answers import NOT_OPEN_HERE
 from authz_server.authorize_flow import (
     answers_login,
@@ -148,14 +148,18 @@ async def _failed(
     form: Parameters,
     failure: LoginFailure,
 ) -> Response:
-    await record(
+    # A password that was checked cost a hash, and after a few the name is locked. Such
+    # failures are what an auditor looks for: their budget is not one that strangers can use up
+    # by failures that cost nothing.
+    was_checked = failure.code is LoginFailureCode.INVALID_CREDENTIALS and failure is not WRONG
+    provider = f"IdentityProvider/{form.one('identity_provider')}" if was_checked else None
+    refusal = Refusal(failure.code, failure.description, failure.detail, f"login.{failure.code}")
+    await record_refusal(
         parts,
         EventType.LOGIN_FAILED,
-        Outcome.DENIED,
+        refusal,
+        proved=provider,
         **parties_of(interaction, PATH),
-        error_code=failure.code,
-        reasons=(f"login.{failure.code}",),
-        detail=failure.detail,
     )
     username = (form.one("username") or "")[:MAXIMUM_USERNAME]
     response = login_form(parts, request, interaction, username=username, failure=failure)

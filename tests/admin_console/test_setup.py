@@ -7,6 +7,7 @@ import pytest
 from admin_console import setup
 from admin_console.setup_codes import use_in
 from audit_log.event import EventType
+from audit_log.refusal_budgets import EACH_PER_SECOND
 from database.errors import DatabaseUnavailableError
 from tests.admin_console.stack import AdminStack
 from tests.admin_console.test_requests import spool_that_fills_up
@@ -119,6 +120,22 @@ def test_setup_with_a_wrong_code_is_refused_and_audited(fresh: AdminStack, code:
     event = fresh.events(EventType.ADMIN_REFUSED)[-1]
     assert (event.reasons, event.author) == (("admin.setup_code",), "local/acc_alice")
     assert fresh.call("POST", "/setup", body={"code": good}, who="usr_alice").status == 200
+
+
+@pytest.mark.requirement("admin-setup", "strangers-cannot-fill-the-spool")
+def test_setup_only_a_good_code_is_recorded_as_admitted(fresh: AdminStack) -> None:
+    """Anybody who can log in may try codes: what they cause is refusals, which have a budget."""
+    good = code_of(fresh)
+    before = len(fresh.events(EventType.ADMIN_ALLOWED))
+
+    for _ in range(EACH_PER_SECOND + 5):
+        assert fresh.call("POST", "/setup", body={"code": "x"}, who="usr_alice").status == 403
+    assert len(fresh.events(EventType.ADMIN_ALLOWED)) == before
+    assert len(fresh.events(EventType.ADMIN_REFUSED)) == EACH_PER_SECOND
+
+    assert fresh.call("POST", "/setup", body={"code": good}, who="usr_alice").status == 200
+    (event,) = fresh.events(EventType.ADMIN_ALLOWED)[before:]
+    assert (event.author, event.request_path) == ("local/acc_alice", "/admin/v1/setup")
 
 
 @pytest.mark.requirement("admin-setup")
