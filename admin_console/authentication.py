@@ -5,7 +5,8 @@ before (same user, no Agent, no descendant of one) and put it into the scope, wh
 client can put anything. Over HTTP: exactly one `Authorization: DPoP` header → an access token of
 ours for the admin audience → of a person, by the command line's client, never of an agent, nor
 on behalf of one → bound to the key of exactly one fresh DPoP proof for this very request → not
-revoked → the person's role, looked up now. A role is never in a token.
+revoked → the person's provider still is the issuer they are of → the person's role, looked up now.
+A role is never in a token.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from admin_console.errors import AdminError
 from admin_console.parts import AdminParts, PersonKey
 from admin_console.roles import ROLES, Access
+from idp_connectors.workforce.vouching import is_vouched_for
 from idp_connectors.workload.peer import PeerIdentity
 from idp_connectors.workload.peer_http import PEER_EXTENSION, PEER_REFUSAL_EXTENSION
 from registry.blocks import subjects_of
@@ -64,6 +66,7 @@ async def authenticate(request: Request, parts: AdminParts) -> Administrator:
     person = await parts.person_of(token.sub)
     if person is None:
         raise _unauthorized("The person is not known here.", "admin.unknown_person")
+    _require_same_issuer(parts, person)
     author = f"{person.identity_provider}/{person.subject}"
     return Administrator(author, _access_of(parts, person), token.sub, person, token.jti)
 
@@ -136,6 +139,19 @@ def _require_not_revoked(parts: AdminParts, token: AccessTokenClaims) -> None:
     if hit is not None:
         detail = f"{hit.subject.kind} {hit.subject.id}"
         raise _unauthorized("The token is revoked.", "admin.revoked", detail)
+
+
+def _require_same_issuer(parts: AdminParts, person: PersonKey) -> None:
+    """INVARIANT: a role is of a subject at one issuer, not of whoever the name led to before."""
+    providers = parts.live.snapshot.identity_providers
+    is_same = is_vouched_for(
+        providers, parts.issuer, name=person.identity_provider, issuer=person.issuer
+    )
+    if not is_same:
+        raise _unauthorized(
+            "The identity provider is not declared, or with another issuer; log in again.",
+            "admin.provider_changed",
+        )
 
 
 def _access_of(parts: AdminParts, person: PersonKey) -> Access:

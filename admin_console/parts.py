@@ -105,9 +105,13 @@ class CutOff(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PersonKey:
-    """Who a `sub` is at its identity provider: what an AdminRole names."""
+    """Who a `sub` is at its identity provider, whose issuer it was then.
+
+    An AdminRole names provider and subject.
+    """
 
     identity_provider: str
+    issuer: str
     subject: str
 
 

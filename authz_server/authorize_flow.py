@@ -36,6 +36,8 @@ from authz_server.standing_consents import standing_consents
 from authz_server.store.consents import Consent
 from authz_server.store.interactions import AuthorizationRequest, Interaction
 from authz_server.store.sessions import Session
+from idp_connectors.evidence import Person
+from idp_connectors.workforce.vouching import is_vouched_for
 from registry.blocks import BlockKind, Subject
 from token_exchange.claims import Refusal
 
@@ -73,7 +75,7 @@ async def find_interaction(
 
 
 async def living_session(parts: Parts, request: Request, *, stale: bool = False) -> Session | None:
-    """Who is logged in in this browser, unless a block or an epoch ended it.
+    """Who is logged in in this browser, unless a block, an epoch or another issuer ended it.
 
     `stale`: even if the identity provider must be asked again first.
     """
@@ -83,7 +85,7 @@ async def living_session(parts: Parts, request: Request, *, stale: bool = False)
     session = await parts.sessions.find(cookie_value, now_of(parts))
     if session is None:
         return None
-    if session.person.identity_provider not in parts.live.snapshot.identity_providers:
+    if not is_provider_same(parts, session.person):
         return None
     subjects = (
         Subject(BlockKind.SUBJECT, session.sub),
@@ -92,6 +94,16 @@ async def living_session(parts: Parts, request: Request, *, stale: bool = False)
     )
     hit = parts.live.blocks.first_hit(subjects, session.created_at)
     return session if hit is None and (stale or now_of(parts) < session.claims_until) else None
+
+
+def is_provider_same(parts: Parts, person: Person) -> bool:
+    """Whether the provider that vouched for a person is declared still, with the same issuer."""
+    return is_vouched_for(
+        parts.live.snapshot.identity_providers,
+        parts.issuer,
+        name=person.identity_provider,
+        issuer=person.issuer,
+    )
 
 
 def answers_login(parts: Parts, interaction: Interaction, session: Session) -> bool:

@@ -249,7 +249,9 @@ def _admin_parts(
 ) -> AdminParts:
     async def person_of(sub: str) -> PersonKey | None:
         known = await parts.persons.find(sub)
-        return None if known is None else PersonKey(known.identity_provider, known.subject)
+        if known is None:
+            return None
+        return PersonKey(known.identity_provider, known.issuer, known.subject)
 
     async def use_proof(proof: DpopProof) -> bool:
         once = UsedOnce(OnceKind.DPOP_PROOF, proof.jkt, proof.replay_key, proof.expires_at)

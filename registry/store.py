@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from database.engine import Database
+from registry.admin_roles import role_problems
 from registry.changes import (
     ChangePlan,
     MachineCheck,
@@ -173,7 +174,12 @@ class RegistryStore:
         declared, invalid = DeclaredSet.of(
             specs_after(changes, stored.objects), self._settings_models
         )
-        found = (*problems, *invalid) or problems_of(declared, self._issuer)
+        found = (*problems, *invalid)
+        if not found:
+            found = (
+                *problems_of(declared, self._issuer),
+                *role_problems(stored.objects, declared),
+            )
         if not found:
             effective = [each for each in changes if each.action is not ChangeAction.UNCHANGED]
             found = tuple(self._machine_check(effective, declared))

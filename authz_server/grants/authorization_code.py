@@ -24,6 +24,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from authz_server.authlib_bridge import validate_code_request
+from authz_server.authorize_flow import is_provider_same
 from authz_server.clients.self_declared import SELF_DECLARED_KINDS
 from authz_server.compiled_snapshot import admin_audience
 from authz_server.grants.person_token import PersonGrant, agent_at_server, issuance
@@ -49,7 +50,9 @@ def _unusable(rule: str, detail: str) -> Refusal:
 UNKNOWN: Final = _unusable("unknown", "no such code")
 EXPIRED: Final = _unusable("expired", "code, session or consent ended")
 REPLAYED: Final = _unusable("replayed", "used before; what it yielded is blocked now")
-PROVIDER_GONE: Final = _unusable("provider_gone", "the person's provider is not declared")
+PROVIDER_GONE: Final = _unusable(
+    "provider_gone", "the person's provider is not declared, or another"
+)
 NOT_COMMAND_LINE: Final = _unusable("not_command_line", "person directly, but not for admin")
 OTHER_RESOURCE: Final = Refusal(
     "invalid_target", "The code is for another resource.", "resource", "code.resource"
@@ -193,10 +196,9 @@ def _new_family(
 def _mismatch(request: TokenRequest, stored: StoredCode, parts: Parts) -> Refusal | None:
     code, now, proof = stored.grant, request.now, request.proof_thumbprint
     kind = request.client.record.kind
-    providers = parts.live.snapshot.identity_providers
     rows = (
         (stored.expires_at <= now or code.valid_until <= now, EXPIRED),
-        (code.person.identity_provider not in providers, PROVIDER_GONE),
+        (not is_provider_same(parts, code.person), PROVIDER_GONE),
         # RFC 8707 §2.2: at the token endpoint a resource may be repeated, never replaced.
         (request.resource not in ((), (code.resource,)), OTHER_RESOURCE),
         # Whether a server takes bearers of a client that proves no key is asked where it is known.

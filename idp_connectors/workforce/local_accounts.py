@@ -28,6 +28,7 @@ from idp_connectors.workforce.login import LoginFailure, LoginFailureCode
 from idp_connectors.workforce.login_attempts import LoginAttempts
 from idp_connectors.workforce.parts import WorkforceParts
 from idp_connectors.workforce.password_hashing import HashingBusyError
+from idp_connectors.workforce.vouching import local_issuer
 from token_exchange.claims import Refusal
 
 ACR_PASSWORD: Final = "pwd"  # noqa: S105 - an authentication context's name
@@ -73,7 +74,7 @@ class LocalAccounts:
         self._name = name
         self._settings = settings
         self._permitted_groups = tuple(permitted_groups)
-        self._issuer = f"{parts.issuer}/identity/{name}"
+        self._issuer = local_issuer(parts.issuer, name)
         self._hashing = parts.hashing
         self._random = parts.random
         self._store = AccountStore(parts.database)

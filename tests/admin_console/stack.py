@@ -86,10 +86,12 @@ CONTROL_THUMBPRINT: Final = "thumbprint-of-the-control-key"
 PERSON_KEY: Final = ECKey.generate_key("P-256")
 VAULT_KEY: Final = ECKey.generate_key("P-256")
 PEOPLE: Final = {
-    "usr_alice": PersonKey("local", "acc_alice"),
-    "usr_olga": PersonKey("local", "acc_olga"),
-    "usr_vera": PersonKey("local", "acc_vera"),
-    "usr_nobody": PersonKey("local", "acc_nobody"),
+    "usr_alice": PersonKey("local", f"{ISSUER}/identity/local", "acc_alice"),
+    "usr_olga": PersonKey("local", f"{ISSUER}/identity/local", "acc_olga"),
+    "usr_vera": PersonKey("local", f"{ISSUER}/identity/local", "acc_vera"),
+    # The same subject at the issuer that the provider had before.
+    "usr_alice_before": PersonKey("local", "https://idp.before.example", "acc_alice"),
+    "usr_nobody": PersonKey("local", f"{ISSUER}/identity/local", "acc_nobody"),
 }
 LOCAL: Final = PeerIdentity(
     ProcessFacts(

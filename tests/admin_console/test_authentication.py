@@ -231,5 +231,15 @@ def test_admin_role_is_looked_up_at_every_request(stack: AdminStack) -> None:
     assert (answer.status, answer.json["error"]) == (403, "insufficient_role")
 
 
+@pytest.mark.requirement("admin-roles")
+def test_admin_role_is_of_a_subject_at_the_issuer_its_provider_has_now(stack: AdminStack) -> None:
+    before = stack.call("GET", "/whoami", who="usr_alice_before")
+    now = stack.call("GET", "/whoami", who="usr_alice")
+
+    assert (before.status, before.json["error"]) == (401, "invalid_token")
+    assert stack.events(EventType.ADMIN_REFUSED)[-1].reasons == ("admin.provider_changed",)
+    assert (now.status, now.json["role"]) == (200, "admin")
+
+
 def _kill() -> dict[str, str]:
     return {"kind": "agent", "id": "support-bot", "reason": "test"}

@@ -162,8 +162,7 @@ def test_setup_over_the_local_socket_has_no_person_and_keeps_the_code(fresh: Adm
 
 
 @pytest.mark.requirement("admin-setup")
-def test_setup_that_cannot_be_carried_out_keeps_the_code(empty: AdminStack) -> None:
-    """The person's IdentityProvider is not declared: the role would refer to nothing."""
+def test_setup_by_a_person_of_no_declared_provider_keeps_the_code(empty: AdminStack) -> None:
     code = code_of(empty)
 
     refused = empty.call("POST", "/setup", body={"code": code}, who="usr_alice")
@@ -171,7 +170,7 @@ def test_setup_that_cannot_be_carried_out_keeps_the_code(empty: AdminStack) -> N
     empty.call("POST", "/objects", body=body)
     accepted = empty.call("POST", "/setup", body={"code": code}, who="usr_alice")
 
-    assert (refused.status, refused.json["error"]) == (400, "invalid_object")
+    assert (refused.status, refused.json["error"]) == (401, "invalid_token")
     assert accepted.status == 200
 
 

@@ -140,8 +140,8 @@ class Live:
 class Accounts:
     """An identity provider with alice and bob, password `correct horse`."""
 
-    def __init__(self, name: str = "local") -> None:
-        self._name = name
+    def __init__(self, name: str = "local", issuer: str = ISSUER) -> None:
+        self._name, self._issuer = name, issuer
         self.groups = {
             "alice": (f"{name}/support", f"{name}/staff"),
             "bob": (f"{name}/staff",),
@@ -165,7 +165,7 @@ class Accounts:
             )
         return Person(
             identity_provider=self._name,
-            issuer=f"{ISSUER}/identity/{self._name}",
+            issuer=f"{self._issuer}/identity/{self._name}",
             subject=f"acc_{username}",
             name=username,
             groups=self.groups[username],
@@ -304,7 +304,7 @@ class FrontHalf:
         self.clock = Clock()
         self.spool = RecordingSpool()
         self.live = Live(sample_snapshot(issuer))
-        self.accounts = Accounts()
+        self.accounts = Accounts(issuer=issuer)
         self.logins: dict[str, PersonLogin | RedirectLogin] = {"local": self.accounts}
         self.revocations = RevocationStore(database, self.clock)
         self.parts = cast("Parts", _PartsForPages(self, random))

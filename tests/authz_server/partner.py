@@ -29,7 +29,10 @@ class Partner:
     def declare(self, name: str, idp: MemoryIdp, **settings: Any) -> None:
         """Declare one more provider, and let the agent act for its people."""
         snapshot = self.half.live.snapshot
-        declared = {**snapshot.identity_providers, name: ProviderRecord(name, "oidc", {})}
+        declared = {
+            **snapshot.identity_providers,
+            name: ProviderRecord(name, "oidc", {"issuer": idp.issuer}),
+        }
         bot = snapshot.agents["support-bot"]
         groups = (*bot.acts_for_groups, f"{name}/partners")
         agents = {

@@ -14,6 +14,7 @@ from authz_server.store.codes import CODE_LIFETIME_SECONDS, KEPT_AFTER_USE_SECON
 from authz_server.store.digests import digest_of
 from authz_server.token_request import IssuancePlan
 from registry.blocks import BlockKind
+from registry.snapshot import ProviderRecord
 from tests.authz_server.cuts import recorded_in
 from tests.authz_server.front_half import (
     CRM_URL,
@@ -310,6 +311,7 @@ def test_code_for_what_is_no_longer_allowed_gets_nothing(half: FrontHalf) -> Non
     code = code_of(half)
     before = half.live.snapshot
     crm = before.servers["crm"]
+    other = ProviderRecord("local", "oidc", {"issuer": "https://idp.example.net"})
     support = before.agents["support-bot"]
     changed: dict[str, dict[str, Any]] = {
         "code.provider_gone": {"identity_providers": {}},
@@ -325,6 +327,8 @@ def test_code_for_what_is_no_longer_allowed_gets_nothing(half: FrontHalf) -> Non
     for rule, fields in changed.items():
         half.live.snapshot = msgspec.structs.replace(before, **fields)
         assert refused(half, code) == ("invalid_grant", rule)
+    half.live.snapshot = msgspec.structs.replace(before, identity_providers={"local": other})
+    assert refused(half, code) == ("invalid_grant", "code.provider_gone")
     half.live.snapshot = msgspec.structs.replace(before, gateways={})
     assert refused(half, code) == ("invalid_grant", "code.no_longer_allowed")
     half.live.snapshot = before

@@ -298,7 +298,7 @@ def test_login_of_a_blocked_person_is_refused_until_restored(
 
 @pytest.mark.requirement("attack-29")
 def test_login_same_subject_at_two_providers_is_two_persons(half: FrontHalf) -> None:
-    half.logins["other"] = Accounts("other")
+    half.logins["other"] = Accounts("other", half.issuer)
     providers = half.live.snapshot.identity_providers
     half.live.snapshot = msgspec.structs.replace(
         half.live.snapshot,
@@ -327,7 +327,7 @@ def test_login_groups_of_another_provider_are_dropped(half: FrontHalf) -> None:
 
 
 def test_login_answer_for_another_provider_is_a_wrong_password(half: FrontHalf) -> None:
-    half.logins["local"] = Accounts("other")
+    half.logins["local"] = Accounts("other", half.issuer)
     browser = half.browser()
     page = browser.authorize()
     assert sign_in(page, browser).status_code == 403

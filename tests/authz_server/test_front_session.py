@@ -5,6 +5,7 @@ import pytest
 
 from audit_log.event import EventType
 from registry.blocks import BlockKind
+from registry.snapshot import ProviderRecord
 from tests.authz_server.front_half import (
     FrontHalf,
     answer_of,
@@ -143,6 +144,17 @@ def test_session_from_before_a_kill_is_none_after_restore(half: FrontHalf, kind:
     page = browser.authorize()
     assert is_login(page)
     assert is_consent(browser.log_in(page))
+
+
+def test_session_of_the_issuer_a_provider_had_before_is_none(half: FrontHalf) -> None:
+    browser = half.browser()
+    browser.log_in(browser.authorize())
+    declared = half.live.snapshot
+    other = ProviderRecord("local", "oidc", {"issuer": "https://idp.example.net"})
+    half.live.snapshot = msgspec.structs.replace(declared, identity_providers={"local": other})
+    assert is_login(browser.authorize())
+    half.live.snapshot = declared
+    assert is_consent(browser.authorize())
 
 
 def test_session_of_a_provider_no_longer_declared_is_none(half: FrontHalf) -> None:

@@ -55,7 +55,7 @@ class ChangesMeanwhile(Accounts):
     """A directory in which something changes after it was asked and before it has answered."""
 
     def __init__(self, half: FrontHalf) -> None:
-        super().__init__()
+        super().__init__(issuer=half.issuer)
         self._half = half
 
     async def authenticate(self, username: str, password: str, now: int) -> Person | LoginFailure:
