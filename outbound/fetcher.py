@@ -9,7 +9,6 @@ Left out: caches (`fetch_cache`), and what the document means.
 
 import asyncio
 import json
-import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -31,7 +30,6 @@ MAXIMUM_CONCURRENT: Final = 32  # of a process; more wait, within their own dead
 MAXIMUM_CONTEXTS: Final = 32  # TLS contexts kept, one per CA bundle and its version
 USER_AGENT: Final = "countersign"
 
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]  # host, port → addresses as text
@@ -76,8 +74,9 @@ class Fetched:
         """The body as a JSON object.
 
         Raises:
-            FetchError: `not_json`; also for duplicate members and NaN, which parsers read
-                differently, and for half a surrogate pair, which UTF-8 cannot say.
+            FetchError: `not_json`; also for what parsers read differently: duplicate members,
+                NaN, numbers beyond a double, and surrogates without their other half, which are
+                no text (RFC 8259 §8.2) and which nobody could write down again.
         """
         try:
             value = json.loads(
@@ -85,13 +84,11 @@ class Fetched:
                 object_pairs_hook=_unique_members,
                 parse_constant=_refuse_constant,
             )
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
         except (ValueError, RecursionError):
             raise FetchError("not_json") from None
         if not isinstance(value, dict):
             raise FetchError("not_json", "not an object")
-        # Only an escape can spell one.
-        if b"\\u" in self.body and _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
-            raise FetchError("not_json", "half a surrogate pair")
         return value
 
 

@@ -1,6 +1,7 @@
 """Documents fetched for strangers: whose, how often, how many, and without a connection."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 
 import pytest
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.anyio
 
 ISSUER = "https://as.example.com"
 CLIENT_ID = "https://claude.example/c.json"
+REDIRECT = "https://claude.example/cb"
 EVERYBODY = DocumentHosts(allowed=frozenset("*"))
 
 
@@ -127,6 +129,20 @@ async def test_json_by_any_of_its_types_is_a_document(
 ) -> None:
     site.headers = {"content-type": kind}
     assert await name_of(documents) == "C"
+
+
+@pytest.mark.parametrize("member", [b'"x":"\\ud800"', b'"\\udc00":1', b'"x":1e999'])
+async def test_document_that_is_no_text_is_refused_and_not_fetched_again_at_once(
+    documents: ClientDocuments, site: Site, clock: Clock, member: bytes
+) -> None:
+    start = json.dumps({"client_id": CLIENT_ID, "client_name": "C", "redirect_uris": [REDIRECT]})
+    site.body = start.encode()[:-1] + b"," + member + b"}"
+    for _ in range(3):
+        assert await rule_of(documents) == "client_document.not_json"
+    assert len(site.asked) == 1
+    site.body = None
+    clock.now += PAUSE_SECONDS
+    assert await name_of(documents)
 
 
 async def test_document_nested_too_deep_is_refused_whichever_reader_gives_up(

@@ -99,5 +99,25 @@ def test_body_that_is_no_plain_json_object_is_refused(body: bytes) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":"\\ud800"}',
+        b'{"a":[{"b":"x\\udfff"}]}',
+        b'{"\\udc00":1}',
+        b'{"a":"\\udc00\\ud800"}',
+        b'{"a":1e999}',
+        b'{"a":-1e999}',
+    ],
+)
+def test_body_with_what_cannot_be_written_again_is_refused(body: bytes) -> None:
+    with pytest.raises(FetchError) as caught:
+        Fetched(200, {}, body).json_object()
+    assert caught.value.code == "not_json"
+    # Both halves are one character, and an escaped backslash is no escape.
+    fine = Fetched(200, {}, b'{"a":"\\ud83d\\ude00","b":"\\\\ud800","c":1e99}')
+    assert fine.json_object() == {"a": "\U0001f600", "b": "\\ud800", "c": 1e99}
+
+
 def test_error_text_holds_no_url() -> None:
     assert str(FetchError("status", "500")) == "status: 500"
