@@ -16,7 +16,13 @@ from audit_log.event import EventType, Outcome, PrincipalKind
 from audit_log.transaction_log import append_in
 from authz_server.answered_pages import nothing_given_page, stored_page
 from authz_server.audit_events import made, record_refusal
-from authz_server.errors import error_page, redirect_error, redirect_to_client, response_uri
+from authz_server.errors import (
+    error_page,
+    linked_error_page,
+    redirect_error,
+    redirect_to_client,
+    response_uri,
+)
 from authz_server.pages.pages import Message, message_page
 from authz_server.parts import Parts, now_of
 from authz_server.requested_access import Grantable, name_of_client
@@ -132,13 +138,25 @@ async def refuse_client(
     *,
     event: EventType = EventType.AUTHORIZE_REFUSED,
 ) -> Response:
-    """End the request and tell the client, whose redirect URI was proved."""
+    """End the request and tell the client, whose redirect URI was proved.
+
+    INVARIANT: a request with prompt=none shows the person nothing, so one of a client that nobody
+    declared ends on a page of ours.
+    """
     request = interaction.request
     if not await parts.interactions.finish(interaction.interaction_id, now_of(parts)):
         return await _answered_already(parts, request, session)
     await record_refusal(parts, event, refusal, **parties(request, session))
     if request.consent_only:
         return nothing_given_page(parts, request)
+    if request.silent and request.document is not None:
+        return linked_error_page(
+            refusal,
+            redirect_uri=request.redirect_uri,
+            state=request.state,
+            issuer=parts.issuer,
+            client_name=name_of_client(parts.live.snapshot, request),
+        )
     return redirect_error(
         refusal, redirect_uri=request.redirect_uri, state=request.state, issuer=parts.issuer
     )

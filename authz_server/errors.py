@@ -2,13 +2,14 @@
 
 The only place. JSON whatever `Accept` says; never stored; descriptions reduced to the characters
 RFC 6749 allows, so that no caller's text can break a header or a log. `detail` and `rule` are for
-the audit and never appear here. A redirect is made only to a URI the caller has proved.
+the audit and never appear here. A redirect is made only to a URI the caller has proved, and without
+asking only to a client somebody declared, or one that the person was shown.
 """
 
 import re
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
@@ -87,6 +88,34 @@ def redirect_error(
     """
     parameters = {"error": refusal.code, "error_description": allowed_text(refusal.description)}
     return redirect_to_client(parameters, redirect_uri=redirect_uri, state=state, issuer=issuer)
+
+
+def linked_error_page(
+    refusal: Refusal, *, redirect_uri: str, state: str | None, issuer: str, client_name: str
+) -> Response:
+    """As `redirect_error`, for a client known by its own word only: the person goes, or does not.
+
+    Anybody may describe a client on a host of theirs, so an automatic redirect before a person saw
+    who asks would make us a way from our name to any site (RFC 9700 §4.11.2).
+
+    Args:
+        refusal: What to say.
+        redirect_uri: INVARIANT: proved to belong to the client.
+        state: The client's `state`, returned as sent.
+        issuer: Ours.
+        client_name: The host of the client's document.
+    """
+    parameters = {"error": refusal.code, "error_description": allowed_text(refusal.description)}
+    who = f"A program of {client_name} asked, which nobody vouches for here."
+    message = Message(
+        "This request cannot be answered",
+        (refusal.description, f"{who} It has been given nothing."),
+        response_uri(parameters, redirect_uri=redirect_uri, state=state, issuer=issuer),
+        f"Go on to {urlsplit(redirect_uri).netloc}",
+    )
+    response = message_page(message, _STATUS.get(refusal.code, HTTPStatus.BAD_REQUEST))
+    forget_on_leaving(response, issuer)
+    return response
 
 
 def redirect_to_client(

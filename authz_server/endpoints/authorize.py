@@ -1,7 +1,8 @@
 """`/oauth/authorize` (RFC 6749 §3.1): read once, run the table of checks, keep it, go on.
 
 GET and POST alike (OpenID Core §3.1.2.1). A refusal is audited; it is told to the client only
-where the table says the redirect URI was proved, otherwise it ends in a page.
+where the table says the redirect URI was proved, otherwise it ends in a page. A client known by its
+own word only is told when the person follows a link.
 """
 
 from dataclasses import replace
@@ -21,9 +22,10 @@ from authz_server.authorize_checks import Refused
 from authz_server.authorize_flow import go_on, living_session
 from authz_server.browser import BROWSER_COOKIE_SECONDS, browser_secret, set_cookie
 from authz_server.clients.documents import BUSY
+from authz_server.clients.metadata_document import host_of
 from authz_server.clients.resolving import document_of
 from authz_server.endpoints.page_endpoint import page_endpoint
-from authz_server.errors import error_page, redirect_error
+from authz_server.errors import error_page, linked_error_page, redirect_error
 from authz_server.network import network_of
 from authz_server.parameters import Parameters, form_of, parse_parameters
 from authz_server.parts import Parts, now_of
@@ -129,6 +131,14 @@ async def _refuse(parts: Parts, request: Request, asked: Asked, refused: Refused
     )
     if refused.redirect_uri is None:
         return error_page(refused.refusal)
+    if asked.document is not None:
+        return linked_error_page(
+            refused.refusal,
+            redirect_uri=refused.redirect_uri,
+            state=refused.state,
+            issuer=parts.issuer,
+            client_name=host_of(asked.document.client_id),
+        )
     return redirect_error(
         refused.refusal,
         redirect_uri=refused.redirect_uri,

@@ -3,7 +3,9 @@
 import asyncio
 import re
 from collections.abc import Callable
+from html import unescape
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import pytest
@@ -75,6 +77,15 @@ def consent_of(half: FrontHalf, **changes: Any) -> tuple[PersonsBrowser, Respons
     return browser, page
 
 
+def linked_answer_of(page: Response) -> dict[str, str]:
+    """The parameters of a refusal that a person may take back by a link; no browser goes there."""
+    assert page.status_code in {400, 403}, page.text
+    assert "location" not in page.headers
+    (link,) = re.findall(r'<a href="([^"]+)" rel="noreferrer">', page.text)
+    query = parse_qs(urlsplit(unescape(link)).query)
+    return {name: values[0] for name, values in query.items()}
+
+
 def refusal_rules(half: FrontHalf) -> list[str]:
     return [event.reasons[0] for event in half.spool.of(EventType.AUTHORIZE_REFUSED)]
 
@@ -92,6 +103,42 @@ def test_client_that_describes_itself_gets_a_code_after_consent(
     assert [url for url, _ in site.asked] == [CLIENT_ID]
     (event,) = half.cuts(EventType.CODE_ISSUED)
     assert (event.client_id, event.agent) == (CLIENT_ID, UNATTESTED_AGENT)
+
+
+@pytest.mark.requirement("attack-8")
+@pytest.mark.parametrize(
+    "changes",
+    [{"response_type": "token"}, {"prompt": "none"}, {"code_challenge": None}, {"scope": "x"}],
+    ids=str,
+)
+def test_refusal_of_a_client_nobody_declared_is_a_page_until_the_person_saw_who_asks(
+    half: FrontHalf, site: Site, changes: dict[str, Any]
+) -> None:
+    del site
+    phish = {
+        "client_id": "https://phish.example/c.json",
+        "redirect_uri": "https://phish.example/cb",
+    }
+    browser = half.browser()
+    for _ in range(2):  # logged out, then logged in
+        page = browser.authorize(**foreign(**phish, state="s-1", **changes))
+        answer = linked_answer_of(page)
+        assert (answer["state"], answer["iss"]) == ("s-1", half.issuer)
+        assert "A program of phish.example asked" in page.text
+        assert "Go on to phish.example" in page.text
+        assert half.spool.events[-1].type is EventType.AUTHORIZE_REFUSED
+        browser.log_in(browser.authorize())
+
+
+@pytest.mark.requirement("attack-8")
+def test_refusal_after_the_person_saw_who_asks_and_of_a_declared_client_is_a_redirect(
+    half: FrontHalf, site: Site
+) -> None:
+    del site
+    browser, page = consent_of(half)
+    assert answer_of(browser.submit(page, answer="deny"))["error"] == "access_denied"
+    assert answer_of(half.browser().authorize(prompt="none"))["error"] == "login_required"
+    assert answer_of(half.browser().authorize(scope="x"))["error"] == "invalid_scope"
 
 
 @pytest.mark.requirement("attack-21")
@@ -161,7 +208,9 @@ def test_client_on_loopback_is_asked_about_each_time(half: FrontHalf, site: Site
     assert "code" in answer_of(browser.allow(page))
     again = foreign(redirect_uri=LOOPBACK)
     assert is_consent(browser.authorize(**again))
-    assert answer_of(browser.authorize(**again, prompt="none"))["error"] == "consent_required"
+    assert (
+        linked_answer_of(browser.authorize(**again, prompt="none"))["error"] == "consent_required"
+    )
 
 
 def test_consent_for_one_client_is_none_for_another(half: FrontHalf, site: Site) -> None:
@@ -169,7 +218,9 @@ def test_consent_for_one_client_is_none_for_another(half: FrontHalf, site: Site)
     browser, page = consent_of(half)
     browser.allow(page)
     other = foreign(client_id="https://other.example/c", redirect_uri="https://other.example/cb")
-    assert answer_of(browser.authorize(**other, prompt="none"))["error"] == "consent_required"
+    assert (
+        linked_answer_of(browser.authorize(**other, prompt="none"))["error"] == "consent_required"
+    )
 
 
 def test_client_that_changes_its_name_is_asked_about_again(half: FrontHalf, site: Site) -> None:
@@ -178,7 +229,7 @@ def test_client_that_changes_its_name_is_asked_about_again(half: FrontHalf, site
     site.members = {"client_name": "Another name"}
     half.clock.now += 400
     silent = browser.authorize(**foreign(prompt="none"))
-    assert answer_of(silent)["error"] == "consent_required"
+    assert linked_answer_of(silent)["error"] == "consent_required"
 
 
 @pytest.mark.requirement("attack-21")
@@ -312,7 +363,7 @@ def test_discovery_offers_documents_only_while_an_agent_and_a_host_are_let_in(
 @pytest.mark.requirement("attack-16")
 def test_server_that_requires_bound_tokens_is_out_of_reach(half: FrontHalf, site: Site) -> None:
     del site
-    answer = answer_of(half.browser().authorize(**foreign(resource=ENDPOINT)))
+    answer = linked_answer_of(half.browser().authorize(**foreign(resource=ENDPOINT)))
     assert answer["error"] == "invalid_target"
     assert "bound to a key" in answer["error_description"]
 
@@ -331,7 +382,7 @@ def test_client_is_cut_off_by_its_url_its_agent_or_its_group(
     del site
     half.block(kind, subject)
     half.clock.now += 10
-    answer = answer_of(half.browser().authorize(**foreign()))
+    answer = linked_answer_of(half.browser().authorize(**foreign()))
     assert answer["error"] == "access_denied"
     half.restore(kind, subject)
     half.clock.now += 10
@@ -426,5 +477,5 @@ def test_document_that_does_not_name_it_asks_for_none(half: FrontHalf, site: Sit
 @pytest.mark.requirement("client-table")
 def test_document_that_names_it_makes_no_wrong_scope_right(half: FrontHalf, site: Site) -> None:
     site.members = {"grant_types": ["refresh_token"]}
-    answer = answer_of(half.browser().authorize(**foreign(scope="offline_access")))
+    answer = linked_answer_of(half.browser().authorize(**foreign(scope="offline_access")))
     assert answer["error"] == "invalid_scope"
