@@ -105,6 +105,8 @@ class Parts:
     mtls_base_url: str | None = None
     # Sessions whose identity provider is being asked.
     revalidations: Turns = field(default_factory=Turns)
+    # Gateways whose report of tools is being read: up to 8 MiB each, so one of each at a time.
+    reports: Turns = field(default_factory=Turns)
     # What a stranger makes us compute waits its turn; heartbeats do not.
     turns: LoopTurns = field(default_factory=LoopTurns)
     # Who may wait for a password to be checked.

@@ -1,4 +1,4 @@
-"""One at a time for each session: whoever needs the same thing waits, others do not."""
+"""One at a time for each key: whoever needs the same thing waits, others do not."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-MAXIMUM_WAITING: Final = 1_000  # sessions at once, in one process
+MAXIMUM_WAITING: Final = 1_000  # keys at once, in one process
 
 
 @dataclass(slots=True)
@@ -16,18 +16,18 @@ class _Place:
 
 
 class Turns:
-    """One holder per session id in this process; forgotten when nobody waits."""
+    """One holder per key, such as a session's id, in this process; forgotten when nobody waits."""
 
     def __init__(self) -> None:
         self._places: dict[str, _Place] = {}
 
     @asynccontextmanager
-    async def of(self, sid: str) -> AsyncIterator[bool]:
-        """Wait for this session's turn. False: too many sessions are waiting for theirs."""
-        if sid not in self._places and len(self._places) >= MAXIMUM_WAITING:
+    async def of(self, key: str) -> AsyncIterator[bool]:
+        """Wait for this key's turn. False: too many keys are waiting for theirs."""
+        if key not in self._places and len(self._places) >= MAXIMUM_WAITING:
             yield False
             return
-        place = self._places.setdefault(sid, _Place(asyncio.Lock()))
+        place = self._places.setdefault(key, _Place(asyncio.Lock()))
         place.waiting += 1
         try:
             async with place.lock:
@@ -35,4 +35,4 @@ class Turns:
         finally:
             place.waiting -= 1
             if place.waiting == 0:
-                del self._places[sid]
+                del self._places[key]

@@ -42,6 +42,13 @@ MAXIMUM_TOOLS: Final = 1_000
 
 ERAS: Final = ("modern", "legacy")
 
+_TOO_MANY_REPORTS: Final = Refusal(
+    "temporarily_unavailable",
+    "Too many gateways report tools now; say it again in a moment.",
+    "no place to wait",
+    "catalogue.busy",
+)
+
 _LOG: Final = structlog.get_logger(__name__)
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -165,7 +172,16 @@ async def audit(parts: Parts, request: Request, caller: ControlCaller) -> Answer
 
 
 async def catalogue(parts: Parts, request: Request, caller: ControlCaller) -> Answer:
-    """Take in the tools a server showed; answer the names that are approved."""
+    """Take in the tools a server showed; answer the names that are approved.
+
+    One report of a gateway at a time, from its body on: what a list costs is paid by who sends it
+    again and again, also where it says nothing new.
+    """
+    async with parts.reports.of(caller.gateway.name) as is_mine:
+        return await _reported(parts, request, caller) if is_mine else _TOO_MANY_REPORTS
+
+
+async def _reported(parts: Parts, request: Request, caller: ControlCaller) -> Answer:
     seen = await json_of(request, ObservedTools, MAXIMUM_CATALOGUE_BODY)
     if isinstance(seen, Refusal):
         return seen
