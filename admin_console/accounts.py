@@ -143,7 +143,10 @@ def _cut_off(call: AdminCall, change: AccountChange) -> Callable[[Connection, Pe
     reasons = tuple(reason for reason, is_so in said.items() if is_so)
 
     def also(connection: Connection, person: Person) -> None:
-        own = PersonKey(person.identity_provider, person.subject) == call.administrator.person
+        own = (
+            PersonKey(person.identity_provider, person.issuer, person.subject)
+            == call.administrator.person
+        )
         if own and change.disabled:
             # Whoever manages accounts is an admin who can log in, and stays one.
             description = "You cannot disable your own account; another admin can."

@@ -154,8 +154,8 @@ class ControlClient:
         self._generation += 1
         compiled = await asyncio.to_thread(compile_view, view, self._generation)
         self._adopt(compiled)
-        self._is_in_doubt = False
         await end_what_no_longer_stands(self._parts)
+        self._is_in_doubt = False
         self._etag = answer.headers.get("etag")  # only now: what was left undone is fetched again
 
     def _adopt(self, compiled: CompiledView) -> None:

@@ -172,7 +172,7 @@ def test_admin_cannot_disable_themself_and_another_can(
     stack: AdminStack, subject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sub, lives = log_in(stack, subject)
-    monkeypatch.setitem(PEOPLE, sub, PersonKey("local", subject))
+    monkeypatch.setitem(PEOPLE, sub, PersonKey("local", f"{ISSUER}/identity/local", subject))
     stack.call("POST", "/objects", body={"objects": [role("bob", subject, "admin")]})
 
     own = change(stack, who=sub, disabled=True)
