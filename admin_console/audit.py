@@ -53,9 +53,10 @@ class AuditAnswer(Wire):
     """One page, newest first; `next_before` continues it, also where nothing was found so far.
 
     An event has the fields of docs/audit.md, and `position` and `received_at`. `complete` is false
-    when events are known to be missing (`gaps`) or a source was not heard of (`silent`); what
-    happened after `as_of` may not have arrived yet. `counted_since`: the log is too large to count
-    all that was asked for; of what happened until then it is not known, and `complete` is false.
+    when events are known to be missing (`gaps`), a source was not heard of (`silent`), or there are
+    events of one of which there is no record (`unknown`); what happened after `as_of` may not have
+    arrived yet. `counted_since`: the log is too large to count all that was asked for; of what
+    happened until then it is not known, and `complete` is false.
     """
 
     events: list[dict[str, Any]]
@@ -63,6 +64,7 @@ class AuditAnswer(Wire):
     complete: bool
     gaps: list[GapItem]
     silent: list[str]
+    unknown: list[str]
     as_of: datetime
     counted_since: datetime | None
 
@@ -133,6 +135,7 @@ async def search(call: AdminCall) -> AuditAnswer:
             for gap in found.completeness.gaps
         ],
         silent=list(found.completeness.silent),
+        unknown=list(found.completeness.unknown),
         as_of=moment(found.completeness.as_of_ms),
         counted_since=None
         if found.completeness.counted_since_ms is None

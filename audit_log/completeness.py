@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, tuple_
 
 from audit_log.event_rows import EVENTS, SOURCES
 from audit_log.gateway_events import SOURCE_PREFIX
@@ -108,7 +108,8 @@ def completeness(
 
 
 def _is_over(line: Row[Any], since_ms: int | None) -> bool:
-    return since_ms is not None and line.is_stopped and line.last_event_ms < since_ms
+    """Whether all of it happened before: no event is later than its receipt, whatever it says."""
+    return since_ms is not None and line.is_stopped and line.reported_at_ms < since_ms
 
 
 def _counted(lines: Iterable[Row[Any]], *, is_bounded: bool) -> list[_Counted]:
@@ -143,22 +144,29 @@ def _is_of_gateway(source: str) -> bool:
 
 def _gaps(connection: Connection, counted: Sequence[_Counted]) -> tuple[Gap, ...]:
     """The first gaps; none only where there is none."""
-    whole = [each.source for each in counted if each.first == 1]
+    whole = [each for each in counted if each.first == 1]
+    parts = [each for each in counted if 1 < each.first <= each.high_water]
     here: dict[str, int] = {}
-    for start in range(0, len(whole), _SOURCES_AT_ONCE):
-        some = whole[start : start + _SOURCES_AT_ONCE]
-        of_some = select(EVENTS.c.source, func.count()).where(EVENTS.c.source.in_(some))
-        here |= {row[0]: row[1] for row in connection.execute(of_some.group_by(EVENTS.c.source))}
-    for each in counted:
-        if 1 < each.first <= each.high_water:
-            rows = select(func.count()).select_from(EVENTS).where(*_counted_rows(each))
-            here[each.source] = connection.scalar(rows) or 0
+    for some in _some_at_once(whole):
+        here |= _numbers(connection, EVENTS.c.source.in_([each.source for each in some]))
+    for some in _some_at_once(parts):
+        here |= _numbers(connection, or_(*(and_(*_counted_rows(each)) for each in some)))
     holed = [each for each in counted if here.get(each.source, 0) != each.events]
     described: list[Gap] = []
     for each in holed:
         if len(described) < MAXIMUM_GAPS:
             described.extend(_gaps_of(connection, each))
     return tuple(described[:MAXIMUM_GAPS])
+
+
+def _some_at_once(counted: Sequence[_Counted]) -> Iterator[Sequence[_Counted]]:
+    starts = range(0, len(counted), _SOURCES_AT_ONCE)
+    return (counted[start : start + _SOURCES_AT_ONCE] for start in starts)
+
+
+def _numbers(connection: Connection, wanted: ColumnElement[bool]) -> dict[str, int]:
+    rows = select(EVENTS.c.source, func.count()).where(wanted).group_by(EVENTS.c.source)
+    return {row[0]: row[1] for row in connection.execute(rows)}
 
 
 def _gaps_of(connection: Connection, counted: _Counted) -> list[Gap]:
@@ -213,9 +221,12 @@ def _not_counted_until(
     connection: Connection, counted: Iterable[_Counted]
 ) -> Iterator[tuple[str, int]]:
     """Of each source that was not counted whole: when its last event not counted was, at most."""
-    for each in counted:
-        if each.first == 1:
-            continue
-        received = select(EVENTS.c.received_at_ms).where(*_counted_rows(each))
-        oldest = connection.scalar(received.order_by(EVENTS.c.sequence).limit(1))
-        yield each.source, each.reported_at_ms if oldest is None else oldest
+    parts = [each for each in counted if each.first > 1]
+    for some in _some_at_once(parts):
+        firsts = tuple_(EVENTS.c.source, EVENTS.c.sequence).in_(
+            [(each.source, each.first) for each in some]
+        )
+        rows = connection.execute(select(EVENTS.c.source, EVENTS.c.received_at_ms).where(firsts))
+        received = {row[0]: row[1] for row in rows}
+        for each in some:  # that it is missing is a gap; then it may have come at any time
+            yield each.source, received.get(each.source, each.reported_at_ms)

@@ -15,7 +15,8 @@ import msgspec
 
 from mcp_gateway.credential import Credential
 from mcp_gateway.echo_guard import CredentialEchoError, EchoGuard
-from mcp_gateway.exchange_client import ExchangeClient, ExchangeRefusal
+from mcp_gateway.exchange_answer import ExchangeRefusal
+from mcp_gateway.exchange_client import ExchangeClient
 from mcp_gateway.forward import CLIENT_INFO_KEY, USER_AGENT, mcp_headers, mcp_request
 from mcp_gateway.inbound import (
     CAPABILITIES_KEY,

@@ -14,7 +14,7 @@ from mcp_gateway.audit_trail import CallResult, Intent
 from mcp_gateway.caller import INVALID_TOKEN, CallerRefusal
 from mcp_gateway.ceiling import BeyondCeiling, MoreScopeNeeded
 from mcp_gateway.compiled_view import Endpoint
-from mcp_gateway.exchange_client import ExchangeRefusal
+from mcp_gateway.exchange_answer import ExchangeRefusal
 from mcp_gateway.http_message import Answer
 from mcp_gateway.inbound import ToolCall
 from mcp_gateway.open_calls import EndedBy

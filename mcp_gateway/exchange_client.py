@@ -12,7 +12,7 @@ that went before it and are valid.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Self
+from typing import Final, Self
 from urllib.parse import urlencode
 
 import msgspec
@@ -20,16 +20,16 @@ import msgspec
 from mcp_gateway.audit_trail import Intent
 from mcp_gateway.authority import (
     Authority,
-    AuthorityAnswer,
     AuthorityRequest,
     AuthorityUnreachableError,
 )
 from mcp_gateway.bounded_memory import LeastRecentlyUsed
 from mcp_gateway.caller import Caller
 from mcp_gateway.clock import Clock
-from mcp_gateway.credential import Credential, bearer_credential, holder_of, static_credential
+from mcp_gateway.credential import Credential, holder_of
 from mcp_gateway.enforcement import Enforcement
-from mcp_gateway.gateway_key import GatewayKey, UnsealError
+from mcp_gateway.exchange_answer import ExchangeRefusal, credential_in
+from mcp_gateway.gateway_key import GatewayKey
 from mcp_gateway.single_flight import SingleFlight
 from registry.blocks import BlockState, RevocationEvent, Subject
 from registry.snapshot import ServerEntry
@@ -52,15 +52,6 @@ REQUESTED_TYPES: Final[Mapping[str, str]] = {
     "issued_token": TOKEN_TYPE_ACCESS_TOKEN,
     "static_secret": TOKEN_TYPE_STATIC_SECRET,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ExchangeRefusal:
-    """Why there is no credential. `code` is the authority's, `status` 0 when it was not reached."""
-
-    code: str
-    description: str
-    status: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +99,6 @@ class _Cached:
     given: tuple[Credential, ...]
     subjects: frozenset[Subject]
     usable_until: int
-
-
-class _TokenAnswer(msgspec.Struct, frozen=True):
-    access_token: str
-    issued_token_type: str
-    token_type: str
-    expires_in: int | None = None
-
-
-class _ErrorAnswer(msgspec.Struct, frozen=True):
-    error: str
-    error_description: str = ""
 
 
 class ExchangeClient:
@@ -259,29 +238,7 @@ class ExchangeClient:
         except AuthorityUnreachableError:
             description = "The authorization server could not be reached."
             return ExchangeRefusal("temporarily_unavailable", description, 0)
-        return self._read(answer, requested, now)
-
-    def _read(
-        self, answer: AuthorityAnswer, requested: str, asked_at: int
-    ) -> Credential | ExchangeRefusal:
-        if answer.status != 200:  # noqa: PLR2004 - RFC 6749 §5.1
-            return _refusal_of(answer)
-        try:
-            token = msgspec.json.decode(answer.body, type=_TokenAnswer)
-        except msgspec.MsgspecError:
-            return _unusable(answer, "The answer is not a token response.")
-        if token.issued_token_type != requested:
-            return _unusable(answer, "The answer has another type than was asked for.")
-        expires_at = None if token.expires_in is None else asked_at + token.expires_in
-        if requested == TOKEN_TYPE_STATIC_SECRET:
-            try:
-                plaintext = self._key.unseal(token.access_token)
-            except UnsealError:
-                return _unusable(answer, "The secret is not sealed to this gateway.")
-            credential = static_credential(plaintext, expires_at)
-        else:
-            credential = bearer_credential(token.access_token, expires_at)
-        return credential or _unusable(answer, "The credential cannot stand in a header.")
+        return credential_in(answer, requested, self._key, now)
 
 
 def _identity_of(need: CredentialNeed, blocks: BlockState) -> _Identity:
@@ -295,15 +252,3 @@ def _identity_of(need: CredentialNeed, blocks: BlockState) -> _Identity:
         provider_version=need.server.credential.version,
         epochs=tuple((subject, entry.not_before) for subject, entry in found if entry is not None),
     )
-
-
-def _refusal_of(answer: AuthorityAnswer) -> ExchangeRefusal:
-    try:
-        error: Any = msgspec.json.decode(answer.body, type=_ErrorAnswer)
-    except msgspec.MsgspecError:
-        return ExchangeRefusal("server_error", "The authority gave no reason.", answer.status)
-    return ExchangeRefusal(error.error[:64], error.error_description[:256], answer.status)
-
-
-def _unusable(answer: AuthorityAnswer, description: str) -> ExchangeRefusal:
-    return ExchangeRefusal("server_error", description, answer.status)

@@ -55,7 +55,8 @@ from mcp_gateway.eras.entry import Served, entered
 from mcp_gateway.eras.legacy import LegacyMessage
 from mcp_gateway.eras.recognition import understand
 from mcp_gateway.eras.session_requests import serve_session_request
-from mcp_gateway.exchange_client import BINDING_RUN, CredentialNeed, ExchangeRefusal
+from mcp_gateway.exchange_answer import ExchangeRefusal
+from mcp_gateway.exchange_client import BINDING_RUN, CredentialNeed
 from mcp_gateway.forward import forwarded_call
 from mcp_gateway.http_message import Answer, BodyProblem, Headers, InboundRequest, Reply
 from mcp_gateway.inbound import Message, ToolCall

@@ -133,14 +133,13 @@ def audit_findings(backlog_bytes: int, complete: Completeness) -> Iterator[Findi
         found = "has more events than are counted at once: a hole in older ones would not show"
         remedy = "`countersign audit search` says what makes so many; of less time all are counted"
         yield warning(AUDIT, source, found, remedy)
-    is_whole = not (complete.silent or complete.gaps)
+    for source in complete.unknown:
+        found = "there are events of it, and no record of the source"
+        yield problem(AUDIT, source, found, "somebody changed the tables: restore a backup")
     if complete.complete:
         yield fine(AUDIT, "store", "complete: every source, every event")
-    elif is_whole and complete.counted_since_ms is not None and not complete.unknown:
+    elif not (complete.silent or complete.gaps or complete.unknown):
         yield fine(AUDIT, "store", "complete as far as it was counted; there is too much for all")
-    elif is_whole:
-        found = "events of a source that is not known any more"
-        yield problem(AUDIT, "store", found, "somebody changed the tables: restore a backup")
 
 
 def admin_finding(roles: Sequence[AdminRoleRecord]) -> Finding:

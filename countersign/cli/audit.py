@@ -1,5 +1,6 @@
 """`audit search`: who did what, for whom, and why it was allowed or not."""
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -110,7 +111,7 @@ def _show(context: CommandContext, found: dict[str, Any], logins: Logins, limit:
         below=2,
         empty="No event matches.",
     )
-    older = found.get("next_before")
+    older = found["next_before"]
     if older is not None and len(rows) == limit:
         context.say(f"these are the newest {limit}; there are older ones (--before {older})")
     elif older is not None:
@@ -119,16 +120,21 @@ def _show(context: CommandContext, found: dict[str, Any], logins: Logins, limit:
         context.say("complete: every source has delivered every event up to its last")
     else:
         context.errors.print("[bold yellow]incomplete[/]", highlight=False)
-        for gap in found["gaps"]:
-            span = f"events {gap['first']} to {gap['last']} of {gap['source']} are missing"
-            context.errors.print(visible(f"  {span}"), highlight=False, markup=False)
-        if found.get("counted_since"):
-            until = shown_moment(found["counted_since"])
-            line = f"  too large to count whole: what happened until {until} was not"
-            context.errors.print(visible(line), highlight=False, markup=False)
-        for source in found["silent"]:
-            line = visible(f"  {source} was not heard of")
-            context.errors.print(line, highlight=False, markup=False)
+        for line in _missing(found):
+            context.errors.print(visible(f"  {line}"), highlight=False, markup=False)
+
+
+def _missing(found: dict[str, Any]) -> Iterator[str]:
+    """Why an answer is incomplete."""
+    for gap in found["gaps"]:
+        yield f"events {gap['first']} to {gap['last']} of {gap['source']} are missing"
+    if found["counted_since"]:
+        until = shown_moment(found["counted_since"])
+        yield f"too large to count whole: what happened until {until} was not"
+    for source in found["silent"]:
+        yield f"{source} was not heard of"
+    for source in found["unknown"]:
+        yield f"there are events of {source}, and no record of it: somebody changed the tables"
 
 
 @app.command("close-source")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import Connection, delete, event
 
 from audit_log import completeness, search
 from audit_log.completeness import Gap
@@ -222,6 +222,56 @@ def test_store_gap_of_a_source_that_ended_before_the_time_asked_for_does_not_cou
 
 
 @pytest.mark.requirement("audit-complete")
+def test_store_gap_of_a_source_whose_events_say_1970_counts_while_it_may_be_recent(
+    store: AuditStore, clock: Clock
+) -> None:
+    long_ago = [
+        msgspec.structs.replace(each, timestamp=iso_timestamp(each.sequence))
+        for each in events(1, 3)
+    ]
+    end = msgspec.structs.replace(long_ago[2], type=EventType.SOURCE_STOPPED, decision_id=None)
+    ingest(store, [long_ago[0], end])
+    clock.now += 3_600
+
+    assert not found(store, since_ms=int((NOW - 60) * 1000)).completeness.complete
+    assert found(store, since_ms=int((NOW + 60) * 1000)).completeness.complete
+
+
+@pytest.mark.requirement("audit-counted")
+@pytest.mark.usefixtures("small_count")
+def test_store_asks_the_database_as_often_for_many_sources_as_for_few(
+    store: AuditStore, database: Database
+) -> None:
+    def statements() -> int:
+        asked: list[str] = []
+
+        def note(*said: object) -> None:
+            asked.append(str(said[2]))
+
+        def look(connection: Connection) -> None:
+            event.listen(connection, "before_cursor_execute", note)
+            completeness.completeness(connection, since_ms=None, now_ms=int(NOW * 1000))
+            event.remove(connection, "before_cursor_execute", note)
+
+        database.read(look)
+        return len(asked)
+
+    def more(first: int, last: int) -> None:
+        for number in range(first, last):
+            source = f"g.{number}"
+            batch = [
+                msgspec.structs.replace(each, source=source, event_id=f"{source}_{each.sequence}")
+                for each in events(1, 5)
+            ]
+            ingest(store, batch, source=source)
+
+    more(0, 3)
+    few = statements()
+    more(3, 12)
+    assert statements() == few
+
+
+@pytest.mark.requirement("audit-complete")
 @pytest.mark.parametrize("sequence", [1, 2, 3])
 def test_store_deleted_row_is_noticed(store: AuditStore, database: Database, sequence: int) -> None:
     ingest(store, events(1, 3))
@@ -264,9 +314,9 @@ def second(number: int) -> int:
 
 
 def ingest_as_they_happen(store: AuditStore, clock: Clock, batch: Sequence[AuditEvent]) -> None:
-    for event in batch:
-        clock.now = NOW + event.sequence
-        ingest(store, [event])
+    for each in batch:
+        clock.now = NOW + each.sequence
+        ingest(store, [each])
 
 
 def delete_of(database: Database, source: str, *sequences: int) -> None:
