@@ -1,9 +1,10 @@
 """What follows every proved login, however it was proved: the person, their session, the next step.
 
 In this order: the provider is not one that must be watched and cannot be; the groups are its own;
-the person has a `sub`; neither block nor epoch refuses them; a new session with a new cookie
-(session fixation), ending where its claims end unless the provider can be asked again; the event;
-then whatever the request needs next, consent first.
+the person has a `sub`; neither block nor epoch refuses them; the provider reported nothing of them
+or of the session there since it was asked; a new session with a new cookie (session fixation),
+ending where its claims end unless the provider can be asked again; the event; then whatever the
+request needs next, consent first.
 """
 
 from dataclasses import replace
@@ -32,6 +33,12 @@ BLOCKED_PERSON: Final = Refusal(
     "You cannot log in now. Start again from where you were sent here, or ask an administrator.",
     "the person is blocked, or an epoch is not over or later than the request",
     "login.blocked",
+)
+OUTDATED: Final = Refusal(
+    BLOCKED_PERSON.code,
+    BLOCKED_PERSON.description,
+    "the provider reported a change of person, session or everybody since it was asked",
+    "login.outdated",
 )
 UNWATCHED: Final = Refusal(
     "temporarily_unavailable",
@@ -62,18 +69,20 @@ async def start_session(
         )
         return error_page(UNWATCHED, heading="Login refused")
     known = await parts.persons.remember(person, now)
-    if _is_cut_off(parts, known.sub, interaction, now):
+    started: NewSession | Refusal = BLOCKED_PERSON
+    if not _is_cut_off(parts, known.sub, interaction, now):
+        replacing = read_cookie(request, parts.issuer, "session")
+        started = await _started(parts, known.sub, replace(login, person=person), now, replacing)
+    if isinstance(started, Refusal):
         await record_refusal(
             parts,
             EventType.LOGIN_FAILED,
-            BLOCKED_PERSON,
+            started,
             **parties_of(interaction, path),
             user=known.sub,
             user_name=person.name,
         )
-        return error_page(BLOCKED_PERSON, heading="Login refused")
-    replacing = read_cookie(request, parts.issuer, "session")
-    started = await _started(parts, known.sub, replace(login, person=person), now, replacing)
+        return error_page(started, heading="Login refused")
     session = started.session
     await record(
         parts,
@@ -124,13 +133,21 @@ def _own_groups(person: Person) -> Person:
 
 async def _started(
     parts: Parts, sub: str, login: UpstreamLogin, now: int, replacing: str | None
-) -> NewSession:
+) -> NewSession | Refusal:
     sid = new_id("ses", parts.random)
     claims_until = now + min(login.claims_seconds, SESSION_LIFETIME_SECONDS)
     sealed = None if login.upstream is None else parts.session_seal.seal(sid, login.upstream)
     if login.upstream_session is not None:
         origin = UpstreamSession(sid, sub, login.person.identity_provider, login.upstream_session)
         await parts.upstream_sessions.remember(origin, now)
+    # INVARIANT: after person and session were noted, or a change in between would be missed.
+    if await parts.reported_changes.concern(
+        login.person.identity_provider,
+        now,
+        subject=login.person.subject,
+        upstream_session=login.upstream_session,
+    ):
+        return OUTDATED
     return await parts.sessions.start(
         sid,
         sub,

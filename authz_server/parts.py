@@ -29,6 +29,7 @@ from authz_server.store.person_cuts import PersonCuts
 from authz_server.store.persons import PersonStore
 from authz_server.store.refresh_tokens import RefreshTokenStore
 from authz_server.store.replay import ReplayStore
+from authz_server.store.reported_changes import ReportedChanges
 from authz_server.store.sessions import SessionStore
 from authz_server.store.upstream_logins import UpstreamLoginStore
 from authz_server.store.upstream_sessions import UpstreamSessionStore
@@ -82,6 +83,7 @@ class Parts:
     replay: ReplayStore
     upstream_sessions: UpstreamSessionStore
     person_cuts: PersonCuts
+    reported_changes: ReportedChanges
     credential_providers: CredentialProviders
     # By IdentityProvider name: takes a password itself, or sends the browser to another site.
     person_logins: Callable[[], dict[str, PersonLogin | RedirectLogin]]

@@ -1,8 +1,14 @@
-"""Which block or epoch refuses something, in words for the audit. Pure."""
+"""Which block or epoch refuses something, in words for the audit, and the refusal. Pure."""
 
 from collections.abc import Iterable
 
 from registry.blocks import BlockState, Subject
+from token_exchange.claims import Refusal
+
+
+def refused_as_revoked(detail: str, rule: str) -> Refusal:
+    """The refusal of whatever was cut off: one answer, by whatever it was learned."""
+    return Refusal("invalid_grant", "This access has been revoked.", detail, rule)
 
 
 def what_revokes(blocks: BlockState, subjects: Iterable[Subject], made_at: int) -> str | None:

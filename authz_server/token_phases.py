@@ -41,7 +41,7 @@ from authz_server.grants.catalog import GRANTS, GrantType
 from authz_server.issuing.token_size import size_problem
 from authz_server.parameters import Parameters
 from authz_server.parts import Parts
-from authz_server.revoked import what_revokes
+from authz_server.revoked import refused_as_revoked, what_revokes
 from authz_server.token_request import (
     AuthenticatedClient,
     IssuancePlan,
@@ -281,4 +281,4 @@ def _refused(code: str, description: str, rule: str) -> Refusal:
 
 
 def _revoked(detail: str) -> Refusal:
-    return Refusal("invalid_grant", "This access has been revoked.", detail, "token.revoked")
+    return refused_as_revoked(detail, "token.revoked")

@@ -39,6 +39,7 @@ from authz_server.store.person_cuts import PersonCuts
 from authz_server.store.persons import PersonStore
 from authz_server.store.refresh_tokens import RefreshTokenStore
 from authz_server.store.replay import OnceKind, ReplayStore, UsedOnce
+from authz_server.store.reported_changes import ReportedChanges
 from authz_server.store.sessions import SessionStore
 from authz_server.store.signing_keys import SigningKeyStore
 from authz_server.store.upstream_logins import UpstreamLoginStore
@@ -185,6 +186,7 @@ async def compose_authz_server(
         replay=ReplayStore(database),
         upstream_sessions=UpstreamSessionStore(database),
         person_cuts=PersonCuts(database, clock),
+        reported_changes=ReportedChanges(database),
         credential_providers=CredentialProviders(
             CredentialParts(random=random, pairwise_key=keys.pairwise_key, secrets=vault)
         ),

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"  # a DNS label: names end up in URLs
+LONGEST_TOKEN_AGE_SECONDS: Final = 3_600  # of a person's token that an agent may present
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s#]+$", max_length=2048)]
@@ -81,7 +82,10 @@ class SubjectTokens(Spec):
         "issued to one of them, with our issuer among its audiences.",
     )
     max_age_seconds: int = Field(
-        default=300, ge=5, le=3600, description="How long after its issue one may be presented."
+        default=300,
+        ge=5,
+        le=LONGEST_TOKEN_AGE_SECONDS,
+        description="How long after its issue one may be presented.",
     )
 
 

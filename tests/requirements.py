@@ -671,6 +671,9 @@ REQUIREMENTS: Final[dict[str, str]] = {
         "What changes of a person at the identity provider makes what was issued out of date, "
         "for exactly the people it concerns; in doubt for more."
     ),
+    "trap-person-change-early": (
+        "What changed before we first saw a person or session refuses what was issued before it."
+    ),
     "trap-person-change-twice": (
         "A change that is reported again, or to another process, is not done again."
     ),

@@ -9,7 +9,9 @@ Agent lists, and gets a token for one endpoint that names both. In this order:
 3. the person's token is one the Agent lists (`presented_person`)
 4. the person consented to this agent at this server, and to these tools as they are today; or the
    Agent has a mandate
-5. the token: as after a login (`person_token`), but it ends with the person's token, has no
+5. nothing was reported of the person, the session or everybody since the token was issued, whether
+   or not either was known here then
+6. the token: as after a login (`person_token`), but it ends with the person's token, has no
    refresh token, and its session is the provider's
 
 Nobody is asked here. Without a consent the agent gets RFC 8693's error and no word of it; the audit
@@ -34,6 +36,7 @@ from authz_server.requested_access import (
     reachable_endpoint,
     shown_tools,
 )
+from authz_server.revoked import refused_as_revoked
 from authz_server.standing_consents import standing_consents
 from authz_server.store.upstream_sessions import UpstreamSession
 from authz_server.token_request import IssuancePlan, RefusedForPerson, TokenRequest
@@ -60,6 +63,11 @@ _NOBODY: Final = Refusal(
     "blend.client",
 )
 _CHANGED: Final = unusable("changed", "Agent or server changed meanwhile")
+_EXPIRED: Final = unusable("expired", "the person's token ends now")
+_OUTDATED: Final = refused_as_revoked(
+    "the provider reported a change of session, person or everybody since it was issued",
+    "blend.outdated",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +89,9 @@ async def grant(request: TokenRequest, parts: Parts) -> IssuancePlan | Refusal |
     granted = None if sub is None else await _granted_access(asked, sub, request.now, parts)
     if sub is None or granted is None:
         return _without_consent(asked, sub, request, parts)
-    if granted.until <= request.now:
-        return RefusedForPerson(
-            unusable("expired", "the person's token ends now"), sub, asked.token.person.name
-        )
-    sid = await _session(asked.token, sub, request.now, parts)
+    sid = await _session(asked.token, sub, granted.until, request.now, parts)
+    if isinstance(sid, Refusal):
+        return RefusedForPerson(sid, sub, asked.token.person.name)
     person_grant = replace(_person_grant(request, asked, sub, granted, parts), sid=sid)
     agent = agent_at_server(request, person_grant, parts, unusable)
     if isinstance(agent, Refusal):
@@ -175,7 +181,24 @@ def _without_consent(
     return RefusedForPerson(unusable("no_consent", detail), sub, asked.token.person.name)
 
 
-async def _session(token: PersonToken, sub: str, now: int, parts: Parts) -> str | None:
+async def _session(
+    token: PersonToken, sub: str, until: int, now: int, parts: Parts
+) -> str | Refusal | None:
+    """The `sid` of what comes of the token's session, if it still counts; None if it says none."""
+    if until <= now:
+        return _EXPIRED
+    sid = await _noted_session(token, sub, now, parts)
+    # INVARIANT: after person and session were noted, or a change in between would be missed.
+    is_outdated = await parts.reported_changes.concern(
+        token.person.identity_provider,
+        _made_at(token),
+        subject=token.person.subject,
+        upstream_session=token.upstream_session,
+    )
+    return _OUTDATED if is_outdated else sid
+
+
+async def _noted_session(token: PersonToken, sub: str, now: int, parts: Parts) -> str | None:
     """The `sid` of whatever comes of one session at the provider, noted so that its end counts.
 
     The same for all tokens of that session: who blocks it blocks all of them.

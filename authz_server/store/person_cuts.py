@@ -51,6 +51,14 @@ class PersonCut:
     recorded: Callable[[Sequence[str]], Sequence[AuditEvent]]
 
 
+Completed = Callable[[Connection, PersonCut], PersonCut]
+
+
+def _as_it_is(_connection: Connection, cut: PersonCut) -> PersonCut:
+    """It says already whom it is for."""
+    return cut
+
+
 class PersonCuts:
     """Applies cuts. Shared by every process on the database."""
 
@@ -59,10 +67,13 @@ class PersonCuts:
         self._database = database
         self._clock = clock
 
-    async def apply(self, cut: PersonCut) -> bool:
-        """Cut once. False: somebody has already, for the same reason."""
+    async def apply(self, cut: PersonCut, completed: Completed = _as_it_is) -> bool:
+        """Cut once. False: somebody has already, for the same reason.
+
+        `completed` says in the very write whom the cut is for, so that nobody comes in between.
+        """
         return await self._database.write(
-            lambda connection: apply_in(connection, cut, self._now_ms())
+            lambda connection: apply_in(connection, cut, self._now_ms(), completed)
         )
 
     async def apply_to_each(self, cut: PersonCut) -> int:
@@ -84,11 +95,13 @@ def _once_for(once: UsedOnce, sub: str) -> UsedOnce:
     return replace(once, id=f"{once.id}/{sub}")
 
 
-def apply_in(connection: Connection, cut: PersonCut, now_ms: int) -> bool:
+def apply_in(
+    connection: Connection, cut: PersonCut, now_ms: int, completed: Completed = _as_it_is
+) -> bool:
     """Inside the write whose part the cut is: as `PersonCuts.apply`."""
     if not use_in(connection, cut.once):
         return False
-    _cut_off(connection, cut, now_ms)
+    _cut_off(connection, completed(connection, cut), now_ms)
     return True
 
 

@@ -107,12 +107,9 @@ class PersonStore:
         return await self._database.fetch(work)
 
     async def of_subject(self, identity_provider: str, subject: str) -> tuple[SeenPerson, ...]:
-        """Whom a provider means by a subject: one person for each issuer it ever had."""
-        return await self._seen(
-            select(PersonRow).where(
-                col(PersonRow.identity_provider) == identity_provider,
-                col(PersonRow.subject) == subject,
-            )
+        """As `of_subject_in`."""
+        return await self._database.fetch(
+            lambda connection: of_subject_in(connection, identity_provider, subject)
         )
 
     async def of_provider(
@@ -124,7 +121,7 @@ class PersonStore:
         limit: int = PERSONS_AT_ONCE,
     ) -> tuple[SeenPerson, ...]:
         """Who ever logged in by a provider, first then or later, by `sub`, a page at a time."""
-        return await self._seen(
+        query = (
             select(PersonRow)
             .where(
                 col(PersonRow.identity_provider) == identity_provider,
@@ -134,19 +131,7 @@ class PersonStore:
             .order_by(col(PersonRow.sub))
             .limit(limit)
         )
-
-    async def of_subs(self, subs: Iterable[str]) -> tuple[SeenPerson, ...]:
-        """Persons by their opaque ids."""
-        return await self._seen(select(PersonRow).where(col(PersonRow.sub).in_(tuple(subs))))
-
-    async def _seen(self, query: Select[*tuple[Any, ...]]) -> tuple[SeenPerson, ...]:
-        def work(connection: Connection) -> tuple[SeenPerson, ...]:
-            return tuple(
-                SeenPerson(row.sub, row.display_name, row.first_seen_at)
-                for row in connection.execute(query)
-            )
-
-        return await self._database.fetch(work)
+        return await self._database.fetch(lambda connection: _seen(connection, query))
 
     def subs_in(self, connection: Connection, person: Person, now: int) -> tuple[str, ...]:
         """Inside a write: everybody this provider ever meant by the person's subject.
@@ -196,4 +181,26 @@ def _add(
             first_seen_at=seen_at,
             last_login_at=last_login_at,
         )
+    )
+
+
+def of_subject_in(
+    connection: Connection, identity_provider: str, subject: str
+) -> tuple[SeenPerson, ...]:
+    """Whom a provider means by a subject: one person for each issuer it ever had."""
+    query = select(PersonRow).where(
+        col(PersonRow.identity_provider) == identity_provider, col(PersonRow.subject) == subject
+    )
+    return _seen(connection, query)
+
+
+def of_subs_in(connection: Connection, subs: Iterable[str]) -> tuple[SeenPerson, ...]:
+    """Persons by their opaque ids."""
+    return _seen(connection, select(PersonRow).where(col(PersonRow.sub).in_(tuple(subs))))
+
+
+def _seen(connection: Connection, query: Select[*tuple[Any, ...]]) -> tuple[SeenPerson, ...]:
+    return tuple(
+        SeenPerson(row.sub, row.display_name, row.first_seen_at)
+        for row in connection.execute(query)
     )

@@ -74,15 +74,20 @@ class UpstreamSessionStore:
         await self._database.write(work)
 
     async def sids(self, identity_provider: str, upstream_sid: str) -> tuple[tuple[str, str], ...]:
-        """(`sid`, `sub`) of our sessions that came from one at the provider."""
+        """As `sids_in`."""
+        return await self._database.fetch(
+            lambda connection: sids_in(connection, identity_provider, upstream_sid)
+        )
 
-        def work(connection: Connection) -> tuple[tuple[str, str], ...]:
-            rows = connection.execute(
-                select(col(UpstreamSessionRow.sid), col(UpstreamSessionRow.sub)).where(
-                    col(UpstreamSessionRow.identity_provider) == identity_provider,
-                    col(UpstreamSessionRow.upstream_sid) == upstream_sid,
-                )
-            )
-            return tuple((row.sid, row.sub) for row in rows)
 
-        return await self._database.fetch(work)
+def sids_in(
+    connection: Connection, identity_provider: str, upstream_sid: str
+) -> tuple[tuple[str, str], ...]:
+    """(`sid`, `sub`) of our sessions that came from one at the provider."""
+    rows = connection.execute(
+        select(col(UpstreamSessionRow.sid), col(UpstreamSessionRow.sub)).where(
+            col(UpstreamSessionRow.identity_provider) == identity_provider,
+            col(UpstreamSessionRow.upstream_sid) == upstream_sid,
+        )
+    )
+    return tuple((row.sid, row.sub) for row in rows)

@@ -13,6 +13,7 @@ import authz_server.store.interactions
 import authz_server.store.persons
 import authz_server.store.refresh_tokens
 import authz_server.store.replay
+import authz_server.store.reported_changes
 import authz_server.store.sessions
 import authz_server.store.signing_keys
 import authz_server.store.upstream_logins

@@ -35,6 +35,7 @@ from authz_server.store.person_cuts import PersonCuts
 from authz_server.store.persons import PersonStore
 from authz_server.store.refresh_tokens import RefreshTokenStore
 from authz_server.store.replay import ReplayStore
+from authz_server.store.reported_changes import ReportedChanges
 from authz_server.store.sessions import SessionStore
 from authz_server.store.signing_keys import SigningKeyStore
 from authz_server.store.upstream_logins import UpstreamLoginStore
@@ -507,6 +508,7 @@ async def start_authority(
         replay=ReplayStore(database),
         upstream_sessions=UpstreamSessionStore(database),
         person_cuts=PersonCuts(database, clock),
+        reported_changes=ReportedChanges(database),
         credential_providers=CredentialProviders(
             CredentialParts(random=random, pairwise_key=keys.pairwise_key, secrets=vault)
         ),

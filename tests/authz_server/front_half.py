@@ -41,6 +41,7 @@ from authz_server.store.person_cuts import Ending, PersonCut, PersonCuts
 from authz_server.store.persons import PersonStore
 from authz_server.store.refresh_tokens import RefreshTokenStore
 from authz_server.store.replay import OnceKind, ReplayStore, UsedOnce
+from authz_server.store.reported_changes import ReportedChanges
 from authz_server.store.sessions import SessionStore
 from authz_server.store.upstream_logins import UpstreamLoginStore
 from authz_server.store.upstream_sessions import UpstreamSessionStore
@@ -406,6 +407,7 @@ class _PartsForPages:
         self.replay = ReplayStore(half.database)
         self.upstream_sessions = UpstreamSessionStore(half.database)
         self.person_cuts = PersonCuts(half.database, half.clock)
+        self.reported_changes = ReportedChanges(half.database)
         self.unwatched = Unwatched()
         self.person_logins = lambda: dict(half.logins)
         self.upstream_logins = UpstreamLoginStore(half.database)

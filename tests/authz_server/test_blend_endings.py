@@ -47,7 +47,7 @@ async def test_change_at_the_provider_outdates_tokens_from_before_it(blending: B
     await blending.authority.parts.live.refresh()
     await blending.later(2)
     assert error_of(await blending.ask(subject_token=before)) == "invalid_grant"
-    assert f"claims {consent.sub}" in (blending.refusal().detail or "")
+    assert blending.refusal().user == consent.sub
     # The provider's clock may be ahead: what it issued within the leeway may be from before.
     await blending.later(29)
     assert (await blending.ask()).status_code == 200

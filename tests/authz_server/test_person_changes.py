@@ -151,6 +151,18 @@ def test_who_first_logged_in_after_the_change_is_not_concerned(half: FrontHalf) 
     assert epoch_of(half, new) == 0
 
 
+def test_whose_session_ended_is_concerned_whatever_the_clock_of_the_provider_says(
+    half: FrontHalf,
+) -> None:
+    half.clock.now += CLOCKS_APART_MS / 1000 + 1
+    new = logged_in(half, "alice", "kc-1")
+    ended = change(ChangeKind.SESSION_ENDED, upstream_session="kc-1")
+    assert run(apply_change(half.parts, "corp", ended)) == 1
+    assert epoch_of(half, new) > NOW
+    assert not is_living(half, new)
+    assert [event.user for event in half.cuts(EventType.PERSON_CHANGED)] == [new.session.sub]
+
+
 def test_who_came_within_what_clocks_may_differ_is_concerned(half: FrontHalf) -> None:
     half.clock.now += CLOCKS_APART_MS / 1000 - 1
     new = logged_in(half, "alice")
