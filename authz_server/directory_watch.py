@@ -4,7 +4,8 @@ One task per provider, owned and awaited by `run`; it is started, stopped and st
 the declaration. A poll either succeeds as a whole, and its cursors are kept, or is made again
 with the same ones. The feeds of a provider that was not asked before (a new process, a changed
 declaration) are read back as far as something issued then may still hold; what was done already
-is known by its event id, to every process.
+is known by its event id, to every process. What is new after that happened just now, whatever the
+provider's clock says: whoever was first seen before is concerned.
 
 Fail closed: when a provider has not answered for as long as its declaration allows, everything
 issued for its people is out of date at once, and nobody logs in by it until it answers again: we
@@ -15,7 +16,7 @@ Several processes each ask for themselves; none depends on another.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -52,6 +53,7 @@ class Watched:
     answered_at: float
     start_ms: int
     cursors: Mapping[str, FeedCursor] = field(default_factory=dict)
+    is_caught_up: bool = False  # all was read once: what is reported from then on is new
     is_everyone_out: bool = False
     logged_at: float = float("-inf")
 
@@ -103,7 +105,7 @@ class DirectoryWatch:
             async with asyncio.timeout(LONGEST_POLL_SECONDS):
                 report = await watched.connector.changes(watched.cursors, watched.start_ms)
             for change in report.changes:
-                await self._apply(watched, change)
+                await self._apply(watched, self._dated(watched, change))
         except ChangesUnavailableError as error:
             await self._failed(watched, error.code)
             return None
@@ -111,8 +113,14 @@ class DirectoryWatch:
             await self._failed(watched, type(error).__name__)
             return None
         watched.cursors = report.cursors
+        watched.is_caught_up = watched.is_caught_up or report.is_whole
         self._answered(watched)
         return report.is_whole
+
+    def _dated(self, watched: Watched, change: PersonChange) -> PersonChange:
+        if not watched.is_caught_up:
+            return change
+        return replace(change, at_ms=max(change.at_ms, int(self._parts.clock() * 1000)))
 
     async def _apply(self, watched: Watched, change: PersonChange) -> None:
         name = watched.record.name

@@ -123,7 +123,8 @@ class KeycloakProvider(OidcProvider):
         self._realm_settings = settings
         self._secrets = parts.secrets
         policy = replace(settings.policy, maximum_bytes=MAXIMUM_EVENTS_BYTES)
-        self._watch = KeycloakWatch(KeycloakDirectory(self._access, parts.fetcher, policy))
+        directory = KeycloakDirectory(self._access, parts.fetcher, policy)
+        self._watch = KeycloakWatch(directory, parts.clock)
 
     @property
     def poll_seconds(self) -> float | None:

@@ -130,12 +130,16 @@ def missing_events(config: Mapping[str, Any]) -> str | None:
 
 
 def unseen(
-    events: Iterable[Mapping[str, Any]], cursor: FeedCursor
+    events: Iterable[Mapping[str, Any]], cursor: FeedCursor, now_ms: int
 ) -> tuple[tuple[Mapping[str, Any], ...], FeedCursor]:
     """The events not seen before, and the cursor after them.
 
     Feeds are read again from `OVERLAP_MS` before the newest event, because an event becomes
     visible with its transaction and so may come after a younger one.
+
+    INVARIANT: the newest time known is never after ours (`now_ms`): else one event of a node whose
+    clock is ahead would hide everybody else's until then. It is read again meanwhile, and known by
+    its id.
     """
     fresh = []
     seen, newest = dict(cursor.seen), cursor.seen_until_ms
@@ -144,7 +148,7 @@ def unseen(
         if event_id not in seen:
             fresh.append(event)
             seen[event_id] = at_ms
-            newest = max(newest, at_ms)
+            newest = max(newest, min(at_ms, now_ms))
     kept = {each: at_ms for each, at_ms in seen.items() if at_ms >= newest - OVERLAP_MS}
     return tuple(fresh), replace(cursor, seen_until_ms=newest, seen=kept)
 

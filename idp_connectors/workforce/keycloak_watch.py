@@ -1,9 +1,10 @@
 """Asks a realm what changed: two feeds, each read from where it was left, in bounded pages.
 
-A feed is read from `OVERLAP_MS` before its newest event on, oldest first; the next page begins at
-the time of the last event of the page before (never at a number of rows, which shift when Keycloak
-forgets old ones), and ids tell what was read already. What a poll does not get to, the next one
-goes on with. Each poll first asks whether the realm keeps such events at all.
+A feed is read from `OVERLAP_MS` before its newest event on, or before our own time if that is
+earlier, oldest first; the next page begins at the time of the last event of the page before (never
+at a number of rows, which shift when Keycloak forgets old ones), and ids tell what was read
+already. What a poll does not get to, the next one goes on with. Each poll first asks whether the
+realm keeps such events at all. An event of a node whose clock is behind all that is not found.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -50,8 +51,9 @@ class _Feed:
 class KeycloakWatch:
     """What changed in one realm, as far as it concerns people we know."""
 
-    def __init__(self, directory: KeycloakDirectory) -> None:
+    def __init__(self, directory: KeycloakDirectory, clock: Callable[[], float]) -> None:
         self._directory = directory
+        self._clock = clock
         self._feeds = (
             _Feed(
                 "admin",
@@ -77,14 +79,16 @@ class KeycloakWatch:
         try:
             for feed in self._feeds:
                 cursor = cursors.get(feed.name, FeedCursor(start_ms))
-                found, after[feed.name] = await _read(feed, cursor)
+                found, after[feed.name] = await _read(feed, cursor, self._clock)
                 changes += found
         except MalformedEventError:
             raise ChangesUnavailableError("malformed") from None
         return ChangeReport(tuple(changes), after)
 
 
-async def _read(feed: _Feed, cursor: FeedCursor) -> tuple[list[PersonChange], FeedCursor]:
+async def _read(
+    feed: _Feed, cursor: FeedCursor, clock: Callable[[], float]
+) -> tuple[list[PersonChange], FeedCursor]:
     since_ms = cursor.resume_from_ms
     if since_ms is None:
         since_ms = max(0, cursor.seen_until_ms - OVERLAP_MS)
@@ -98,7 +102,7 @@ async def _read(feed: _Feed, cursor: FeedCursor) -> tuple[list[PersonChange], Fe
                 **{name: list(values) for name, values in feed.wanted.items()},
             }
         )
-        fresh, cursor = unseen(page, cursor)
+        fresh, cursor = unseen(page, cursor, int(clock() * 1000))
         changes += [change for change in map(feed.change_of, fresh) if change is not None]
         if len(page) < EVENTS_A_PAGE:
             return changes, replace(cursor, resume_from_ms=None)

@@ -81,6 +81,30 @@ def test_what_is_reported_is_acted_on(watching: Watching) -> None:
     assert epoch_of(watching.half, alice) == NOW
 
 
+@pytest.mark.requirement("trap-person-change")
+def test_what_is_new_concerns_who_came_before_it_though_the_provider_is_slow(
+    watching: Watching,
+) -> None:
+    """Its clock is minutes behind ours: by it the change was before they came."""
+    watching.poll()
+    watching.half.clock.now += 300
+    alice = logged_in(watching.half, "alice")
+    watching.directory.reported = [groups_of_alice()]
+    assert watching.poll(after_seconds=2) is True
+    assert epoch_of(watching.half, alice) == NOW + 302
+
+
+def test_what_is_read_back_leaves_who_came_after_it(watching: Watching) -> None:
+    watching.half.clock.now += 300
+    alice = logged_in(watching.half, "alice")
+    watching.directory.reported = [groups_of_alice()]
+    watching.directory.is_whole = False
+    assert watching.poll(after_seconds=2) is False
+    watching.directory.reported = [groups_of_alice("e2")]
+    assert watching.poll() is False
+    assert epoch_of(watching.half, alice) == 0
+
+
 def test_a_new_process_reads_back_what_may_still_matter(watching: Watching) -> None:
     watching.poll()
     assert watching.directory.starts == [NOW * 1000 - READ_BACK_MS]

@@ -179,14 +179,16 @@ def event(event_id: str, at_ms: int) -> dict[str, Any]:
 
 
 def test_an_event_read_again_is_not_new_and_one_that_came_late_is() -> None:
-    first, cursor = unseen([event("a", 1_000), event("b", 2_000)], FeedCursor(0))
-    again, cursor = unseen([event("a", 1_000), event("late", 1_500), event("b", 2_000)], cursor)
+    first, cursor = unseen([event("a", 1_000), event("b", 2_000)], FeedCursor(0), 9_000)
+    again, cursor = unseen(
+        [event("a", 1_000), event("late", 1_500), event("b", 2_000)], cursor, 9_000
+    )
     assert [each["id"] for each in first] == ["a", "b"]
     assert [each["id"] for each in again] == ["late"]
     assert cursor.seen_until_ms == 2_000
 
 
 def test_ids_are_forgotten_when_they_cannot_come_again() -> None:
-    _, cursor = unseen([event("old", 1_000)], FeedCursor(0))
-    _, cursor = unseen([event("new", 1_001 + OVERLAP_MS)], cursor)
+    _, cursor = unseen([event("old", 1_000)], FeedCursor(0), 9_000)
+    _, cursor = unseen([event("new", 1_001 + OVERLAP_MS)], cursor, 1_001 + OVERLAP_MS)
     assert set(cursor.seen) == {"new"}

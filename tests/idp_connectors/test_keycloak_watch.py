@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from idp_connectors.workforce.keycloak_directory import KeycloakDirectory
 
 START_MS = 1_000_000
+LATER_MS = START_MS + 600_000  # what our own clock says
 
 
 class Realm:
@@ -66,8 +67,10 @@ def _time_of(event: Mapping[str, Any]) -> int:
     return int(event["time"])
 
 
-def poll(realm: Realm, cursors: Mapping[str, FeedCursor] | None = None) -> ChangeReport:
-    watch = KeycloakWatch(cast("KeycloakDirectory", realm))
+def poll(
+    realm: Realm, cursors: Mapping[str, FeedCursor] | None = None, now_ms: int = LATER_MS
+) -> ChangeReport:
+    watch = KeycloakWatch(cast("KeycloakDirectory", realm), lambda: now_ms / 1000)
     return asyncio.run(watch.changes(cursors or {}, START_MS))
 
 
@@ -93,6 +96,39 @@ def test_an_event_that_becomes_visible_late_is_reported() -> None:
     first = poll(realm)
     realm.logs_out("bob", START_MS + 1)
     assert subjects(poll(realm, first.cursors)) == ["bob"]
+
+
+@pytest.mark.requirement("trap-directory-silent")
+def test_an_event_from_the_future_hides_nobody_elses() -> None:
+    """A node of the realm whose clock is an hour ahead."""
+    realm = Realm()
+    now_ms = LATER_MS
+    realm.logs_out("mallory", now_ms + 3_600_000)
+    first = poll(realm, now_ms=now_ms)
+    assert subjects(first) == ["mallory"]
+    realm.logs_out("alice", now_ms + 5_000)
+    second = poll(realm, first.cursors, now_ms=now_ms + 6_000)
+    assert subjects(second) == ["alice"]
+    # It is read with each poll until its time has come, and told once.
+    cursors = second.cursors
+    for at_ms in (now_ms + 3_000_000, now_ms + 3_600_000, now_ms + 7_200_000):
+        report = poll(realm, cursors, now_ms=at_ms)
+        assert (subjects(report), report.is_whole) == ([], True)
+        cursors = report.cursors
+    assert cursors["user"].seen_until_ms == now_ms + 5_000
+
+
+def test_more_events_from_the_future_than_a_poll_reads_hide_nobody_elses() -> None:
+    realm = Realm()
+    for number in range(EVENTS_A_PAGE * (PAGES_A_POLL + 1)):
+        realm.logs_out(f"user-{number}", LATER_MS + 3_600_000 + number)
+    first = poll(realm)
+    assert not first.is_whole
+    realm.logs_out("alice", LATER_MS + 5_000)
+    second = poll(realm, first.cursors, now_ms=LATER_MS + 6_000)
+    assert second.is_whole
+    third = poll(realm, second.cursors, now_ms=LATER_MS + 6_000)
+    assert "alice" in subjects(third)
 
 
 def test_what_happened_before_the_start_is_left_alone() -> None:
