@@ -247,6 +247,16 @@ class StdioHostSettings(ProcessSettings):
     stdio_gateway_user: str | None = Field(
         default=None, description="the gateway's user, if it is not the host's own"
     )
+    stdio_servers_may_operate: bool = Field(
+        default=False,
+        description="run servers also as the user of an authorization server on this machine: each "
+        "of them is then its operator; only to try things out",
+    )
+    run_dir: Path = Field(
+        default=Path("countersign-run"), description="of an authorization server on this machine"
+    )
+    data_dir: Path = Field(default=Path("countersign-data"), description="the same")
+    keys_dir: Path = Field(default=Path("countersign-keys"), description="the same")
 
     def variables(self, names: Iterable[str]) -> dict[str, str]:
         """Those of the host's own environment that a server is declared to get."""

@@ -12,6 +12,7 @@ import uvloop
 
 from countersign.settings import StdioHostSettings
 from countersign.stdio_declared import StdioDeclarationError, read_stdio_servers, uid_of
+from countersign.stdio_users import servers_with_an_operators_power
 from idp_connectors.workload.unix_socket import bind_unix_socket
 from mcp_gateway.stdio_host.app import StdioHostApp
 from mcp_gateway.stdio_host.declared import TOOLS, StdioServer
@@ -32,7 +33,25 @@ def run_stdio_host(settings: StdioHostSettings) -> None:
         SocketPathError: the socket cannot be where it should.
     """
     servers = read_stdio_servers(settings.stdio_servers, settings.variables)
+    _require_no_operators(settings, servers)
     uvloop.run(_serve(settings, servers, _launching_tools()))
+
+
+def _require_no_operators(settings: StdioHostSettings, servers: Mapping[str, StdioServer]) -> None:
+    """Nothing behind the gateway may be able to change what the gateway enforces."""
+    found = servers_with_an_operators_power(settings, servers)
+    if not found:
+        return
+    if settings.stdio_servers_may_operate:
+        _logger.warning("stdio_servers_are_operators", servers=sorted(found))
+        return
+    names, place = ", ".join(sorted(found)), next(iter(found.values()))
+    message = (
+        f"{names}: would run as a user that may use {place} of the authorization server, "
+        "and so be its operator. Give each server a user of its own, "
+        "or set COUNTERSIGN_STDIO_SERVERS_MAY_OPERATE=true to try things out"
+    )
+    raise StdioDeclarationError(message)
 
 
 async def _serve(

@@ -69,6 +69,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     environment = {
         "COUNTERSIGN_STDIO_SOCKET": str(socket),
         "COUNTERSIGN_STDIO_SERVERS": str(servers),
+        # Everything here is one user's.
+        "COUNTERSIGN_STDIO_SERVERS_MAY_OPERATE": "true",
     }
     with running_stack(directory / "stack", environment=environment, prepared=False) as stack:
         stack.start("stdio-host", [*COUNTERSIGN, "stdio-host"])
