@@ -43,12 +43,13 @@ class SpoolPusher:
         adopt_at = heartbeat_at = again_at = loop.time()
         backoff = FIRST_BACKOFF_SECONDS
         while True:
+            if loop.time() >= again_at:
+                self._failed.clear()
+            failed = len(self._failed)
             try:
                 if loop.time() >= adopt_at:
                     adopt_at = loop.time() + ADOPT_SECONDS
                     await asyncio.to_thread(self._spool.adopt_orphans)
-                if loop.time() >= again_at:
-                    self._failed.clear()
                 if await self._push_one(send):
                     heartbeat_at = loop.time() + HEARTBEAT_SECONDS
                 elif loop.time() >= heartbeat_at and self._spool.source not in self._failed:
@@ -62,18 +63,24 @@ class SpoolPusher:
                 _logger.warning("audit_push_failed", error=type(error).__name__)
                 again_at = loop.time() + backoff
                 backoff = min(backoff * 2, MAXIMUM_BACKOFF_SECONDS)
-                if not self._failed:  # no source's own failure: nothing else to go on with
+                if len(self._failed) <= failed:  # no source to leave out: it would fail again
                     await asyncio.sleep(backoff)
 
     async def drain(self, send: Send, *, within_seconds: float) -> bool:
         """After `Spool.stop`: push what is there; whether all of it went out in time."""
-        is_more = True
         with suppress(TimeoutError):  # what stays is adopted by the next process
             async with asyncio.timeout(within_seconds):
-                while is_more:
-                    with suppress(Exception):  # that source is left out from then on
-                        is_more = await self._push_one(send)
+                while await self._pushed_or_left_out(send):
+                    pass
         return self._spool.pending(1) is None
+
+    async def _pushed_or_left_out(self, send: Send) -> bool:
+        failed = len(self._failed)
+        try:
+            return await self._push_one(send)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
+            _logger.warning("audit_push_failed", error=type(error).__name__)
+            return len(self._failed) > failed
 
     async def _push_one(self, send: Send) -> bool:
         batch = self._spool.pending(self._batch_events, but=self._failed)

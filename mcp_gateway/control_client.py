@@ -81,7 +81,7 @@ class ControlClient:
         self._pusher = SpoolPusher(spool)
         self._generation = 0
         self._etag: str | None = None
-        self._is_in_doubt = False
+        self._doubts = self._settled_doubts = 0
         self._is_outdated = asyncio.Event()
         self._is_outdated.set()
         self._has_view = asyncio.Event()
@@ -140,6 +140,7 @@ class ControlClient:
             raise
 
     async def _fetch(self) -> None:
+        doubts = self._doubts
         known = {} if self._etag is None else {"if-none-match": self._etag}
         most = MAXIMUM_SNAPSHOT_BYTES
         answer = await self._session.ask("GET", "/snapshot", headers=known, maximum_bytes=most)
@@ -154,9 +155,13 @@ class ControlClient:
         self._generation += 1
         compiled = await asyncio.to_thread(compile_view, view, self._generation)
         self._adopt(compiled)
+        is_all = view.sequence >= self._parts.enforcement.blocks.sequence
         await end_what_no_longer_stands(self._parts)
-        self._is_in_doubt = False
-        self._etag = answer.headers.get("etag")  # only now: what was left undone is fetched again
+        if is_all and doubts == self._doubts:
+            self._settled_doubts = doubts
+        if not self._is_in_doubt:
+            # Only now: what was left undone is fetched again.
+            self._etag = answer.headers.get("etag")
 
     def _adopt(self, compiled: CompiledView) -> None:
         enforcement = self._parts.enforcement
@@ -224,14 +229,19 @@ class ControlClient:
     def _doubt(self) -> None:
         """The authority knows less than we do: its database was put back, or it is a moment late.
 
-        INVARIANT: then its next events have numbers we take for known. Until a whole snapshot, no
-        older than ours, has replaced what we believe, nothing renews the lease. That of a database
-        that was put back is older: only a gateway started anew follows it.
+        INVARIANT: then its next events have numbers we take for known. Until a whole snapshot that
+        was asked for after the last such word, and is no older than any event we have, has replaced
+        what we believe, nothing renews the lease. That of a database that was put back is older for
+        long: only a gateway started anew follows it.
         """
         if not self._is_in_doubt:
             _logger.warning("authority_knows_less", applied=self._parts.enforcement.progress)
-        self._is_in_doubt = True
+        self._doubts += 1
         self._etag = None  # equal numbers need not mean an equal snapshot
+
+    @property
+    def _is_in_doubt(self) -> bool:
+        return self._doubts > self._settled_doubts
 
     async def _acknowledge(self) -> None:
         await self._has_progress.wait()

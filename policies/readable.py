@@ -32,11 +32,13 @@ class ArgumentReads:
     """Where a few policies look.
 
     `fields`: paths below `context.input`, () for all of it, each with whether it is read as a
-    whole and not only to get at a part of it. `pointers`: tags of `context.args`; None: any.
+    whole and not only to get at a part of it. `pointers`: the tags of `context.args` that are
+    named; `is_any_tag`: and others, which ones is not known before.
     """
 
     fields: tuple[tuple[Path, bool], ...]
-    pointers: frozenset[str] | None
+    pointers: frozenset[str]
+    is_any_tag: bool = False
 
 
 def argument_reads(paths: Iterable[Path]) -> ArgumentReads:
@@ -44,12 +46,13 @@ def argument_reads(paths: Iterable[Path]) -> ArgumentReads:
     paths = frozenset(paths)
     fields: set[Path] = {path[2:] for path in paths if path[:2] == INPUT}
     tags = {path for path in paths if path[:2] == ARGS and path != UNMAPPED}
-    is_any_tag = any(path == ARGS or path[2][:1] != "[" for path in tags)
+    named = {path for path in tags if path != ARGS and path[2].startswith("[")}
     if _EVERYTHING in paths:
-        fields, is_any_tag = fields | {()}, True
+        fields = fields | {()}
     return ArgumentReads(
         fields=tuple((each, not _has_below(each, fields)) for each in sorted(fields)),
-        pointers=None if is_any_tag else frozenset(path[2][1:-1] for path in tags),
+        pointers=frozenset(path[2][1:-1] for path in named),
+        is_any_tag=_EVERYTHING in paths or tags != named,
     )
 
 
@@ -67,9 +70,8 @@ def unreadable_argument(
     for path, is_whole in reads.fields:
         if not _is_readable(arguments, of, path, is_whole=is_whole):
             return "".join(f"/{escaped_segment(name)}" for name in path)
-    if reads.pointers is None:
-        return _unreadable_leaf(arguments)
-    return _unreadable_tag(arguments, reads.pointers)
+    found = _unreadable_tag(arguments, reads.pointers)
+    return _unreadable_leaf(arguments) if found is None and reads.is_any_tag else found
 
 
 def _is_readable(value: object, of: CedarType | None, path: Path, *, is_whole: bool) -> bool:
@@ -107,6 +109,13 @@ def _is_seen(pointer: str, place: Place, places: Mapping[str, Place]) -> bool:
 def _unreadable_leaf(arguments: Mapping[str, object]) -> str | None:
     """With more leaves than that the call was refused when its tags were made."""
     for place in islice(leaves(arguments), MAXIMUM_LEAVES):
-        if not (place.value is None or place.is_set or tag_of(place) is not None):
+        if place.value is not None and tag_of(place) is None and _holds_text(place):
             return place.pointer
     return None
+
+
+def _holds_text(place: Place) -> bool:
+    """Whether a set could be looked at for one of these; what is no set is looked at itself."""
+    if not (place.is_set and isinstance(place.value, list)):
+        return True
+    return any(isinstance(each, str) for each in place.value)

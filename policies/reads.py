@@ -7,7 +7,7 @@ decision cache, the listing and the lint know of a policy rests on this, so the 
 it cannot follow (an attribute of something that is not a path) instead of guessing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -122,6 +122,8 @@ class _Walk:
         else:
             self._read(base)
             self.visit(key)
+            for literal in _texts_in(key):  # the key is one of them, perhaps
+                self._read(base, f"[{literal}]")
 
     def _read_membership(self, base: pst.Expr) -> None:
         path = path_of(base)
@@ -129,6 +131,13 @@ class _Walk:
             self.opaque.append(base)
         else:
             self.paths.add(USER_GROUPS if path == USER else path)
+
+
+def _texts_in(expression: pst.Expr) -> Iterator[str]:
+    if isinstance(expression, pst.StringLit):
+        yield expression.value
+    for child in _children(expression) or ():
+        yield from _texts_in(child)
 
 
 def _children(expression: pst.Expr) -> tuple[pst.Expr, ...] | None:

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Container
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,37 @@ def test_pusher_goes_on_with_its_own_source_when_an_adopted_one_is_refused(
     foreign = before.source
     before.close()
     asyncio.run(scenario())
+
+
+@pytest.mark.requirement("audit-push")
+def test_pusher_lets_others_run_while_a_spool_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The authority is away, so one source failed; then reading what comes next fails as well."""
+
+    async def scenario() -> int:
+        spool, beats = opened(tmp_path, events=2), 0
+        collector = Collector(wanted=1, failures=10**9)
+        pending = spool.pending
+
+        def unreadable(limit: int, *, but: Container[str] = ()) -> Batch | None:
+            if spool.source in but:
+                raise OSError("the segment cannot be read")
+            return pending(limit, but=but)
+
+        monkeypatch.setattr(spool, "pending", unreadable)
+        task = asyncio.create_task(SpoolPusher(spool).run(collector.send))
+        while beats < 20:
+            await asyncio.sleep(0.001)
+            beats += 1
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert not await SpoolPusher(spool).drain(collector.send, within_seconds=5)
+        monkeypatch.undo()
+        spool.close()
+        return beats
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 10)) == 20
 
 
 @pytest.mark.requirement("audit-push")

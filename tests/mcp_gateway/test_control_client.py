@@ -641,3 +641,35 @@ async def test_authority_that_is_a_moment_late_is_believed_again(channel: Channe
         rig.monotonic.now += 3.1
         channel.beat()
         assert rig.parts.enforcement.serving() is rig.parts.enforcement.view
+
+
+@pytest.mark.requirement("trap-database-put-back")
+async def test_kill_is_not_passed_over_where_the_snapshot_is_older_than_the_events(
+    channel: Channel,
+) -> None:
+    rig, enforcement = channel.rig, channel.rig.parts.enforcement
+    async with channel.running():
+        await channel.until(lambda: enforcement.view is not None)
+        for number in range(1, 11):  # as events, after the snapshot, which is of before them
+            event = revocation(BlockKind.TOKEN, f"tok_{number}", sequence=number)
+            channel.tell("revocation", event)
+        replaced(channel, sequence=10)
+        channel.beat()
+        assert enforcement.serving() is enforcement.view
+        # The database is put back to the ninth: older than the events, younger than the snapshot.
+        replaced(channel, sequence=9)
+        channel.beat()
+        await channel.until(lambda: enforcement.view and enforcement.view.view.sequence == 9)
+        for _ in range(20):  # whatever follows from the snapshot
+            await asyncio.sleep(0)
+        kill = revocation(BlockKind.AGENT, "support-bot", sequence=10)
+        killed = BlockEntry(kill.kind, kill.id, blocked=True, not_before=NOW)
+        channel.tell("revocation", kill)  # a number it takes for known
+        replaced(channel, sequence=10, blocks=(killed,))
+        rig.monotonic.now += 3.1
+        channel.beat()
+        assert enforcement.serving() is NotServing.STALE
+        await channel.until(lambda: not channel.client._is_in_doubt)
+        channel.beat()
+        assert enforcement.serving() is enforcement.view
+        assert (await rig.post(CALL)).status == 401

@@ -99,7 +99,15 @@ def test_agent_is_told_why_and_the_operator_where() -> None:
     assert decision.failed_conditions == ("the value at '/amount' has no form in Cedar",)
 
 
+# Another policy, of nothing to do with it, that says only when it is asked which tag it looks at.
+COMPUTED = (
+    f'@id("other") forbid ({PAY}) when {{'
+    ' context.args.hasTag(if principal.level > 1 then "/a" else "/b") };'
+)
+
+
 @pytest.mark.requirement("trap-unreadable-argument")
+@pytest.mark.parametrize("others", [(), (COMPUTED,)], ids=["alone", "beside a computed tag"])
 @pytest.mark.parametrize(
     ("to", "code"),
     [
@@ -111,9 +119,47 @@ def test_agent_is_told_why_and_the_operator_where() -> None:
         (10**30, Code.REQUEST_INVALID),
     ],
 )
-def test_text_wrapped_into_a_list_is_not_taken_for_none(to: object, code: Code) -> None:
+def test_text_wrapped_into_a_list_is_not_taken_for_none(
+    to: object, code: Code, others: tuple[str, ...]
+) -> None:
     guard = f'@id("guard") forbid ({PAY}) when {{ {TO} }};'
-    assert decided({"to": to}, ALLOW, guard) == (code == Code.ALLOWED, code)
+    assert decided({"to": to}, ALLOW, guard, *others) == (code == Code.ALLOWED, code)
+
+
+@pytest.mark.requirement("trap-unreadable-argument")
+@pytest.mark.parametrize("others", [(), (COMPUTED,)], ids=["alone", "beside a computed tag"])
+@pytest.mark.parametrize(
+    ("copies", "code"),
+    [
+        (["me@good.example"], Code.ALLOWED),
+        ([], Code.ALLOWED),
+        (["you@evil.example"], Code.FORBIDDEN),
+        (["you@evil.example", 1], Code.REQUEST_INVALID),
+        (["you@evil.example", ["me"]], Code.REQUEST_INVALID),
+        (["you@evil.example", None], Code.REQUEST_INVALID),
+        ("you@evil.example", Code.REQUEST_INVALID),
+    ],
+)
+def test_set_with_something_else_in_it_is_not_taken_for_none(
+    copies: object, code: Code, others: tuple[str, ...]
+) -> None:
+    guard = (
+        f'@id("guard") forbid ({PAY}) when {{ context.args.hasTag("/cc/*") &&'
+        ' context.args.getTag("/cc/*") has set &&'
+        ' context.args.getTag("/cc/*").set.contains("you@evil.example") };'
+    )
+    assert decided({"cc": copies}, ALLOW, guard, *others) == (code == Code.ALLOWED, code)
+
+
+@pytest.mark.requirement("trap-unreadable-argument")
+@pytest.mark.parametrize("to", [["you@evil.example"], {"mail": "you@evil.example"}])
+def test_tag_whose_name_is_computed_from_texts_is_looked_for_at_each(to: object) -> None:
+    guard = (
+        f'@id("guard") forbid ({PAY}) when {{'
+        ' context.args.hasTag(if principal.level > 1 then "/from" else "/to") };'
+    )
+    assert decided({"to": to}, ALLOW, guard) == (False, Code.REQUEST_INVALID)
+    assert decided({"other": to}, ALLOW, guard) == (True, Code.ALLOWED)
 
 
 def unreadable(arguments: dict[str, object], *reads: str) -> str | None:
@@ -179,11 +225,11 @@ def test_value_is_readable_when_it_is_typed_tagged_or_looked_into(
     ("path", "reads"),
     [
         (("context", "input"), ArgumentReads((((), True),), frozenset())),
-        (("context", "args"), ArgumentReads((), None)),
-        (("context", "args", "tags"), ArgumentReads((), None)),
+        (("context", "args"), ArgumentReads((), frozenset(), is_any_tag=True)),
+        (("context", "args", "tags"), ArgumentReads((), frozenset(), is_any_tag=True)),
         (("context", "args", "unmapped"), ArgumentReads((), frozenset())),
         (("context", "args", "[]"), ArgumentReads((), frozenset({""}))),
-        (("context",), ArgumentReads((((), True),), None)),
+        (("context",), ArgumentReads((((), True),), frozenset(), is_any_tag=True)),
         (("context", "run", "user"), ArgumentReads((), frozenset())),
     ],
 )
@@ -198,6 +244,7 @@ def test_all_arguments_are_looked_at_where_a_tag_is_computed() -> None:
     of = input_type(PAYMENT)
     readable = {"to": ["a", "b"], "x": [1, None, {"y": 0.5}], "z": None}
     assert unreadable_argument(readable, of, everything) is None
+    assert unreadable_argument({"x": ["a", 1]}, of, everything) == "/x/*"
     assert unreadable_argument({"x": [1, {"y": 10**30}]}, of, everything) == "/x/1/y"
 
 

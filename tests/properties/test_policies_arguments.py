@@ -74,7 +74,9 @@ def test_any_arguments_of_any_tool_are_judged(
     unmapped: set[str] = set()
     typed_record(arguments, input_type(of), "", unmapped)
     untagged = [each for each in leaves(arguments) if each.value is not None and not tag_of(each)]
-    if any(not each.is_set for each in untagged):
+    sets = [each.value for each in untagged if isinstance(each.value, list)]
+    holds_text = any(isinstance(element, str) for each in sets for element in each)
+    if len(sets) < len(untagged) or holds_text:
         assert decision.code == Code.REQUEST_INVALID
     elif not unmapped:
         assert decision.code == Code.ALLOWED, decision
