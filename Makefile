@@ -90,4 +90,4 @@ lock: ## pin every dependency again
 	    -o requirements/dev.lock pyproject.toml
 
 clean: ## remove what the commands made
-	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .hypothesis mutants
+	rm -rf $(VENV) .run .run-* .mypy_cache .ruff_cache .pytest_cache .hypothesis mutants

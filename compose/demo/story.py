@@ -4,7 +4,7 @@ Each step prints what it proves. A step whose check fails ends the story with it
 and exit status 1; nothing is printed as true that was not seen. After the story everything stays
 up until Ctrl-C, unless `--once` is given.
 
-    python -m compose.demo.story [--once] [--directory .run] [--ports 8700,8701,8711,8712]
+    python -m compose.demo.story [--once] [--directory DIRECTORY] [--ports 8700,8701,8711,8712]
                                  [--keycloak [8780]]
 """
 
@@ -68,10 +68,19 @@ def ports(text: str) -> Ports:
     return Ports(issuer, gateway, crm, notes)
 
 
+def directory_of(ports: Ports) -> Path:
+    """Where the demo at these ports keeps everything: no other demo's."""
+    return Path(".run" if ports == Ports() else f".run-{ports.issuer}")
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--once", action="store_true", help="end after the story")
-    parser.add_argument("--directory", type=Path, default=Path(".run"))
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        help="emptied at the start; .run, with other ports .run-PORT: a second demo is beside it",
+    )
     parser.add_argument(
         "--ports",
         type=ports,
@@ -99,7 +108,7 @@ def main() -> None:
         console.print("Stop that, or choose others: make run PORTS=9700,9701,9711,9712")
         sys.exit(1)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it cleans up as Ctrl-C does
-    directory = given.directory.absolute()
+    directory = (given.directory or directory_of(given.ports)).absolute()
     shutil.rmtree(directory, ignore_errors=True)
     console.print("[bold]Countersign[/]: an agent, two people, two MCP servers\n")
     with contextlib.ExitStack() as held:

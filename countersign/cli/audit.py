@@ -149,12 +149,15 @@ def close_source(
 
 
 def _person(row: dict[str, Any], logins: Logins, *, is_whole: bool) -> str:
-    """Who it is called today, else what was recorded; with the id where there is room for it."""
+    """Who it is called today, else what was recorded; with the id where there is room for it.
+
+    Where nobody is, who did it at the admin API: `local:0` by the socket, for instance.
+    """
     person = row.get("user", "")
     if person in logins.by_id:
         return logins.whole(person) if is_whole else logins.brief(person)
     name = row.get("user_name", "")
-    return f"{name} ({person})" if name and person else name or person
+    return f"{name} ({person})" if name and person else name or person or row.get("author", "")
 
 
 def _what(row: dict[str, Any]) -> str:
