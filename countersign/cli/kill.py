@@ -192,6 +192,7 @@ def blocks(
 
 def _parsed(target: str) -> tuple[str, str]:
     kind, slash, name = target.partition("/")
+    kind = {wire: word for word, wire in KINDS.items()}.get(kind, kind)  # as the audit has it
     kinds = f"kinds: {', '.join(KINDS)}"
     if not slash or not name:
         raise typer.BadParameter(f"{target!r} is not KIND/NAME; {kinds}")
@@ -201,7 +202,7 @@ def _parsed(target: str) -> tuple[str, str]:
         raise typer.BadParameter(
             f"a {kind} is named by its id, {PREFIXES[kind]}…: `countersign audit search` shows it"
         )
-    if kind in {"run", "token"} and len(name) != len(PREFIXES[kind]) + ID_CHARACTERS:
+    if kind in PREFIXES and len(name) != len(PREFIXES[kind]) + ID_CHARACTERS:
         length = f"{PREFIXES[kind]} and {ID_CHARACTERS} characters"
         raise typer.BadParameter(f"the id of a {kind} is {length}: part of one cuts off nothing")
     return kind, name

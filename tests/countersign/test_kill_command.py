@@ -86,14 +86,30 @@ def test_kill_of_an_agent_nobody_declared_names_the_one_meant(server: Admin) -> 
 
 @pytest.mark.parametrize(
     ("target", "says"),
-    [("server/", "is not KIND/NAME"), ("crm", "is not KIND/NAME"), ("mcp/crm", "'mcp' is no kind")],
+    [
+        ("server/", "is not KIND/NAME"),
+        ("crm", "is not KIND/NAME"),
+        ("mcp/crm", "'mcp' is no kind"),
+        ("consent/alice", "a consent is named by its id, grt_…"),
+        ("consent/grt_abc", "part of one cuts off nothing"),
+        ("session/ses_abc", "part of one cuts off nothing"),
+        ("sid/ses_abc", "the id of a session is ses_ and 26 characters"),
+    ],
 )
 def test_kill_says_what_of_its_target_is_wrong(target: str, says: str) -> None:
     with pytest.raises(typer.BadParameter, match=says):
         run("kill", target, "--reason", "test")
 
 
-@pytest.mark.parametrize("arguments", [("agent/support-bot",), ("agent/gone-bot", "--force")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("agent/support-bot",),
+        ("agent/gone-bot", "--force"),
+        (f"consent/grt_{'a' * 26}",),
+        (f"gid/grt_{'a' * 26}",),  # as the audit has it
+    ],
+)
 def test_kill_of_a_declared_agent_or_by_force_blocks(
     server: Admin, arguments: tuple[str, ...]
 ) -> None:
