@@ -7,7 +7,8 @@ Rows of runs and tokens go when they are forgotten (`registry.blocks`), a few wi
 was away meanwhile misses nothing of it: nothing of such a run lives. It ends with the same state as
 everybody, because the newest row stays, whatever it is about: its number is where followers arrive,
 its time what they forget by. That is the earlier of two clocks, the writing process's and the
-database server's; on SQLite all processes have the one clock of their machine.
+database server's; an epoch is of the later one. On SQLite all processes have the one clock of their
+machine.
 """
 
 from collections.abc import Sequence
@@ -85,8 +86,11 @@ def append_event(
         kind=kind,
         id=subject_id,
         blocked=blocked and kind is not BlockKind.CLAIMS,
-        # INVARIANT: an epoch never moves back, whatever the clocks of the processes say.
-        not_before=max(epoch_after(now_ms), 0 if before is None else before.not_before),
+        # INVARIANT: an epoch never moves back, whatever the clocks of the processes say, and a
+        # process whose clock is slow writes none that is older than what the others issue.
+        not_before=max(
+            epoch_after(max(now_ms, server_ms or 0)), 0 if before is None else before.not_before
+        ),
         reason=reason,
         author=author,
         # INVARIANT: a process whose clock is ahead makes nobody forget: everybody forgets by this.

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from authz_server.grants.client_credentials import MAXIMUM_PAUSE_SECONDS
 from authz_server.store.sessions import SESSION_LIFETIME_SECONDS
 from database.engine import Database
+from database.server_clock import server_now_ms
 from registry import revocation_rows
 from registry.blocks import (
     AGENT_AUTHOR,
@@ -47,6 +48,12 @@ class Time:
 
     def __call__(self) -> float:
         return (self.now_ms + 0.5) / 1000
+
+
+@pytest.fixture(autouse=True)
+def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No server tells the time of today, unless a test lets it."""
+    monkeypatch.setattr(revocation_rows, "server_now_ms", lambda _: None)
 
 
 @pytest.fixture
@@ -160,6 +167,28 @@ def test_clock_that_runs_back_never_moves_an_epoch_back(revocations: RevocationS
     first = block(revocations, BlockKind.SUBJECT, "usr_1", NOW_MS)
     second = block(revocations, BlockKind.SUBJECT, "usr_1", NOW_MS - 60_000)
     assert second.not_before == first.not_before
+
+
+@pytest.mark.requirement("trap-epoch-rounding")
+@pytest.mark.parametrize(("slow_ms", "epoch"), [(-400, 1), (0, 1), (3_000, 4)])
+def test_process_whose_clock_is_slow_outdates_what_others_issued_until_now(
+    database: Database, monkeypatch: pytest.MonkeyPatch, slow_ms: int, epoch: int
+) -> None:
+    monkeypatch.setattr(revocation_rows, "server_now_ms", lambda _: NOW_MS + slow_ms)
+    event = outdate(database, BlockKind.CLAIMS, "usr_1", NOW_MS)
+    assert event.not_before - NOW_MS // 1000 == epoch
+    assert event.at_ms == NOW_MS + min(slow_ms, 0)  # forgotten by the earlier one, as ever
+
+
+@pytest.mark.requirement("trap-epoch-rounding")
+def test_epoch_is_never_before_the_clock_of_postgresql(
+    revocations: RevocationStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocation_rows, "server_now_ms", server_now_ms)
+    server_ms = database.read(server_now_ms)
+    event = block(revocations, BlockKind.SESSION, "ses_1")
+    assert event.not_before * 1000 >= max(NOW_MS, server_ms or 0)
+    assert event.at_ms == NOW_MS
 
 
 @pytest.mark.requirement("trap-epoch-rounding")
