@@ -113,7 +113,7 @@ async def change_account(call: AdminCall) -> AccountItem:
         raise not_found(f"There is no account of that name{near}")
     if isinstance(account, Refusal):
         raise refused_by(account)
-    await call.parts.live.refresh()
+    await call.parts.live.refresh_after_commit()
     return _item(account)
 
 

@@ -122,7 +122,7 @@ async def _apply(
     plan = await _plan(call, objects, delete)
     await _require_role(call, plan)
     applied = await call.parts.registry.apply(plan, call.author)
-    await call.parts.live.refresh()
+    await call.parts.live.refresh_after_commit()
     await _record(call, applied)
     return ApplyAnswer(
         dry_run=False,

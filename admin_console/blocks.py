@@ -117,7 +117,7 @@ async def block(call: AdminCall) -> RevocationAnswer:
         author=call.author,
         also=_recorded(call, EventType.BLOCKED),
     )
-    await call.parts.live.refresh()
+    await call.parts.live.refresh_after_commit()
     return _answer(call, event)
 
 
@@ -135,7 +135,7 @@ async def restore(call: AdminCall) -> RevocationAnswer:
     )
     if event is None:
         raise await _not_blocked(call, kind)
-    await call.parts.live.refresh()
+    await call.parts.live.refresh_after_commit()
     return _answer(call, event)
 
 

@@ -91,7 +91,7 @@ async def approve_tools(call: AdminCall) -> ApproveAnswer:
     approved = await call.parts.catalogue.approve(
         server, call.body_as(ApproveBody).tools, call.author
     )
-    await call.parts.live.refresh()
+    await call.parts.live.refresh_after_commit()
     for name in approved:
         await call.record(
             EventType.CATALOGUE_CHANGED,

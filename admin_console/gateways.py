@@ -132,5 +132,5 @@ async def remove_key(call: AdminCall) -> KeyRemovedAnswer:
             raise not_found("There is no Gateway of that name.")
         near = did_you_mean(thumbprint, (str(jwk["kid"]) for jwk in entry.jwks)) or "."
         raise not_found(f"No such key is enrolled into that Gateway{near}")
-    await call.parts.live.refresh()
+    await call.parts.live.refresh_after_commit()
     return KeyRemovedAnswer(gateway=gateway, thumbprint=thumbprint)

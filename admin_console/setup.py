@@ -68,7 +68,7 @@ async def setup(call: AdminCall) -> IdentityAnswer:
     # INVARIANT: the use of the code, its record and the admin are one transaction. A plan with
     # problems is refused in it, and the code stays good.
     await registry.apply(plan, call.author, first=use)
-    await call.parts.live.refresh()
+    await call.parts.live.refresh_after_commit()
     return _identity(call, role="admin")
 
 

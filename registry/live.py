@@ -155,13 +155,28 @@ class LiveRegistry:
                     _LOG.info("registry.refreshed_again")
 
     async def refresh(self) -> None:
-        """Take in what was committed since; call it after a write that must be seen at once."""
+        """Take in what was committed since; call it before a judgement that must know of it.
+
+        Raises:
+            DatabaseError: It cannot be read now, or never again.
+            UnpublishableRegistryError: Another release declared what this one cannot take in.
+        """
         async with self._refreshing:
             data_version = self._database.data_version()
             if data_version != self._seen_version:
                 await self._take_in()
                 self._seen_version = data_version
             self._read_at = self._monotonic()
+
+    async def refresh_after_commit(self) -> None:
+        """As `refresh`, after a write of the caller's: it stands whether or not it can be read now.
+
+        `run` tries again. Whoever judges by what is here needs `refresh`, which raises.
+        """
+        try:
+            await self.refresh()
+        except (DatabaseError, UnpublishableRegistryError) as error:
+            _LOG.exception("registry.refresh_failed", error=type(error).__name__)
 
     async def changed(self, after_version: int, after_sequence: int) -> LiveState:
         """Wait until the snapshot or the revocations are newer than given."""

@@ -30,7 +30,7 @@ from authz_server.log_events import LogEvent
 from authz_server.parts import Parts
 from database.errors import DatabaseError
 from registry.acks import Ack
-from registry.publisher import enforcement_view
+from registry.publisher import UnpublishableRegistryError, enforcement_view
 from registry.tool_catalogue import TooManyChangesError, UnknownServerError
 from token_exchange.claims import Refusal
 
@@ -222,7 +222,7 @@ async def _reported(parts: Parts, request: Request, caller: ControlCaller) -> An
             "catalogue.rate",
         )
     if observed.changed:
-        await parts.live.refresh()
+        await parts.live.refresh_after_commit()
         await record(
             parts,
             EventType.CATALOGUE_CHANGED,
@@ -265,7 +265,7 @@ def _answering(
             if isinstance(answer, Refusal):
                 await _record_refusal(parts, request, answer, None)
                 return resource_error(answer)
-        except (SpoolUnavailable, DatabaseError) as error:
+        except (SpoolUnavailable, DatabaseError, UnpublishableRegistryError) as error:
             _LOG.exception(
                 LogEvent.REQUEST_UNAVAILABLE, path=request.url.path, error=type(error).__name__
             )

@@ -73,7 +73,7 @@ async def enrol(parts: Parts, request: Request) -> Response | Refusal:
     recorded = partial(append_in, events=(enrolled,), now_ms=int(parts.clock() * 1000))
     if await parts.enrolment.consume_code(asked.code, asked.jwk, now, also=recorded) is None:
         return _CODE  # somebody used it meanwhile
-    await parts.live.refresh()
+    await parts.live.refresh_after_commit()
     answer = {
         "client_id": f"gateway:{gateway}",
         "gateway": gateway,

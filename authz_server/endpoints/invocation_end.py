@@ -128,7 +128,8 @@ async def _end(parts: Parts, run: RunToken, now: int) -> Refusal | None:
     except TooManyEndsError as error:
         await _end_families(parts, run, error.refusal, now)
         return error.refusal
-    await parts.live.refresh()  # this process first: it is what the gateways hear it from
+    # This process first: it is what the gateways hear it from.
+    await parts.live.refresh_after_commit()
     return None
 
 

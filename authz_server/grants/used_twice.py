@@ -58,4 +58,5 @@ async def block_yield(
         also=lambda connection, event: append_in(connection, (record,), event.at_ms),
         anyway=anyway,
     )
-    await parts.live.refresh()  # this process first: it is what the gateways hear it from
+    # This process first: it is what the gateways hear it from.
+    await parts.live.refresh_after_commit()

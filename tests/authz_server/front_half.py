@@ -137,6 +137,9 @@ class Live:
     async def refresh(self) -> None:
         """News come when the test says so."""
 
+    async def refresh_after_commit(self) -> None:
+        """As `refresh`."""
+
 
 class Accounts:
     """An identity provider with alice and bob, password `correct horse`."""

@@ -11,6 +11,7 @@ from audit_log.event import AuditEvent, EventType, Outcome
 from authz_server.issuing.signing_keys import KeyPurpose
 from authz_server.serving_workers import WORKER_HEADER
 from registry.blocks import BlockKind
+from registry.publisher import UnpublishableRegistryError
 from registry.snapshot import EnforcementView
 from registry.tool_catalogue import CHANGES_PER_MINUTE
 from tests.authz_server.back_half import (
@@ -177,6 +178,21 @@ async def test_control_acknowledgement_is_kept(authority: Authority) -> None:
     assert (ack.gateway, ack.worker, ack.received_at_ms) == ("demo", "w1", NOW * 1000)
 
 
+async def test_control_acknowledgement_waits_until_the_registry_can_be_read(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails() -> None:
+        raise UnpublishableRegistryError(())
+
+    gateway = await authority.enrolled()
+    said = {"worker": "w1", "sequence": 0, "version": 1, "applied_at_ms": NOW * 1000}
+    with monkeypatch.context() as broken:
+        broken.setattr(authority.parts.live, "refresh", fails)
+        answer = await acknowledge(gateway, said)
+    assert (answer.status_code, error_of(answer)) == (503, "temporarily_unavailable")
+    assert (await acknowledge(gateway, said)).status_code == 204
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -318,6 +334,19 @@ async def test_control_catalogue_answers_what_is_approved(authority: Authority) 
     assert "newcomer" in names  # at once
     assert len(authority.spool.of(EventType.CATALOGUE_CHANGED)) == 1
     await call(gateway, "catalogue", {"server": "crm", "tools": tools})
+    assert len(authority.spool.of(EventType.CATALOGUE_CHANGED)) == 1
+
+
+async def test_control_catalogue_is_taken_in_although_nobody_here_can_read_it_yet(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails() -> None:
+        raise UnpublishableRegistryError(())
+
+    gateway = await authority.enrolled()
+    monkeypatch.setattr(authority.parts.live, "refresh", fails)
+    answer = await call(gateway, "catalogue", {"server": "crm", "tools": [tool("newcomer")]})
+    assert answer.status_code == 200, answer.text
     assert len(authority.spool.of(EventType.CATALOGUE_CHANGED)) == 1
 
 

@@ -12,6 +12,7 @@ from authz_server.grants.client_credentials import MAXIMUM_PAUSE_SECONDS
 from authz_server.store.refresh_tokens import RefreshGrant, begin_in
 from database.errors import DatabaseUnavailableError
 from registry.blocks import BlockKind
+from registry.publisher import UnpublishableRegistryError
 from tests.authz_server.back_half import (
     CONTROL,
     ISSUER,
@@ -82,6 +83,26 @@ async def test_invocation_end_again_changes_nothing(authority: Authority) -> Non
     assert (await end(workload, token, invocation)).status_code == 204
     assert authority.parts.revocations.sequence() == sequence
     assert len(authority.cuts(EventType.INVOCATION_ENDED)) == 1
+
+
+@pytest.mark.requirement("C30")
+@pytest.mark.parametrize(
+    "error",
+    [DatabaseUnavailableError("away"), UnpublishableRegistryError(())],
+    ids=["away", "unpublishable"],
+)
+async def test_invocation_end_that_nobody_here_can_read_yet_is_made(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def fails() -> None:
+        raise error
+
+    workload = authority.workload(1002)
+    token, invocation = await alone(workload)
+    monkeypatch.setattr(authority.parts.live, "refresh", fails)
+    assert (await end(workload, token, invocation)).status_code == 204
+    entries = authority.parts.revocations.state().entries
+    assert entries[(BlockKind.INVOCATION, invocation)].blocked
 
 
 @pytest.mark.requirement("C30")

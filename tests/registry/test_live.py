@@ -11,6 +11,7 @@ from database.engine import Database
 from database.errors import DatabaseError
 from registry.blocks import BlockKind, RevocationEvent
 from registry.live import LiveRegistry, Notice, RewoundDatabaseError
+from registry.publisher import UnpublishableRegistryError
 from registry.revocations import RevocationStore
 from tests.registry.samples import (
     ISSUER,
@@ -38,6 +39,7 @@ async def following(live: LiveRegistry) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+        live._reader.submit(int).result(5)  # a read under way ends before its database is closed
 
 
 async def taken(
@@ -268,3 +270,22 @@ def test_revocations_are_taken_in_although_the_snapshot_cannot_be_compiled(
     asyncio.run(scenario())
     assert live.blocks.sequence == 1
     assert live.snapshot.version == 0
+
+
+def test_commit_stands_although_what_it_made_cannot_be_read_yet(
+    registry: Registry, clock: FakeClock
+) -> None:
+    """Whoever wrote goes on; whoever judges by the picture may not."""
+    live = LiveRegistry(registry.database, issuer=ISSUER, settings_models={}, monotonic=clock)
+    registry.apply(*small_set())  # declared by a release that knows more types
+
+    async def scenario() -> None:
+        await block(registry, "support-bot")
+        clock.advance(10)
+        await live.refresh_after_commit()
+        assert (live.blocks.sequence, live.snapshot.version) == (1, 0)
+        with pytest.raises(UnpublishableRegistryError):
+            await live.refresh()
+        assert live.is_stale(3.0)
+
+    asyncio.run(scenario())
