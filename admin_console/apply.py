@@ -1,13 +1,16 @@
 """Changing declared objects: apply, dry run, delete. All or none, in the caller's role.
 
 In order: every document parses → the plan of the registry has no problem → the caller's role is
-enough for what would change (`admin_changes`) → applied → recorded, an event an object.
+enough for what would change (`admin_changes`) → applied and recorded, an event an object, in one
+transaction.
 """
 
+from functools import partial
 from typing import Any, Final
 
 from anyio import to_thread
 from pydantic import Field
+from sqlalchemy import Connection
 
 from admin_console.admin_changes import admin_changes
 from admin_console.apply_warnings import apply_warnings, known_groups
@@ -17,6 +20,7 @@ from admin_console.operation import AdminCall
 from admin_console.roles import Access
 from admin_console.wire import Wire
 from audit_log.event import EventType, Outcome
+from audit_log.transaction_log import append_in
 from registry.changes import ChangePlan, ObjectChange, specs_after
 from registry.declared import ObjectKey, Problem, parse_document
 from registry.objects import DeclaredObject
@@ -121,9 +125,9 @@ async def _apply(
 ) -> ApplyAnswer:
     plan = await _plan(call, objects, delete)
     await _require_role(call, plan)
-    applied = await call.parts.registry.apply(plan, call.author)
+    # INVARIANT: a change and its events stand together or neither does.
+    applied = await call.parts.registry.apply(plan, call.author, also=partial(_record, call))
     await call.parts.live.refresh_after_commit()
-    await _record(call, applied)
     return ApplyAnswer(
         dry_run=False,
         version=applied.version,
@@ -154,15 +158,18 @@ async def _require_role(call: AdminCall, plan: ChangePlan) -> None:
         call.require(Access.ADMIN, what)
 
 
-async def _record(call: AdminCall, applied: AppliedChange) -> None:
-    for change in applied.changes:
-        await call.record(
+def _record(call: AdminCall, connection: Connection, applied: AppliedChange) -> None:
+    events = [
+        call.made(
             EventType.OBJECT_CHANGED,
             Outcome.SUCCEEDED,
             object_ref=f"{change.kind}/{change.name}",
             reasons=(change.action.value,),
             detail=f"version {applied.version}",
         )
+        for change in applied.changes
+    ]
+    append_in(connection, events, call.now_ms)
 
 
 async def _plan(

@@ -8,7 +8,7 @@ somebody else in between, the operator has not seen that and is asked to look ag
 
 Applying an empty plan takes in the policy documents that a new release ships.
 
-Left out: who may do this, YAML, and the audit event (the callers').
+Left out: who may do this, YAML, and the audit events (the callers', in the same write: `also`).
 """
 
 from collections.abc import Callable, Sequence
@@ -132,8 +132,9 @@ class RegistryStore:
         author: str,
         *,
         first: Callable[[Connection], None] = lambda _: None,
+        also: Callable[[Connection, AppliedChange], None] = lambda _, __: None,
     ) -> AppliedChange:
-        """Carry out a plan, whole or not at all; `first` is done in the same write, and may raise.
+        """Carry out a plan, whole or not at all; `first` and `also` with it, and either may raise.
 
         Raises:
             PlanRefusedError: It has problems, or would have by now.
@@ -142,7 +143,9 @@ class RegistryStore:
 
         def work(connection: Connection) -> AppliedChange:
             first(connection)
-            return self._apply(connection, plan, author)
+            applied = self._apply(connection, plan, author)
+            also(connection, applied)
+            return applied
 
         return await self._database.write(work)
 

@@ -2,8 +2,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
+from admin_console import apply
 from audit_log.event import EventType
+from audit_log.transaction_log import SOURCE as DATABASE
 from countersign import policy_audit
 from database.errors import DatabaseUnavailableError
 from tests.admin_console.stack import AdminStack
@@ -34,7 +37,22 @@ def test_objects_applied_are_a_version_with_author_and_an_event_each(empty: Admi
         f"{each.kind}/{each.name}" for each in small_set()
     }
     assert {event.author for event in changed} == {"local:1000"}
+    assert {(event.source, event.detail) for event in changed} == {(DATABASE, "version 1")}
     assert "support-bot" in empty.parts.live.snapshot.agents
+
+
+@pytest.mark.requirement("admin-objects")
+def test_objects_that_cannot_be_recorded_are_not_changed(
+    empty: AdminStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_connection: Connection, *_: object) -> None:
+        raise RuntimeError("the audit takes no event")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(apply, "append_in", fails)
+        assert empty.call("POST", "/objects", body=documents(*small_set())).status == 500
+    assert empty.call("GET", "/objects").json["objects"] == []
+    assert empty.call("POST", "/objects", body=documents(*small_set())).json["version"] == 1
 
 
 @pytest.mark.requirement("admin-objects")

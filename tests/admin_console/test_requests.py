@@ -174,12 +174,23 @@ def test_admin_change_whose_outcome_cannot_be_recorded_says_that_it_was_made(
     stack: AdminStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with spool_that_fills_up(stack, monkeypatch) as recorded:
-        answer = stack.call("DELETE", "/objects/Agent/support-bot")
+        answer = stack.call("POST", "/gateways/demo/join")
 
     assert (answer.status, answer.json["error"]) == (503, "temporarily_unavailable")
     assert "was made" in answer.json["error_description"]
     assert recorded == [EventType.ADMIN_ALLOWED]
+
+
+@pytest.mark.requirement("admin-objects")
+def test_admin_change_of_objects_is_recorded_with_itself_although_the_spool_fills_up(
+    stack: AdminStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with spool_that_fills_up(stack, monkeypatch):
+        assert stack.call("DELETE", "/objects/Agent/support-bot").status == 200
+
     assert stack.call("GET", "/objects/Agent/support-bot").status == 404
+    last = stack.events(EventType.OBJECT_CHANGED)[-1]
+    assert (last.object_ref, last.reasons) == ("Agent/support-bot", ("delete",))
 
 
 @pytest.mark.requirement("trap-cut-unrecorded")
