@@ -1,48 +1,46 @@
 """Reads a JSON request body once, within a size and a time, into a typed frozen value.
 
-A large one is decoded in a thread: the event loop has heartbeats to send meanwhile.
+On the event loop: the decoder would hold the interpreter's lock in a thread as well. A body of
+megabytes has a bound on its values, and a shape that leaves its parts as they are
+(`reported_tools`).
 """
 
-from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
-from anyio import to_thread
 from starlette.requests import Request
 
 from authz_server.request_body import BodyError, body_of
 from token_exchange.claims import Refusal
 
-LARGE_BYTES: Final = 65_536  # decoded in well under a millisecond
+# What decoding raises for a body that is not one.
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 T = TypeVar("T")
 
 
-async def json_of(request: Request, shape: type[T], maximum_bytes: int) -> T | Refusal:
-    """The body as `shape`, or why it is not one. The values are still the caller's word."""
+async def json_of(
+    request: Request, shape: type[T], maximum_bytes: int, *, maximum_commas: int | None = None
+) -> T | Refusal:
+    """The body as `shape`, or why it is not one. The values are still the caller's word.
+
+    Every value of a list or an object but its first has a comma before it; those in texts count.
+    """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
-        return _malformed("content type")
+        return malformed("content type")
     try:
         body = await body_of(request, maximum_bytes)
-        if len(body) <= LARGE_BYTES:
-            return decode(body, shape)
-        return await to_thread.run_sync(partial(decode, body, shape))
+        if maximum_commas is not None and body.count(b",") > maximum_commas:
+            return malformed("too many values")
+        return msgspec.json.decode(body, type=shape)
     except BodyError as error:
-        return _malformed(str(error))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return malformed(str(error))
+    except UNREADABLE:
         # The problem's own text could repeat what was sent.
-        return _malformed("not JSON of the expected shape")
+        return malformed("not JSON of the expected shape")
 
 
-def decode(body: bytes, shape: type[T]) -> T:
-    """The body as `shape`.
-
-    Raises:
-        MsgspecError, UnicodeDecodeError, RecursionError: It is not one.
-    """
-    return msgspec.json.decode(body, type=shape)
-
-
-def _malformed(detail: str) -> Refusal:
+def malformed(detail: str) -> Refusal:
+    """The refusal of a body that is not what it should be; `detail` is for the audit alone."""
     return Refusal("invalid_request", "The request cannot be read.", detail, "body.form")

@@ -1,8 +1,9 @@
-"""Which of the definitions a server shows are tools at all. Pure.
+"""Which of the definitions a server shows are tools at all, a tool at a time.
 
 A name offered twice is nobody's: neither definition is taken. Left out: what is approved.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,13 @@ class Offer:
     digest: str
 
 
-def offered_tools(tools: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Offer], tuple[str, ...]]:
-    """The acceptable definitions by name. A name offered twice is nobody's."""
+async def offered_tools(
+    tools: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, Offer], tuple[str, ...]]:
+    """The acceptable definitions by name, and what was refused.
+
+    A thousand digests: between two of them everybody else on the event loop goes on.
+    """
     offered: dict[str, Offer] = {}
     refused: set[str] = set()
     for position, tool in enumerate(tools):
@@ -34,6 +40,7 @@ def offered_tools(tools: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Offer],
             refused.add(name)
         else:
             offered[name] = Offer(tool, tool_digest(tool))
+        await asyncio.sleep(0)
     for name in refused:
         offered.pop(name, None)
     return offered, tuple(sorted(refused))

@@ -8,7 +8,6 @@ approved by itself, a changed one never. Every approval is followed by the polic
 waited for the tool may become live, and a tool whose schema breaks the live set is refused.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -111,8 +110,7 @@ class ToolCatalogue:
             UnknownServerError: `server` is not declared.
             TooManyChangesError: Its list changed too often this minute; nothing was written.
         """
-        # A thousand digests: the event loop has heartbeats to send meanwhile.
-        offered, refused = await asyncio.to_thread(offered_tools, tools)
+        offered, refused = await offered_tools(tools)
         before = await self._database.fetch(lambda connection: self._statuses(connection, server))
         if _is_known(before, offered):
             return Observation(_approved(before), refused, changed=False)

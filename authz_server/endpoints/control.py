@@ -28,6 +28,7 @@ from authz_server.issuing.signing_keys import KeyPurpose
 from authz_server.json_body import json_of
 from authz_server.log_events import LogEvent
 from authz_server.parts import Parts
+from authz_server.reported_tools import MAXIMUM_BODY, MAXIMUM_COMMAS, ObservedTools, tools_of
 from database.errors import DatabaseError
 from registry.acks import Ack
 from registry.publisher import UnpublishableRegistryError, enforcement_view
@@ -37,7 +38,6 @@ from token_exchange.claims import Refusal
 BASE: Final = "/control/v1"
 MAXIMUM_SMALL_BODY: Final = 8_192
 MAXIMUM_AUDIT_BODY: Final = 2_097_152  # the pusher reads at most 1 MiB of events at once
-MAXIMUM_CATALOGUE_BODY: Final = 8_388_608
 MAXIMUM_TOOLS: Final = 1_000
 
 ERAS: Final = ("modern", "legacy")
@@ -63,18 +63,6 @@ class Acknowledgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sequence: int
     version: int
     applied_at_ms: int
-
-
-class ObservedTools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole list of tools a server showed, or the `error` because of which it showed none.
-
-    `era` is how the server was spoken to, empty where that is not known.
-    """
-
-    server: str
-    tools: list[dict[str, Any]]
-    error: str = ""
-    era: str = ""
 
 
 def routes(parts: Parts) -> list[Route]:
@@ -182,7 +170,7 @@ async def catalogue(parts: Parts, request: Request, caller: ControlCaller) -> An
 
 
 async def _reported(parts: Parts, request: Request, caller: ControlCaller) -> Answer:
-    seen = await json_of(request, ObservedTools, MAXIMUM_CATALOGUE_BODY)
+    seen = await json_of(request, ObservedTools, MAXIMUM_BODY, maximum_commas=MAXIMUM_COMMAS)
     if isinstance(seen, Refusal):
         return seen
     if seen.server not in caller.gateway.servers or len(seen.tools) > MAXIMUM_TOOLS:
@@ -192,6 +180,9 @@ async def _reported(parts: Parts, request: Request, caller: ControlCaller) -> An
             f"{seen.server[:64]}, {len(seen.tools)} tools",
             "catalogue.server",
         )
+    tools = await tools_of(seen.tools)
+    if isinstance(tools, Refusal):
+        return tools
     await parts.server_reports.record(
         caller.gateway.name,
         seen.server,
@@ -201,24 +192,30 @@ async def _reported(parts: Parts, request: Request, caller: ControlCaller) -> An
     )
     if seen.error:
         return _json({"approved": []})
+    return await _taken_in(parts, caller, seen.server, tools)
+
+
+async def _taken_in(
+    parts: Parts, caller: ControlCaller, server: str, tools: list[dict[str, Any]]
+) -> Answer:
     about: dict[str, Any] = {
         "principal_kind": PrincipalKind.GATEWAY,
         "client_id": caller.token.client_id,
-        "object_ref": f"McpServer/{seen.server}",
+        "object_ref": f"McpServer/{server}",
     }
 
     async def intent() -> None:
         await record(parts, EventType.GATEWAY_ALLOWED, Outcome.ALLOWED, **about)
 
     try:
-        observed = await parts.catalogue.observe(seen.server, seen.tools, before_change=intent)
+        observed = await parts.catalogue.observe(server, tools, before_change=intent)
     except UnknownServerError:
         return _invalid("The server is not declared any more.", "catalogue.unknown")
     except TooManyChangesError:
         return Refusal(
             "temporarily_unavailable",
             "The tools of this server change too often; say it again in a minute.",
-            f"{seen.server}: more changes this minute than are written down",
+            f"{server}: more changes this minute than are written down",
             "catalogue.rate",
         )
     if observed.changed:
@@ -228,7 +225,7 @@ async def _reported(parts: Parts, request: Request, caller: ControlCaller) -> An
             EventType.CATALOGUE_CHANGED,
             Outcome.SUCCEEDED,
             **about,
-            detail=f"{len(seen.tools)} tools seen, {len(observed.refused)} refused as tools",
+            detail=f"{len(tools)} tools seen, {len(observed.refused)} refused as tools",
         )
     return _json({"approved": list(observed.approved)})
 

@@ -1,18 +1,22 @@
-"""What a gateway's reports of tools cost the others: one at a time, not on the event loop."""
+"""What a gateway's reports of tools cost the others: one at a time, a tool at a time."""
 
 import asyncio
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
-from authz_server import json_body
-from authz_server.json_body import LARGE_BYTES
+from audit_log.event import EventType
+from authz_server.endpoints import control
+from authz_server.reported_tools import tools_of
 from authz_server.turns import MAXIMUM_WAITING
 from registry.offered_tools import offered_tools
 from registry.tool_catalogue import Observation
+from registry.tool_digest import MAXIMUM_DEFINITION_BYTES
 from tests.authz_server.back_half import Authority, GatewayProcess, error_of, tool
+from token_exchange.claims import Refusal
 
 pytestmark = pytest.mark.anyio
 
@@ -20,36 +24,97 @@ PATH = "/control/v1/catalogue"
 
 
 async def report(authority: Authority, gateway: GatewayProcess, server: str, *tools: Any) -> Any:
+    return await sent_as(
+        authority, gateway, msgspec.json.encode({"server": server, "tools": tools})
+    )
+
+
+async def sent_as(authority: Authority, gateway: GatewayProcess, body: bytes) -> Any:
     token = await gateway.control_token()
     headers = gateway.control_headers(token, "catalogue", "POST")
+    headers = {**headers, "content-type": "application/json"}
     async with authority.http() as http:
-        return await http.post(PATH, json={"server": server, "tools": tools}, headers=headers)
+        return await http.post(PATH, content=body, headers=headers)
+
+
+@asynccontextmanager
+async def rounds() -> AsyncIterator[list[None]]:
+    """How often the event loop came to somebody else meanwhile."""
+    came: list[None] = []
+
+    async def beat() -> None:
+        while True:
+            came.append(None)
+            await asyncio.sleep(0)
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield came
+    finally:
+        beating.cancel()
 
 
 @pytest.mark.requirement("attack-30")
-@pytest.mark.parametrize("size", [10, LARGE_BYTES + 1], ids=["small", "large"])
-async def test_catalogue_large_report_is_decoded_and_every_one_digested_off_the_event_loop(
-    authority: Authority, monkeypatch: pytest.MonkeyPatch, size: int
+async def test_catalogue_event_loop_goes_on_between_two_tools() -> None:
+    sent = [msgspec.Raw(msgspec.json.encode(tool(f"get_{n}"))) for n in range(100)]
+    async with rounds() as decoding:
+        tools = await tools_of(sent)
+    assert not isinstance(tools, Refusal)
+    async with rounds() as digesting:
+        offered, refused = await offered_tools(tools)
+    assert (len(offered), refused) == (100, ())
+    assert min(len(decoding), len(digesting)) >= 100
+
+
+@pytest.mark.requirement("attack-30")
+@pytest.mark.parametrize("of", [{"name": "get"}, {"name": 7}, {}], ids=["named", "number", "none"])
+async def test_catalogue_definition_over_its_bound_is_never_decoded_but_for_its_name(
+    of: dict[str, object],
 ) -> None:
-    gateway, threads = await authority.enrolled(), dict[str, int]()
-    decode = json_body.decode
+    long = {"padding": "x" * MAXIMUM_DEFINITION_BYTES, **of}
+    short = {"padding": "x", **of}
+    sent = [msgspec.Raw(msgspec.json.encode(each)) for each in (long, short)]
+    assert await tools_of(sent) == [{} if of != {"name": "get"} else of, short]
 
-    def decoding(body: bytes, shape: type[object]) -> object:
-        threads["decode"] = threading.get_ident()
-        return decode(body, shape)
 
-    def offering(tools: Sequence[Mapping[str, Any]]) -> object:
-        threads["digest"] = threading.get_ident()
-        return offered_tools(tools)
+@pytest.mark.requirement("attack-30")
+async def test_catalogue_name_of_a_definition_over_its_bound_is_offered_twice(
+    authority: Authority,
+) -> None:
+    gateway = await authority.enrolled()
+    long = {**tool("doubled"), "description": "x" * MAXIMUM_DEFINITION_BYTES}
+    answer = await report(authority, gateway, "crm", tool("doubled"), long, tool("single"))
+    assert "single" in answer.json()["approved"]
+    assert "doubled" not in answer.json()["approved"]
+    (event,) = authority.spool.of(EventType.CATALOGUE_CHANGED)
+    assert event.detail == "3 tools seen, 1 refused as tools"
 
-    monkeypatch.setattr(json_body, "decode", decoding)
-    monkeypatch.setattr("registry.tool_catalogue.offered_tools", offering)
-    described = [{**tool(f"get_{n}"), "description": "x" * (size // 2)} for n in range(2)]
-    answer = await report(authority, gateway, "crm", *described)
-    assert {"get_0", "get_1"} <= set(answer.json()["approved"])
-    loop = threading.get_ident()
-    assert (threads["decode"] == loop) == (size <= LARGE_BYTES)
-    assert threads["digest"] != loop
+
+@pytest.mark.requirement("attack-30")
+@pytest.mark.parametrize(
+    "what", ["7", "[]", '"x"', '{"name":"\\ud800"}', "[" * 60_000 + "]" * 60_000]
+)
+async def test_catalogue_report_of_what_is_no_object_is_refused(
+    authority: Authority, what: str
+) -> None:
+    gateway = await authority.enrolled()
+    body = b'{"server":"crm","tools":[%b]}' % what.encode()
+    assert error_of(await sent_as(authority, gateway, body)) == "invalid_request"
+    assert authority.refusals()[-1].reasons == ("body.form",)
+    assert authority.parts.server_reports.all() == ()
+
+
+@pytest.mark.requirement("attack-30")
+async def test_catalogue_report_of_more_values_than_a_list_of_tools_has_is_refused(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await authority.enrolled()
+    body = msgspec.json.encode({"server": "crm", "tools": [tool("x")]})
+    monkeypatch.setattr(control, "MAXIMUM_COMMAS", body.count(b",") - 1)
+    assert error_of(await sent_as(authority, gateway, body)) == "invalid_request"
+    assert authority.refusals()[-1].detail == "too many values"
+    monkeypatch.setattr(control, "MAXIMUM_COMMAS", body.count(b","))
+    assert (await sent_as(authority, gateway, body)).status_code == 200
 
 
 @pytest.mark.requirement("attack-30")
