@@ -1,7 +1,7 @@
 """What an operator gets wrong: the file, the line, the field and what would be right; exit 1.
 
-Nothing is written until everything is right. A process that cannot start says all that is wrong
-with its settings at once, and exits 2.
+A file that is not there is a wrong command line, which exits 2. Nothing is written until everything
+is right. A process that cannot start says all that is wrong with its settings at once, and exits 2.
 """
 
 import contextlib
@@ -65,10 +65,15 @@ FILES: Final[dict[str, tuple[str, int, tuple[str, ...]]]] = {
     "a number": ("1\n", 1, ("kind, name and spec",)),
     "a repeated key": (AGENT + "  acts_alone: false\n", 8, ("spec.acts_alone", "twice")),
     "a repeated kind": ("kind: Agent\nkind: Policy\nname: x\nspec: {}\n", 2, ("kind", "twice")),
-    "an unknown kind": (
+    "a misspelt kind": (
         "kind: Agnet\nname: x\nspec: {}\n",
         1,
-        ("kind", "must be one of", "Agent", "Policy"),
+        ("kind: unknown kind", "did you mean 'Agent'?"),
+    ),
+    "a kind like none": (
+        "kind: Banana\nname: x\nspec: {}\n",
+        1,
+        ("kind: unknown kind", "known: ", "Agent", "Policy", "TrustProvider"),
     ),
     "no kind": ("name: x\nspec: {}\n", 1, ("kind",)),
     "no name": ("kind: Agent\nspec: {}\n", 1, ("name", "required")),
@@ -216,13 +221,17 @@ def test_objects_with_several_mistakes_are_told_of_all_at_once(
         assert re.search(rf"Agent/{name} spec\.colour: .*:{line}\)", output), output
 
 
-@pytest.mark.parametrize("what", ["nothing", "empty", "a directory without files"])
-def test_file_that_is_not_there_is_said_to_be(stack: Stack, tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "exit_status"), [("nothing", 2), ("empty", 1), ("a directory without files", 1)]
+)
+def test_file_that_is_not_there_is_said_to_be(
+    stack: Stack, tmp_path: Path, what: str, exit_status: int
+) -> None:
     path = tmp_path / "objects.yaml"
     if what == "empty":
         path.write_text("")
     status, output = apply(stack, tmp_path if what.startswith("a dir") else path, "-y")
-    assert status == 1
+    assert status == exit_status
     assert str(tmp_path) in output
 
 
