@@ -90,6 +90,14 @@ class PersonFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class CalledFacts:
+    """What a person is called. `is_sure`: it is their user name here, and no other account's."""
+
+    name: str
+    is_sure: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ConsentFacts:
     """A living consent: the tools it names in the form in which they are shown today."""
 
@@ -107,7 +115,7 @@ class PeopleFacts(Protocol):
     async def names(self) -> Sequence[str]:
         """User names and displayed names, to find the one somebody meant; bounded."""
 
-    async def logins(self, ids: Collection[str]) -> Mapping[str, str]:
+    async def logins(self, ids: Collection[str]) -> Mapping[str, CalledFacts]:
         """What people are called, by id or as authors (`PROVIDER/SUBJECT`).
 
         Whoever is not known here is left out.

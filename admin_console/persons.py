@@ -50,9 +50,14 @@ class LoginsBody(Wire):
 
 
 class LoginsAnswer(Wire):
-    """What those are called that are known here, by what was asked."""
+    """What those are called that are known here, by what was asked.
+
+    `sure`: those of them whose name is their user name here and no other account's; every other
+    name may be one they chose at an identity provider, and be somebody else's too.
+    """
 
     logins: dict[str, str]
+    sure: list[str]
 
 
 async def find_persons(call: AdminCall) -> PersonsAnswer:
@@ -76,7 +81,11 @@ async def find_persons(call: AdminCall) -> PersonsAnswer:
 async def name_persons(call: AdminCall) -> LoginsAnswer:
     """What people are called, many at once: for whoever reads ids."""
     wanted = frozenset(call.body_as(LoginsBody).ids)
-    return LoginsAnswer(logins=dict(await call.parts.people.logins(wanted)))
+    called = await call.parts.people.logins(wanted)
+    return LoginsAnswer(
+        logins={each: facts.name for each, facts in called.items()},
+        sure=sorted(each for each, facts in called.items() if facts.is_sure),
+    )
 
 
 async def one_person(parts: AdminParts, name: str) -> PersonFacts:

@@ -1,6 +1,7 @@
 """Answers what the admin API asks of packages it does not import: `admin_console.facts`."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from admin_console.facts import (
+    CalledFacts,
     ConsentFacts,
     DatabaseFacts,
     KeyFacts,
@@ -139,16 +141,19 @@ class KnownPeople:
         shown = await self.finder.shown_names()
         return tuple({*shown, *(each.username for each in accounts.values())})
 
-    async def logins(self, ids: Collection[str]) -> dict[str, str]:
-        """See `PeopleFacts`."""
+    async def logins(self, ids: Collection[str]) -> dict[str, CalledFacts]:
+        """See `PeopleFacts`; a user name is one account's at each provider only."""
         accounts = await self._accounts()
+        having = Counter(each.username for each in accounts.values())
         wanted = frozenset(ids)
         subjects = frozenset(each.partition("/")[2] for each in wanted if "/" in each)
-        called: dict[str, str] = {}
+        called: dict[str, CalledFacts] = {}
         for each in await self.finder.known(wanted, subjects):
             account = accounts.get((each.identity_provider, each.subject))
-            name = each.display_name if account is None else account.username
-            called |= {each.sub: name, f"{each.identity_provider}/{each.subject}": name}
+            facts = CalledFacts(each.display_name, is_sure=False)
+            if account is not None:
+                facts = CalledFacts(account.username, is_sure=having[account.username] == 1)
+            called |= {each.sub: facts, f"{each.identity_provider}/{each.subject}": facts}
         return {name: called[name] for name in wanted if name in called}
 
     async def _accounts(self) -> dict[tuple[str, str], Account]:

@@ -153,11 +153,12 @@ def _person(row: dict[str, Any], logins: Logins, *, is_whole: bool) -> str:
 
     Where nobody is, who did it at the admin API: `local:0` by the socket, for instance.
     """
-    person = row.get("user", "")
-    if person in logins.by_id:
-        return logins.whole(person) if is_whole else logins.brief(person)
-    name = row.get("user_name", "")
-    return f"{name} ({person})" if name and person else name or person or row.get("author", "")
+    person: str = row.get("user", "")
+    recorded: str = row.get("user_name", "")
+    if not person:  # an account nobody logged in to; the event names it beside this
+        return recorded or str(row.get("author", ""))
+    called = logins if person in logins.by_id else Logins({person: recorded})
+    return called.whole(person) if is_whole else called.brief(person)
 
 
 def _what(row: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """Persons as operators name them, and what the ids of persons are called."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,20 +13,25 @@ LONGEST_ID: Final = 512  # characters, as well
 
 @dataclass(frozen=True, slots=True)
 class Logins:
-    """What people are called, by id or as authors (`PROVIDER/SUBJECT`)."""
+    """What people are called, by id or as authors (`PROVIDER/SUBJECT`).
+
+    `sure`: whose name is their login name here and no other account's. Every other name may be
+    one that its owner chose at an identity provider, to be taken for somebody else.
+    """
 
     by_id: Mapping[str, str]
+    sure: Collection[str] = frozenset()
 
     def whole(self, person: str) -> str:
-        """The name and the id, which for sure means nobody else."""
+        """The name and the id, which for sure means nobody else; no name that has an id in it."""
         name = self.by_id.get(person)
-        return person if name is None else f"{name} ({person})"
+        return f"{name} ({person})" if name and USER_PREFIX not in name.casefold() else person
 
     def brief(self, person: str) -> str:
-        """The name alone, unless somebody else here has it too: people may choose what it is."""
-        name = self.by_id.get(person)
-        is_one = Counter(self.by_id.values())[name or ""] == 1
-        return name if name and is_one else self.whole(person)
+        """The name alone where it can mean nobody else, and cannot be taken for an id."""
+        name = self.by_id.get(person, "")
+        is_clear = person in self.sure and USER_PREFIX not in name and "/" not in name
+        return name if name and is_clear else self.whole(person)
 
 
 def logins_of(admin: AdminClient, ids: Iterable[str | None]) -> Logins:
@@ -35,7 +39,8 @@ def logins_of(admin: AdminClient, ids: Iterable[str | None]) -> Logins:
     wanted = sorted({each for each in ids if each and len(each) <= LONGEST_ID})[:MOST_ASKED]
     if not wanted:
         return Logins({})
-    return Logins(admin.call("POST", "/persons/logins", json={"ids": wanted})["logins"])
+    answer = admin.call("POST", "/persons/logins", json={"ids": wanted})
+    return Logins(answer["logins"], frozenset(answer["sure"]))
 
 
 def person_named(admin: AdminClient, name: str, *, surely: bool) -> str:

@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from admin_console.api import create_admin_app
 from admin_console.facts import (
+    CalledFacts,
     ConsentFacts,
     DatabaseFacts,
     KeyFacts,
@@ -201,8 +202,12 @@ class FakePeople:
     async def names(self) -> list[str]:
         return [each.login for each in self.known]
 
-    async def logins(self, ids: Collection[str]) -> dict[str, str]:
-        return {each.sub: each.login for each in self.known if each.sub in ids}
+    async def logins(self, ids: Collection[str]) -> dict[str, CalledFacts]:
+        return {
+            each.sub: CalledFacts(each.login, is_sure=not each.by_shown_name)
+            for each in self.known
+            if each.sub in ids
+        }
 
     async def consents(self, sub: str, agent: str, server: str, now: int) -> list[ConsentFacts]:
         del sub, agent, server, now

@@ -326,14 +326,18 @@ def test_persons_are_found_by_name_with_their_provider(ready: AdminStack) -> Non
 
 @pytest.mark.requirement("operator-names")
 def test_persons_are_named_many_at_once_and_strangers_left_out(ready: AdminStack) -> None:
-    people(ready).known = [ALICE]
+    mallory = replace(ALICE, sub="usr_mallory", by_shown_name=True)
+    people(ready).known = [ALICE, mallory]
     before = ready.events(EventType.ADMIN_ALLOWED)
 
     def asked(*ids: str) -> Answer:
         return ready.call("POST", "/persons/logins", who="usr_vera", body={"ids": list(ids)})
 
-    assert asked("usr_alice", "usr_nobody").json == {"logins": {"usr_alice": "alice"}}
-    assert asked(*[f"local/{number:0>500}" for number in range(1000)]).json == {"logins": {}}
+    assert asked("usr_alice", "usr_nobody", "usr_mallory").json == {
+        "logins": {"usr_alice": "alice", "usr_mallory": "alice"}, "sure": ["usr_alice"],
+    }  # fmt: skip
+    none: dict[str, object] = {"logins": {}, "sure": []}
+    assert asked(*[f"local/{number:0>500}" for number in range(1000)]).json == none
     assert asked(*["usr_alice"] * 1001).status == 400
     assert asked("").status == 400
     assert ready.events(EventType.ADMIN_ALLOWED) == before  # a question changes nothing

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from admin_console.facts import CalledFacts
 from authz_server.compiled_snapshot import SnapshotCompiler
 from authz_server.issuing.signing_keys import KeyRing
 from authz_server.requested_access import ServerAtEndpoint, shown_tools
@@ -202,10 +203,24 @@ async def test_people_are_named_by_id_and_as_authors_and_strangers_left_out(
     bob = replace(ALICE, identity_provider="local", subject="acc_1", name="Robert")
     sub = (await persons.remember(bob, NOW)).sub
     asked = {alice, sub, "keycloak/f:alice", "local/acc_1", "entra/f:alice", "usr_x", "local:0"}
+    shown, kept = CalledFacts("Alice", is_sure=False), CalledFacts("bob", is_sure=True)
     assert await people.logins(asked) == {
-        alice: "Alice", "keycloak/f:alice": "Alice", sub: "bob", "local/acc_1": "bob",
+        alice: shown, "keycloak/f:alice": shown, sub: kept, "local/acc_1": kept,
     }  # fmt: skip
     assert set(await people.names()) == {"Alice", "Robert", "bob", "zoe"}
+
+
+@pytest.mark.requirement("operator-names")
+async def test_login_name_that_two_providers_gave_is_nobody_s_for_sure(
+    database: Database, people: KnownPeople
+) -> None:
+    bob = replace(ALICE, identity_provider="local", subject="acc_1", name="Robert")
+    sub = (await PersonStore(database, secrets.token_bytes).remember(bob, NOW)).sub
+    two = replace(
+        people, accounts=lambda: dict.fromkeys(("local", "branch"), cast("Any", Accounts()))
+    )
+    assert await two.logins({sub}) == {sub: CalledFacts("bob", is_sure=False)}
+    assert await people.logins({sub}) == {sub: CalledFacts("bob", is_sure=True)}
 
 
 async def test_groups_are_those_of_the_latest_living_session(

@@ -27,6 +27,8 @@ class Admin:
         self.events: list[dict[str, Any]] = [EVENT]
         self.persons: list[dict[str, Any]] = [ALICE]
         self.asked: dict[str, str] = {}
+        self.name = "alice"
+        self.sure = 1
 
     def call(
         self, method: str, path: str, *, json: Any = None, query: dict[str, str] | None = None
@@ -34,11 +36,12 @@ class Admin:
         match method, path:
             case "GET", "/audit":
                 self.asked = query or {}
-                return {"events": self.events, "complete": True}
+                return {"events": self.events, "complete": True, "next_before": None}
             case "GET", "/persons":
                 return {"persons": self.persons, "meant": "; did you mean 'alice'?"}
             case "POST", "/persons/logins":
-                return {"logins": {each: "alice" for each in json["ids"] if each == "usr_1"}}
+                known = [each for each in json["ids"] if each == "usr_1"]
+                return {"logins": dict.fromkeys(known, self.name), "sure": known[: self.sure]}
             case "GET", "/objects/Agent":
                 return {"objects": [{"name": "bot"}]}
             case "GET", "/objects/McpServer":
@@ -155,12 +158,30 @@ def test_search_in_a_narrow_terminal_is_two_lines_an_event(
     assert max(map(len, lines)) <= 80
 
 
-def test_people_of_one_name_are_told_apart_by_their_ids() -> None:
-    logins = Logins({"usr_1": "alice", "usr_2": "alice", "usr_3": "bob"})
-    assert [logins.brief(each) for each in ("usr_1", "usr_3", "usr_4")] == [
-        "alice (usr_1)", "bob", "usr_4",
-    ]  # fmt: skip
-    assert logins.whole("usr_3") == "bob (usr_3)"
+@pytest.mark.requirement("operator-names")
+@pytest.mark.parametrize("name", ["alice", "alice archer", "usr_1", "alice (USR_1)"])
+def test_name_a_person_may_have_chosen_is_never_shown_without_the_id(name: str) -> None:
+    logins = Logins({"usr_1": "alice", "usr_2": name}, sure={"usr_1"})
+    assert logins.brief("usr_1") == "alice"
+    assert logins.brief("usr_2") == logins.whole("usr_2")
+    with_an_id = "usr_" in name.lower()
+    assert logins.whole("usr_2") == ("usr_2" if with_an_id else f"{name} (usr_2)")
+
+
+@pytest.mark.parametrize("name", ["usr_2", "local/acc_2", ""])
+def test_login_name_that_looks_like_an_id_is_shown_with_the_id(name: str) -> None:
+    assert "usr_1" in Logins({"usr_1": name}, sure={"usr_1"}).brief("usr_1")
+    assert Logins({}).brief("usr_1") == "usr_1"
+
+
+def test_search_in_a_narrow_terminal_shows_a_chosen_name_with_its_id(
+    monkeypatch: pytest.MonkeyPatch, server: Admin, search: Search
+) -> None:
+    monkeypatch.setattr("countersign.cli.context.CommandContext.is_whole", False)
+    assert " alice " in search()
+    assert "usr_1" not in search()
+    server.sure = 0
+    assert "alice (usr_1)" in search()
 
 
 def test_output_of_a_search_as_json_is_what_the_admin_api_said(

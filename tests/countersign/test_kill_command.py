@@ -42,7 +42,8 @@ class Admin:
         del json
         if path.startswith("/persons"):
             bob = {"sub": "usr_2", "identity_provider": "local", "login": "bob"}
-            return {"persons": [bob], "logins": {"local/acc_olga": "olga", "usr_2": "bob"}}
+            logins = {"local/acc_olga": "olga", "usr_2": "bob"}
+            return {"persons": [bob], "logins": logins, "sure": ["local/acc_olga"]}
         self.calls.append(f"{method} {path}")
         if self.refuses is not None:
             raise self.refuses

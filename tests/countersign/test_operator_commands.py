@@ -91,7 +91,7 @@ class Admin:
             "GET /policies/status": {"policy_version": 4, "waiting_for": ["crm/y"]},
             "GET /secrets": {"secrets": [{"name": "notes-key", "version": 2}]},
             "GET /persons": {"persons": []},
-            "POST /persons/logins": {"logins": {}},
+            "POST /persons/logins": {"logins": {}, "sure": []},
         }
 
     def call(
@@ -175,7 +175,7 @@ def test_explain_of_a_decision_shows_what_was_recorded(server: Admin, shown: Sho
     assert "failed conditions: x > 1" in text
     assert run("explain", "dec_1", "-o", "json") == 1
     server.answers["GET /audit/decisions/dec_1"] = DECISION | {"allowed": True, "user": "usr_1"}
-    server.answers["POST /persons/logins"] = {"logins": {"usr_1": "alice"}}
+    server.answers["POST /persons/logins"] = {"logins": {"usr_1": "alice"}, "sure": []}
     assert run("explain", "dec_1") == 0
     assert "bot for alice (usr_1), crm/refund: ALLOWED" in shown()
 
