@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mcp_gateway.argument_names import MAXIMUM_PARTS, TOO_MANY, TWINS, problem_of_names
+from mcp_gateway.argument_names import MAXIMUM_COUNTED, TOO_MANY, TWINS, problem_of_names
 
 WIDE = {f"column_{number}": {"type": "string"} for number in range(100)}
 ROWS = {"properties": {"rows": {"items": {"properties": WIDE}}}}
@@ -17,15 +17,37 @@ ROWS = {"properties": {"rows": {"items": {"properties": WIDE}}}}
         ([{"column_1": "a"}, {"other": "a"}], None),
         ([{"column_1": "a"}, {"COLUMN_7": "a"}], TWINS),
         ([{"x": "a", "X": "b"}], TWINS),
-        ([{}] * (MAXIMUM_PARTS - 2), None),  # and two: the arguments, and the list
-        ([{}] * (MAXIMUM_PARTS - 1), TOO_MANY),
-        ([[[]]] * MAXIMUM_PARTS, TOO_MANY),
+        # And three: the arguments, their one name, and the list.
+        ([[1]] * (MAXIMUM_COUNTED - 3), None),
+        ([[1]] * (MAXIMUM_COUNTED - 2), TOO_MANY),
+        ([{"a": 1}] * ((MAXIMUM_COUNTED - 3) // 2), None),
+        ([{"a": 1}] * (MAXIMUM_COUNTED // 2), TOO_MANY),
+        ([dict.fromkeys(map(str, range(MAXIMUM_COUNTED - 4)))], None),
+        ([dict.fromkeys(map(str, range(MAXIMUM_COUNTED - 3)))], TOO_MANY),
+        ([[], {}, 1] * MAXIMUM_COUNTED, None),
     ],
 )
-def test_names_are_compared_in_as_many_objects_and_lists_as_there_may_be(
+def test_names_are_compared_among_as_many_as_there_may_be(
     rows: list[Any], problem: str | None
 ) -> None:
     assert problem_of_names({"rows": rows}, ROWS) == problem
+
+
+class Watched(list[Any]):
+    """A list that counts how many of its elements were looked at."""
+
+    seen = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for each in super().__iter__():
+            self.seen += 1
+            yield each
+
+
+def test_list_of_too_many_is_left_where_the_bound_is() -> None:
+    rows = Watched([[1]] * (10 * MAXIMUM_COUNTED))
+    assert problem_of_names({"rows": rows}, ROWS) == TOO_MANY
+    assert rows.seen < MAXIMUM_COUNTED
 
 
 class Counted(dict[str, Any]):
