@@ -3,11 +3,12 @@
 An answer to this request and a notification may pass; a request of the server, whatever it is
 mixed with, and a result that is not complete may not. What passes is encoded again around its own
 values, so no reader sees a member that was not judged here, or another one of two with one name:
-`params`, `result` and `error` keep the bytes they came with.
+`params`, `result` and `error` keep the bytes they came with, all of them UTF-8. A result or error
+whose own members could be read in two ways does not pass.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -20,6 +21,9 @@ from mcp_gateway.upstream.protocol import InputRequiredError, UpstreamInvalidErr
 _OK: Final = 200
 # MCP 2025-11-25, "URL Mode Elicitation": an error that makes a client open an address.
 _URL_ELICITATION_REQUIRED: Final = -32042
+# In a result or error, beside what a tool says: it cannot have more members than these. To compare
+# the names of so many takes some 10 ms of the event loop.
+MAXIMUM_COLONS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +44,24 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Result(msgspec.Struct):
+    content: Raw = Raw()
+    structuredContent: Raw = Raw()  # noqa: N815 - the wire's name
     isError: bool = False  # noqa: N815 - the wire's name
-
-
-class _Complete(msgspec.Struct):
-    """Every `resultType` there is must be this one: of two, readers see one or the other."""
-
-    resultType: Literal["complete"] = "complete"  # noqa: N815 - the wire's name
-
-
-class _Typed(msgspec.Struct):
-    resultType: Any = None  # noqa: N815 - the wire's name
+    resultType: str = "complete"  # noqa: N815 - the wire's name
 
 
 class _Error(msgspec.Struct):
-    code: int
+    """`code`: in the range that every reader has an integer for; the audit keeps it."""
+
+    code: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
+    message: Raw = Raw()
+    data: Raw = Raw()
 
 
 _message = msgspec.json.Decoder(_Message).decode
 _result = msgspec.json.Decoder(_Result).decode
-_complete = msgspec.json.Decoder(_Complete).decode
-_typed = msgspec.json.Decoder(_Typed).decode
 _error = msgspec.json.Decoder(_Error).decode
+_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -73,6 +73,7 @@ def said_to(request_id: RequestId, body: bytes | bytearray, status: int = _OK) -
         InputRequiredError: it asks the agent for input.
     """
     try:
+        str(body, "utf-8")  # RFC 8259 §8.1: nothing else looks at all of what keeps its bytes
         message = _message(body)
         if message.method is not UNSET:
             _require_notification(message)
@@ -107,23 +108,40 @@ def _ending(message: _Message, request_id: RequestId, status: int) -> CallResult
 
 
 def _code_of(error: Raw) -> int:
-    code = _error(error).code
-    if code == _URL_ELICITATION_REQUIRED:
+    read = _error(error)
+    if read.code == _URL_ELICITATION_REQUIRED:
         raise InputRequiredError("the error asks for input")
-    return code
+    _require_one_reading(error, read, read.message, read.data)
+    return read.code
 
 
 def _is_tool_error(result: Raw) -> bool:
-    is_error = _result(result).isError
-    _require_complete(result)
-    return is_error
+    """MCP 2026-07-28: without a type it is complete. Extensions have types of their own."""
+    read = _result(result)
+    if read.resultType == "input_required":
+        raise InputRequiredError("the result asks for input")
+    if read.resultType != "complete":
+        raise UpstreamInvalidError("the result is not complete")
+    _require_one_reading(result, read, read.content, read.structuredContent)
+    return read.isError
 
 
-def _require_complete(result: Raw) -> None:
-    """MCP 2026-07-28: absent is complete. Extensions have types of their own."""
-    try:
-        _complete(result)
-    except msgspec.ValidationError as error:
-        if _typed(result).resultType == "input_required":
-            raise InputRequiredError("the result asks for input") from error
-        raise UpstreamInvalidError("the result is not complete") from error
+def _require_one_reading(value: Raw, read: msgspec.Struct, *large: Raw) -> None:
+    """Some readers take the first of two members, some the last, some ignore case.
+
+    What is in `large`, members of the value, may be any number: it is not decoded.
+    """
+    colons = _colons(value)
+    if colons - sum(map(_colons, large)) > MAXIMUM_COLONS:
+        raise UpstreamInvalidError("the answer has too many members")
+    members = _members(value)
+    # One colon is each member's own. More are another member of that name, or in a name: nobody's.
+    if colons != len(members) + sum(map(_colons, members.values())):
+        raise UpstreamInvalidError("the answer names a member twice, or with a colon")
+    names = {*members, *read.__struct_fields__}
+    if len(set(map(str.casefold, names))) < len(names):
+        raise UpstreamInvalidError("the answer names a member in two cases")
+
+
+def _colons(value: Raw) -> int:
+    return bytes(value).count(b":")

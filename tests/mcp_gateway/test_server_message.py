@@ -5,7 +5,7 @@ import json
 import pytest
 
 from audit_log.event import Outcome
-from mcp_gateway.server_message import said_to
+from mcp_gateway.server_message import MAXIMUM_COLONS, said_to
 from mcp_gateway.upstream.protocol import InputRequiredError, UpstreamInvalidError
 from tests.mcp_gateway.legacy_agent import agent_of, call
 from tests.mcp_gateway.rig import FakeReply, Rig, tool_call
@@ -23,6 +23,8 @@ REQUESTS = [
     pytest.param(b'"m\\u0065thod":"roots/list","id":1,' + COMPLETE, id="spelled otherwise"),
     pytest.param(b'"Method":"roots/list","id":1,' + COMPLETE, id="in another case"),
     pytest.param(b'"method":"roots/list","id":1,"method":"notifications/x"', id="named twice"),
+    pytest.param(b'"id":1,"error":{"code":-32042,"code":1,"message":""}', id="error of two codes"),
+    pytest.param(b'"id":1,"result":{"ResultType":"input_required"}', id="result of a type"),
 ]
 ANSWERS_TO_NOBODY = [
     pytest.param(b'"id":1', id="neither result nor error"),
@@ -72,6 +74,85 @@ def test_error_that_makes_a_client_open_an_address_is_refused() -> None:
     error = b'{"code":-32042,"message":"","data":' + data + b"}"
     with pytest.raises(InputRequiredError):
         said_to(1, message(b'"id":1,"error":' + error))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        b'"error":{"code":-32042,"code":1,"message":""}',
+        b'"error":{"code":1,"message":"","code":1}',
+        b'"error":{"code":1,"\\u0063ode":-32043,"message":""}',
+        b'"error":{"code":1,"Code":-32042,"message":""}',
+        b'"error":{"Code":-32042,"message":""}',
+        b'"error":{"code":1,"message":"","data":1,"DATA":{"url":"https://evil.example/"}}',
+        b'"result":{"resultType":"complete","ResultType":"input_required"}',
+        b'"result":{"ResultType":"input_required"}',
+        b'"result":{"re\xc5\xbfultType":"input_required"}',  # what Go's readers fold as well
+        b'"result":{"IsError":true}',
+        b'"result":{"isError":true,"isError":false}',
+        b'"result":{"content":[{"a":":"}],"content":[]}',
+        b'"result":{"ab:":1,"ab\\u003a":1}',
+        b'"result":{"x":1,"X":1}',
+    ],
+)
+def test_result_or_error_that_two_readers_could_read_in_two_ways_is_refused(members: bytes) -> None:
+    with pytest.raises(UpstreamInvalidError):
+        said_to(1, message(b'"id":1,' + members))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        b'"error":{"data":{"code":-32042,"Code":":","code":1},"code":1,"message":"a: b\\u003a"}',
+        b'"result":{ "content" : [{"x":":","X":1,"x":2}] , "_meta":{"a:b":1}}',
+        b'"result":{"a\\u003a":1,"resultTypes":"","resultType":"complete","\xc3\xa9":"::"}',
+    ],
+)
+def test_values_of_a_result_or_error_may_name_what_they_like(members: bytes) -> None:
+    assert members in said_to(1, message(b'"id":1,' + members)).message
+
+
+@pytest.mark.parametrize("code", [-(2**31), 2**31 - 1])
+def test_code_of_an_error_has_the_range_every_reader_has(code: int) -> None:
+    def answer(code: object) -> bytes:
+        return message(b'"id":1,"error":{"code":%s,"message":""}' % str(code).encode())
+
+    ending = said_to(1, answer(code)).ending
+    assert ending is not None
+    assert ending.error_code == str(code)
+    beyond = code - 1 if code < 0 else code + 1
+    for wrong in (beyond, "9" * 4000, f"{code}.5", f'"{code}"', "true", "1e999"):
+        with pytest.raises(UpstreamInvalidError):
+            said_to(1, answer(wrong))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        b'"method":"notifications/x","params":{"x":"%s"}',
+        b'"id":1,"result":{"content":["%s"]}',
+        b'"id":1,"result":{"%s":1}',
+        b'"id":1,"error":{"code":1,"message":"","data":"%s"}',
+    ],
+)
+def test_message_is_utf_8_to_its_last_value(members: bytes) -> None:
+    good = members % "€😀".encode()
+    assert good.rpartition(b'"id":1,')[2] in said_to(1, message(good)).message
+    for bad in (b"\xed\xa0\x80", b"\xff", b"\xc0\xaf", b"\xe2\x82"):
+        with pytest.raises(UpstreamInvalidError):
+            said_to(1, message(members % bad))
+
+
+def test_members_of_a_result_are_as_few_as_can_be_compared_and_what_a_tool_says_is_not() -> None:
+    def result(count: int) -> bytes:
+        return b"{" + b",".join(b'"%x":1' % number for number in range(count)) + b"}"
+
+    many = result(10 * MAXIMUM_COLONS)
+    said = b'{"content":[' + many + b'],"structuredContent":' + many + b"}"
+    assert said in said_to(1, message(b'"id":1,"result":' + said)).message
+    assert said_to(1, message(b'"id":1,"result":' + result(MAXIMUM_COLONS))).ending
+    with pytest.raises(UpstreamInvalidError, match="too many members"):
+        said_to(1, message(b'"id":1,"result":' + result(MAXIMUM_COLONS + 1)))
 
 
 @pytest.mark.parametrize(
