@@ -6,7 +6,7 @@
   are dropped and open calls re-checked, then it is acknowledged.
 - lease: a heartbeat renews it only if everything up to its word is applied here. No heartbeat, no
   calls (`Enforcement.serving`).
-- `catalogue`: what tools each server offers, at start, when servers change, and periodically.
+- `catalogue`: what tools each server offers (`catalogue_reports`).
 - `audit`: the spool's pusher.
 
 Whatever fails is tried again with growing pauses; nothing here can make a refusal a permission.
@@ -23,23 +23,20 @@ from audit_log.batch import Batch
 from audit_log.pusher import SpoolPusher
 from audit_log.spool import Spool
 from mcp_gateway.authority import AuthorityUnreachableError
+from mcp_gateway.catalogue_reports import CatalogueReports
 from mcp_gateway.compiled_view import CompiledView, compile_view
 from mcp_gateway.control_session import ControlRefusedError, ControlSession
-from mcp_gateway.discovery import look
 from mcp_gateway.enforcement import is_older
 from mcp_gateway.parts import Parts
 from mcp_gateway.signed_snapshot import MAXIMUM_SNAPSHOT_BYTES, SnapshotError, verified_view
 from mcp_gateway.standing import end_what_no_longer_stands
 from mcp_gateway.upstream.server_sent_events import EventReader, EventTooLargeError, ServerSentEvent
 from registry.blocks import RevocationEvent
-from registry.snapshot import EnforcementView, ServerEntry
 
 SILENCE_SECONDS: Final = 1.5  # six heartbeats: connect again before the lease runs out
 MAXIMUM_EVENT_BYTES: Final = 65_536
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
-CATALOGUE_SECONDS: Final = 60.0
-CATALOGUE_RETRY_SECONDS: Final = 2.0  # then twice as long after each failure in a row
 LAST_PUSH_SECONDS: Final = 3.0
 _OK: Final = (200, 201, 204)
 _NOT_MODIFIED: Final = 304
@@ -66,9 +63,6 @@ class _Acknowledged(msgspec.Struct, frozen=True):
     acknowledged: int
 
 
-_Place = tuple[str, str, str, int]
-
-
 class ControlClient:
     """One worker's side of the control channel."""
 
@@ -86,9 +80,7 @@ class ControlClient:
         self._is_outdated.set()
         self._has_view = asyncio.Event()
         self._has_progress = asyncio.Event()
-        self._servers_changed = asyncio.Event()
-        self._catalogue_due: dict[_Place, float] = {}
-        self._catalogue_failures: dict[_Place, int] = {}
+        self._reports = CatalogueReports(session, parts)
 
     async def run(self) -> None:
         """Keep the channel until cancelled."""
@@ -96,7 +88,7 @@ class ControlClient:
             tasks.create_task(self._for_ever("snapshot", self._refresh))
             tasks.create_task(self._for_ever("events", self._follow))
             tasks.create_task(self._for_ever("acks", self._acknowledge))
-            tasks.create_task(self._for_ever("catalogue", self._report_due))
+            tasks.create_task(self._for_ever("catalogue", self._report))
             tasks.create_task(self._pusher.run(self.push))
 
     async def finish(self) -> None:
@@ -178,7 +170,7 @@ class ControlClient:
         # long ago. Nothing is served before the stream of events says that we are up to date.
         self._has_view.set()
         self._has_progress.set()
-        self._servers_changed.set()
+        self._reports.servers_changed.set()
 
     # Events
 
@@ -261,65 +253,6 @@ class ControlClient:
             self._has_progress.set()
             raise
 
-    # The catalogue
-
-    async def _report_due(self) -> None:
+    async def _report(self) -> None:
         await self._has_view.wait()
-        self._servers_changed.clear()
-        view = self._view()
-        now = self._parts.monotonic()
-        self._catalogue_due = {
-            place: self._catalogue_due.get(place, now) for place in map(_place_of, view.servers)
-        }
-        self._catalogue_failures = {
-            place: self._catalogue_failures.get(place, 0) for place in self._catalogue_due
-        }
-        async with asyncio.TaskGroup() as tasks:  # one slow server delays no other
-            for server in view.servers:
-                if self._catalogue_due[_place_of(server)] <= now:
-                    tasks.create_task(self._report(server))
-        wait = min(self._catalogue_due.values(), default=now + CATALOGUE_SECONDS)
-        try:
-            async with asyncio.timeout(max(wait - self._parts.monotonic(), 0.05)):
-                await self._servers_changed.wait()
-        except TimeoutError:
-            pass
-
-    async def _report(self, server: ServerEntry) -> None:
-        place = _place_of(server)
-        failures = self._catalogue_failures.get(place, 0)
-        again, failures = retry_pause(failures), failures + 1
-        try:
-            token = await self._session.token()
-            found = await look(server, token, self._parts.exchange, self._parts.upstream)
-            if found.error:
-                _logger.warning("tools_not_observed", server=server.name, text=found.error)
-            answer = await self._session.ask("POST", "/catalogue", body=msgspec.json.encode(found))
-            if answer.status not in _OK:
-                _logger.warning("catalogue_refused", server=server.name, status=answer.status)
-            elif not found.error:
-                again, failures = CATALOGUE_SECONDS, 0
-        except _FAILURES as error:
-            _logger.warning(
-                "catalogue_not_reported",
-                server=server.name,
-                error=type(error).__name__,
-                text=str(error),
-            )
-        self._catalogue_due[place] = self._parts.monotonic() + again
-        self._catalogue_failures[place] = failures
-
-    def _view(self) -> EnforcementView:
-        current = self._parts.enforcement.view
-        assert current is not None  # noqa: S101 - `_has_view` was awaited
-        return current.view
-
-
-def retry_pause(failures: int) -> float:
-    """How long a server is left alone after it failed again, having failed so often before."""
-    return min(CATALOGUE_RETRY_SECONDS * float(1 << min(failures, 10)), CATALOGUE_SECONDS)
-
-
-def _place_of(server: ServerEntry) -> _Place:
-    """What makes a server another one to look at: name, url, credential provider and version."""
-    return (server.name, server.url, server.credential.name, server.credential.version)
+        await self._reports.report_due()

@@ -14,7 +14,8 @@ from joserfc.jwk import ECKey
 
 from mcp_gateway import control_client
 from mcp_gateway.authority import AuthorityAnswer, AuthorityRequest, AuthorityStream
-from mcp_gateway.control_client import ControlClient, retry_pause
+from mcp_gateway.catalogue_reports import retry_pause
+from mcp_gateway.control_client import ControlClient
 from mcp_gateway.control_session import ControlRefusedError, ControlSession
 from mcp_gateway.enforcement import NotServing
 from mcp_gateway.enrolment import (
