@@ -27,9 +27,7 @@ _KNOWN: Final = {  # what can be said to exist, as people call it
     BlockKind.CLIENT: "The client",
     BlockKind.SUBJECT: "The person",
 }
-
-
-LISTED_RUNS: Final = 1_000
+LISTED_RUNS: Final = 1_000  # of those that agents ended themselves
 
 
 class BlockBody(Wire):

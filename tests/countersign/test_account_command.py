@@ -1,7 +1,5 @@
 """`account` and `gateway` commands that change who may come in: what they send and say."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +7,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from countersign.admin_client import AdminError
-from countersign.cli.context import CommandContext
 from countersign.cli.main import app
+from tests.countersign.admin_api import asked_by_commands
 
 PASSWORD = "wander-copper-lantern-52"
 KEY = "-kK0mS1p5DtnpLr9Zb2DkG3c9mVwz8oQJ4nYhXoP0aA"  # thumbprints may begin with a dash
@@ -37,14 +35,7 @@ class Admin:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Admin:
-    server = Admin()
-
-    @contextmanager
-    def admin(_context: CommandContext) -> Generator[Admin, None, None]:
-        yield server
-
-    monkeypatch.setattr(CommandContext, "admin", admin)
-    return server
+    return asked_by_commands(Admin(), monkeypatch)
 
 
 def typed(*arguments: str, stdin: str = "") -> Result:

@@ -1,17 +1,17 @@
 """`audit search` by the names people have, and never an empty answer for a misspelt one."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import typer
 
 from countersign.admin_client import AdminError
-from countersign.cli.context import CommandContext, Output
+from countersign.cli.context import Output
 from countersign.cli.main import PROCESSES, app
 from countersign.cli.output_option import with_output_everywhere
 from countersign.cli.people import Logins
+from tests.countersign.admin_api import asked_by_commands
 
 AT = "2026-01-31T08:00:00.123Z"
 EVENT = {"timestamp": AT, "type": "call.decided", "outcome": "denied", "agent": "bot",
@@ -51,14 +51,7 @@ class Admin:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Admin:
-    server = Admin()
-
-    @contextmanager
-    def admin(_context: CommandContext) -> Generator[Admin, None, None]:
-        yield server
-
-    monkeypatch.setattr(CommandContext, "admin", admin)
-    return server
+    return asked_by_commands(Admin(), monkeypatch)
 
 
 Search = Callable[..., str]

@@ -1,8 +1,7 @@
 """`explain`, `diff`, `export`, `describe`, and `kill` by name, against a small admin API."""
 
 import json as json_text
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ import typer
 import yaml
 
 from countersign.admin_client import AdminError, Problem
-from countersign.cli.context import CommandContext
 from countersign.cli.main import PROCESSES, app
 from countersign.cli.output_option import with_output_everywhere
 from countersign.manifests import read_manifests
 from countersign.relations import named_by, naming
+from tests.countersign.admin_api import asked_by_commands
 
 AT = "2026-01-31T08:00:00Z"
 CEDAR = '@id("p") permit (principal in AgentGroup::"bots", action == Action::"crm/x", resource);\n'
@@ -109,14 +108,7 @@ class Admin:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Admin:
-    server = Admin()
-
-    @contextmanager
-    def admin(_context: CommandContext) -> Generator[Admin, None, None]:
-        yield server
-
-    monkeypatch.setattr(CommandContext, "admin", admin)
-    return server
+    return asked_by_commands(Admin(), monkeypatch)
 
 
 def run(*arguments: str) -> int:
