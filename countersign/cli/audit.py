@@ -1,8 +1,8 @@
 """`audit search`: who did what, for whom, and why it was allowed or not."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 import typer
@@ -93,6 +93,16 @@ def _require_known(admin: AdminClient, *, agent: str | None, server: str, user: 
             raise nobody(user, known)
 
 
+# What `kill` and `explain` take, where there is room for it.
+_IDS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
+    "DECISION": lambda row: row.get("decision_id", ""),
+    "RUN": lambda row: row.get("invocation", ""),
+    "SESSION": lambda row: row.get("session", ""),
+    "CONSENT": lambda row: row.get("consent", ""),
+    "TOKEN": lambda row: row.get("token_id", "") or row.get("presented_token_id", ""),
+}
+
+
 def _show(context: CommandContext, found: dict[str, Any], logins: Logins, limit: int) -> None:
     """The events, newest first, and whether they are all there is."""
     # A page is what arrived last; several sources arrive in no order of time.
@@ -107,6 +117,7 @@ def _show(context: CommandContext, found: dict[str, Any], logins: Logins, limit:
             "USER": lambda row: _person(row, logins, is_whole=context.is_whole),
             "WHAT": _what,
             "WHY": _why,
+            **(_IDS if context.is_whole else {}),
         },
         below=2,
         empty="No event matches.",

@@ -200,7 +200,7 @@ def _parsed(target: str) -> tuple[str, str]:
         raise typer.BadParameter(f"{kind!r} is no kind of what can be cut off; {kinds}")
     if not name.startswith(PREFIXES.get(kind, "")):
         raise typer.BadParameter(
-            f"a {kind} is named by its id, {PREFIXES[kind]}…: `countersign audit search` shows it"
+            f"a {kind} is named by its id, {PREFIXES[kind]}…: `audit search -o wide` shows it"
         )
     if kind in PREFIXES and len(name) != len(PREFIXES[kind]) + ID_CHARACTERS:
         length = f"{PREFIXES[kind]} and {ID_CHARACTERS} characters"

@@ -182,3 +182,14 @@ def test_output_of_a_search_as_json_is_what_the_admin_api_said(
 ) -> None:
     assert AT in search("-o", Output.JSON.value)
     assert server.asked == {"limit": "50"}
+
+
+@pytest.mark.requirement("operator-names")
+def test_search_shows_in_full_the_ids_that_kill_and_explain_take(
+    server: Admin, search: Search
+) -> None:
+    ids = {"decision_id": "dec_1", "invocation": "inv_1", "session": "ses_1", "consent": "grt_1"}
+    server.events = [EVENT | ids | {"presented_token_id": "tok_1"}]
+    shown = search("-o", "wide")
+    for each in (*ids.values(), "tok_1"):
+        assert each in shown
