@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -360,7 +361,9 @@ def test_password_tried_at_both_servers_locks_the_account_in_both(
         }
         api.call("POST", "/accounts", json=account)
     seen: list[int] = []
-    for number in range(6):
+    # The first lock is two seconds, which a slow machine may need for the next try; the ones after
+    # it are longer. Counted apart, no server would have had its fifth of eight.
+    for number in range(8):
         person = Roaming(pair)
         person._at = number
         url, _ = agent.authorization_url("crm", ["get_account"])
@@ -369,7 +372,10 @@ def test_password_tried_at_both_servers_locks_the_account_in_both(
         assert isinstance(page, Page)
         seen.append(page.status)
         person.http.close()
-    assert seen == [403] * 5 + [429]  # counted apart, neither would have had its fifth
+        if page.status != HTTPStatus.FORBIDDEN:
+            break
+    assert seen[:5] == [403] * 5
+    assert seen[-1] == HTTPStatus.TOO_MANY_REQUESTS
 
 
 # --- a kill --------------------------------------------------------------------------------------
